@@ -1,0 +1,59 @@
+"""The 47 published sessions of O'Doherty, Cardoso, Makin and Sabes 2017 (Zenodo 3854034, CC BY 4.0)."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from bci_decode.errors import BciDecodeError
+
+RECORD_URL = "https://zenodo.org/records/3854034/files"
+
+
+@dataclass(frozen=True)
+class CatalogEntry:
+    """One published session: `md5` of its file, `size` in bytes where it is known exactly, `duration` in s."""
+
+    name: str
+    monkey: str
+    date: str
+    md5: str
+    size: int | None
+    channels: int
+    areas: tuple[str, ...]
+    duration: float
+
+    @property
+    def url(self) -> str:
+        return f"{RECORD_URL}/{self.name}.mat"
+
+
+@cache
+def catalog() -> dict[str, CatalogEntry]:
+    """All sessions by name, in the order of monkey and date, from `catalog.csv` beside this module."""
+    with Path(__file__).with_name("catalog.csv").open(newline="") as file:
+        return {
+            row["session"]: CatalogEntry(
+                name=row["session"],
+                monkey=row["monkey"],
+                date=row["date"],
+                md5=row["md5"],
+                size=int(row["size_bytes"]) if row["size_bytes"] else None,
+                channels=int(row["channels"]),
+                areas=tuple(row["areas"].split("+")),
+                duration=float(row["duration_s"]),
+            )
+            for row in csv.DictReader(file)
+        }
+
+
+def downloaded_file(path: str) -> Path:
+    """The file of a catalogued session, named `<session>.mat`; says how to get it where it is absent."""
+    file = Path(path)
+    if not file.exists():
+        raise BciDecodeError(
+            "is not there", file=file, remedy=f"type 'make data SESSION={file.stem}', or fetch {catalog()[file.stem].url}"
+        )
+    return file

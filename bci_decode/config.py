@@ -1,0 +1,83 @@
+"""The types of the config keys: what `conf/` may set, and what the functions that use them are handed.
+
+The values stand in `conf/`; a key of another type or name is refused before anything runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class SplitConfig:
+    """Train, then validation, then test, in the order of time."""
+
+    first_bins: int | None  # bins to train and validate on, the rest is the test part; null: fractions of the session
+    train: float  # fraction of the session; not used with first_bins
+    val: float  # fraction of the session, or of first_bins, from the end of them; 0: no validation part
+    gap: float  # s left out between two parts
+
+
+@dataclass
+class ScaleConfig:
+    """"none" or "zscore", fitted on the training part."""
+
+    counts: str
+    target: str
+
+
+@dataclass
+class WindowConfig:
+    """What the decoder sees of the past: see `dataset.Window`."""
+
+    kind: str  # "history": one output, at the window's last bin; "sequence": an output at every bin after burn_in
+    length: int  # bins
+    stride: int  # bins from one window's start to the next
+    burn_in: int  # bins at a sequence's start that warm the state up and are not learned from
+
+
+@dataclass
+class DataConfig:
+    """From a session to arrays."""
+
+    bin_width: float  # s
+    lag: float  # s, + where the hand follows the spikes
+    target: str  # position (mm), velocity (mm/s), acceleration (mm/s^2)
+    source: str  # finger_pos, cursor_pos
+    units: str  # all, sorted, hash, merged
+    area: str  # all, M1, S1
+    min_rate: float  # Hz, over the training part; slower units are left out
+    split: SplitConfig
+    scale: ScaleConfig
+    window: WindowConfig
+
+
+@dataclass
+class TrainerConfig:
+    """How long, in what order and on what a decoder is trained."""
+
+    epochs: int
+    batch_size: int  # windows
+    shuffle: bool
+    clip_norm: float | None  # largest gradient norm; null: not clipped
+    patience: int | None  # epochs without a lower validation loss before it stops; null: never
+    select_on: str  # val: lowest validation loss; test: highest test R2, a leak, only to reproduce the source study
+    device: str  # auto, cpu, cuda
+    threads: int | None  # CPU threads; null: PyTorch's own choice
+
+
+@dataclass
+class TrainConfig:
+    """The whole of `conf/train.yaml`."""
+
+    seed: int
+    overwrite: bool
+    data_dir: str
+    output_dir: str
+    session: Any
+    data: DataConfig
+    model: Any
+    optimizer: Any
+    scheduler: Any
+    trainer: TrainerConfig

@@ -1,0 +1,186 @@
+"""From a binned session to what a decoder learns from: split in time, units filtered, scaled, cut into windows.
+
+Everything that is fitted here is fitted on the training part alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from bci_decode.binning import BinnedSession
+from bci_decode.config import DataConfig, SplitConfig, WindowConfig
+from bci_decode.errors import BciDecodeError
+
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A stretch of the session: `time` (T,) in s, the bins' ends; `counts` (T, N) scaled; `target` (T, D) in its unit."""
+
+    time: np.ndarray
+    counts: np.ndarray
+    target: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+
+@dataclass(frozen=True, eq=False)
+class Scaler:
+    """A shift and a scale per column, both (C,)."""
+
+    mean: np.ndarray
+    std: np.ndarray
+
+    @classmethod
+    def fit(cls, values: np.ndarray, kind: str, field: str) -> Scaler:
+        """Fit to `values` (T, C); `kind` is "zscore", or "none" for a scaler that changes nothing."""
+        columns = values.shape[1]
+        if kind == "none":
+            return cls(np.zeros(columns), np.ones(columns))
+        if kind != "zscore":
+            raise BciDecodeError(f"is {kind!r}", field=field, remedy="choose none or zscore")
+        std = values.std(axis=0, dtype=np.float64)
+        # a column that never varies in training is centred and left alone: dividing by 0 would blow up its first change
+        return cls(values.mean(axis=0, dtype=np.float64), np.where(std > 0, std, 1.0))
+
+    def transform(self, values: np.ndarray) -> np.ndarray:
+        return (values - self.mean) / self.std
+
+    def inverse(self, values: np.ndarray) -> np.ndarray:
+        return values * self.std + self.mean
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a part is cut into windows of `length` bins, and which of a window's bins have an output to learn from.
+
+    kind "history": the last bin alone, and a decoder that always sees just `length` bins, as in the source study.
+    kind "sequence": every bin from `burn_in` on, and a decoder whose state is carried through the whole stream.
+    """
+
+    kind: str
+    length: int
+    stride: int
+    first_output: int
+
+    @classmethod
+    def from_config(cls, config: WindowConfig) -> Window:
+        key = "data.window."
+        if config.kind not in ("history", "sequence"):
+            raise BciDecodeError(f"is {config.kind!r}", field=key + "kind", remedy="choose history or sequence")
+        for name, lowest in (("length", 1), ("stride", 1), ("burn_in", 0)):
+            if getattr(config, name) < lowest:
+                raise BciDecodeError(f"is {getattr(config, name)}", field=key + name, remedy=f"choose {lowest} or more bins")
+        if config.kind == "sequence" and config.burn_in >= config.length:
+            raise BciDecodeError(
+                f"is {config.burn_in} of {config.length} bins", field=key + "burn_in", remedy="leave bins to learn from"
+            )
+        first = config.length - 1 if config.kind == "history" else config.burn_in
+        return cls(config.kind, config.length, config.stride, first)
+
+    @property
+    def history(self) -> int | None:
+        """Bins that one output may look back on; None where the state is carried without end."""
+        return self.length if self.kind == "history" else None
+
+    def starts(self, bins: int) -> np.ndarray:
+        """First bins (W,) of the windows of a part, the last of them flush with its end; none crosses it."""
+        last = bins - self.length
+        starts = np.arange(0, last + 1, self.stride)
+        return starts if starts[-1] == last else np.append(starts, last)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A session ready for a decoder: three parts in the order of time, and what was fitted on the first.
+
+    `parts` maps "train", "val" (absent without a validation part) and "test" to a `Part`; `bins` gives each part's
+    bins in the session's grid; `units` is the table of the N columns that passed the rate filter.
+    """
+
+    parts: dict[str, Part]
+    bins: dict[str, slice]
+    units: pd.DataFrame
+    counts_scaler: Scaler
+    target_scaler: Scaler
+    window: Window
+
+
+def prepare(binned: BinnedSession, config: DataConfig) -> Dataset:
+    """Split a binned session in time, leave out slow units, scale, and fix the windows."""
+    window = Window.from_config(config.window)
+    bins = split_in_time(len(binned.counts), binned.bin_width, config.split, window.length)
+    fast = _fast_units(binned, bins["train"], config.min_rate)
+    counts = binned.counts if fast.all() else binned.counts[:, fast]
+    counts_scaler = Scaler.fit(counts[bins["train"]], config.scale.counts, "data.scale.counts")
+    target_scaler = Scaler.fit(binned.kinematics[bins["train"]], config.scale.target, "data.scale.target")
+    parts = {
+        name: Part(
+            time=binned.edges[1:][where],
+            counts=counts_scaler.transform(counts[where]).astype(np.float32),
+            target=binned.kinematics[where],
+        )
+        for name, where in bins.items()
+    }
+    return Dataset(parts, bins, binned.units[fast].reset_index(drop=True), counts_scaler, target_scaler, window)
+
+
+def split_in_time(bins: int, bin_width: float, config: SplitConfig, window_length: int) -> dict[str, slice]:
+    """Bins of the training, validation and test parts, in this order, `gap` seconds apart, disjoint.
+
+    With `first_bins` those are the training part, its last `val` share the validation part, and all that follows is
+    the test part; else `train` and `val` are shares of all bins. Raises `BciDecodeError` naming the key to change
+    where a part would not hold a window.
+    """
+    gap = int(np.ceil(config.gap / bin_width - 1e-9))
+    for name, value in (("gap", config.gap), ("val", config.val)):
+        if not 0 <= value < (1 if name == "val" else np.inf):
+            raise BciDecodeError(f"is {value}", field=f"data.split.{name}", remedy="choose 0 or more" + ", below 1" * (name == "val"))
+    if config.first_bins is None:
+        if not 0 < config.train < 1 or config.train + config.val >= 1:
+            raise BciDecodeError(
+                f"are {config.train} and {config.val}", field="data.split.train, val", remedy="choose fractions with a sum below 1"
+            )
+        train_end, val_end = round(bins * config.train), round(bins * (config.train + config.val))
+    else:
+        val_end = config.first_bins
+        train_end = val_end - round(val_end * config.val)
+    limits = {"train": (0, train_end), "val": (train_end + gap, val_end), "test": (val_end + gap, bins)}
+    if config.val == 0:
+        del limits["val"]
+    _check_lengths(bins, limits, config, window_length)
+    return {name: slice(*limit) for name, limit in limits.items()}
+
+
+def _check_lengths(bins: int, limits: dict[str, tuple[int, int]], config: SplitConfig, window_length: int) -> None:
+    """Every part must hold a window, the test part included: a live decoder needs as much to be scored fairly."""
+    short = {name: stop - start for name, (start, stop) in limits.items() if stop - start < max(window_length, 2)}
+    if not short:
+        return
+    if config.first_bins is None:
+        needed = f"{max(window_length, 2)} in each part"
+        keys = "data.split.train, data.split.val, data.split.gap or data.window.length"
+    else:
+        needed = f"data.split.first_bins={config.first_bins} to train and {max(window_length, 2)} more to test"
+        keys = "data.split.first_bins" + (" (or data.split.gap)" if config.gap else "")
+    parts = ", ".join(f"{max(length, 0)} for {name}" for name, length in short.items())
+    raise BciDecodeError(f"the session has {bins} bins, of them {parts}, but needs {needed}", remedy=f"change {keys}")
+
+
+def _fast_units(binned: BinnedSession, train: slice, min_rate: float) -> np.ndarray:
+    """Mask (N,) of the units whose mean rate over the training part is `min_rate` Hz or more."""
+    counts = binned.counts[train]
+    rates = counts.sum(axis=0, dtype=np.int64) / (len(counts) * binned.bin_width)
+    fast = rates >= min_rate
+    if not fast.any():
+        raise BciDecodeError(
+            f"no unit is left of {len(fast)}, the fastest has {rates.max():.2f} Hz in the training part",
+            field="data.min_rate",
+            remedy=f"lower it from {min_rate} Hz",
+        )
+    return fast

@@ -1,0 +1,45 @@
+"""The scores of a decoder: R2, CC, RMSE and SNR, one value per axis.
+
+`true` and `decoded` are (T, D), or (T,) for one axis, in the same physical unit; every score is (D,). An axis that
+never moves has no variance to explain: its R2, CC and SNR are NaN.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def r2(true: np.ndarray, decoded: np.ndarray) -> np.ndarray:
+    """Coefficient of determination per axis, 1 - SSE / SST; 1 is perfect, 0 is the mean, negative is worse."""
+    true, decoded = _paired(true, decoded)
+    sse = ((true - decoded) ** 2).sum(0)
+    sst = ((true - true.mean(0)) ** 2).sum(0)
+    return 1.0 - sse / np.where(sst > 0, sst, np.nan)
+
+
+def cc(true: np.ndarray, decoded: np.ndarray) -> np.ndarray:
+    """Pearson's correlation coefficient per axis."""
+    true, decoded = _paired(true, decoded)
+    true, decoded = true - true.mean(0), decoded - decoded.mean(0)
+    norm = np.sqrt((true**2).sum(0) * (decoded**2).sum(0))
+    return (true * decoded).sum(0) / np.where(norm > 0, norm, np.nan)
+
+
+def rmse(true: np.ndarray, decoded: np.ndarray) -> np.ndarray:
+    """Root mean squared error per axis, in the unit of the target."""
+    true, decoded = _paired(true, decoded)
+    return np.sqrt(((true - decoded) ** 2).mean(0))
+
+
+def snr_db(true: np.ndarray, decoded: np.ndarray) -> np.ndarray:
+    """Signal-to-noise ratio per axis in dB, -10 log10(1 - R2), as in Makin et al. 2018."""
+    with np.errstate(divide="ignore"):  # a perfect axis has an infinite ratio
+        return -10.0 * np.log10(1.0 - r2(true, decoded))
+
+
+def _paired(true: np.ndarray, decoded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as (T, D) float64; a silent broadcast of (T,) against (T, 1) would give a wrong score."""
+    true, decoded = np.asarray(true, np.float64), np.asarray(decoded, np.float64)
+    if true.shape != decoded.shape or len(true) == 0:
+        raise ValueError(f"scores need two arrays of one shape with a bin at least, not {true.shape} and {decoded.shape}")
+    return true.reshape(len(true), -1), decoded.reshape(len(decoded), -1)

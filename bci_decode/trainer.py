@@ -1,0 +1,263 @@
+"""Train a decoder: one visible loop over epochs, that can be stopped anywhere and goes on from `last.pt`."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from bci_decode import metrics
+from bci_decode.config import TrainerConfig
+from bci_decode.dataset import Dataset
+from bci_decode.decoder import Decoder, check_window, decode_stream
+from bci_decode.errors import BciDecodeError
+from bci_decode.files import written_whole
+
+log = logging.getLogger(__name__)
+
+AXES = ("x", "y")
+HISTORY_COLUMNS = (
+    ["epoch", "train_loss", "train_r2"]
+    + [f"{part}_{score}" for part in ("val", "test") for score in ("loss", "r2", *(f"r2_{axis}" for axis in AXES))]
+    + ["lr", "seconds"]
+)
+# how the best epoch is chosen: the column of the history that decides, and the sign that makes the best the lowest
+SELECTION = {"val": ("val_loss", 1.0), "test": ("test_r2", -1.0)}
+
+
+class Trainer:
+    """Trains one decoder on one data set, keeping `history.csv`, `best.pt` and `last.pt` in `folder` after every epoch.
+
+    `optimizer(parameters)` makes a `torch.optim` optimiser, `scheduler(optimizer)` a learning-rate schedule that is
+    stepped once an epoch (`ReduceLROnPlateau` on the validation loss). `fingerprint` identifies the data: a `last.pt` of
+    other data is refused. Losses are mean squared errors in the target's unit squared, averaged over the axes; the
+    training uses the same in scaled units.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        data: Dataset,
+        folder: Path,
+        config: TrainerConfig,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
+        seed: int = 0,
+        fingerprint: str = "",
+    ):
+        _check_config(config, data)
+        check_window(decoder, data.window.history)
+        self.device = _device(config.device)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        self.decoder, self.data, self.folder, self.config = decoder.to(self.device), data, folder, config
+        self.optimizer = optimizer(decoder.parameters())
+        self.scheduler = scheduler(self.optimizer) if scheduler else None
+        self.fingerprint = fingerprint
+        self.order = torch.Generator().manual_seed(seed)  # of the windows
+        self.history: list[dict[str, float]] = []
+        self.counts = {name: torch.as_tensor(part.counts, device=self.device) for name, part in data.parts.items()}
+        target = data.target_scaler.transform(data.parts["train"].target)
+        self.train_target = torch.as_tensor(target, dtype=torch.float32, device=self.device)
+        self.starts = torch.as_tensor(data.window.starts(len(target)), device=self.device)
+
+    def fit(self) -> pd.DataFrame:
+        """Train to the last epoch, or until the validation loss has not fallen for `patience` epochs; the history."""
+        self._resume()
+        if not self.history:
+            self._finish_epoch(self._row(0, *self._score("train"), seconds=0.0))
+        bar = tqdm(total=self.config.epochs, initial=len(self.history) - 1, unit="epoch", disable=None)
+        with bar:
+            while len(self.history) <= self.config.epochs and not self._patience_is_over():
+                started = time.perf_counter()
+                epoch = len(self.history)
+                train_loss, train_r2 = self._train_epoch()
+                row = self._row(epoch, train_loss, train_r2, seconds=0.0)
+                row["seconds"] = time.perf_counter() - started
+                self._finish_epoch(row)
+                bar.set_postfix(loss=f"{train_loss:.4g}", r2=f"{self._last_r2():.3f}")
+                bar.update()
+        return pd.DataFrame(self.history, columns=HISTORY_COLUMNS)
+
+    def _train_epoch(self) -> tuple[float, np.ndarray]:
+        """One pass over the training windows; loss and R2 of the outputs as they were when they were learned from."""
+        self.decoder.train()
+        window, counts, target = self.data.window, self.counts["train"], self.train_target
+        starts = self.starts[torch.randperm(len(self.starts), generator=self.order)] if self.config.shuffle else self.starts
+        bins = torch.arange(window.length, device=self.device)
+        decoded, wanted = [], []
+        for start in starts.split(self.config.batch_size):
+            index = start[:, None] + bins  # (B, T)
+            y = target[index[:, window.first_output :]]
+            outputs, _ = self.decoder(counts[index], first_output=window.first_output)
+            loss = F.mse_loss(outputs, y)
+            self.optimizer.zero_grad()
+            loss.backward()
+            if self.config.clip_norm is not None:
+                nn.utils.clip_grad_norm_(self.decoder.parameters(), self.config.clip_norm)
+            self.optimizer.step()
+            decoded.append(outputs.detach().flatten(0, 1))
+            wanted.append(y.flatten(0, 1))
+        return self._loss_and_r2(torch.cat(wanted), torch.cat(decoded))
+
+    def _score(self, name: str) -> tuple[float, np.ndarray]:
+        """Loss and R2 per axis of a part, decoded as one stream."""
+        part = self.data.parts[name]
+        decoded = decode_part(self.decoder, self.data, name, self.counts[name])
+        return float(((decoded - part.target) ** 2).mean()), metrics.r2(part.target, decoded)
+
+    def _loss_and_r2(self, true: Tensor, decoded: Tensor) -> tuple[float, np.ndarray]:
+        """The same of scaled (bins, D) tensors."""
+        true_mm, decoded_mm = (self.data.target_scaler.inverse(a.double().cpu().numpy()) for a in (true, decoded))
+        return float(((decoded_mm - true_mm) ** 2).mean()), metrics.r2(true_mm, decoded_mm)
+
+    def _row(self, epoch: int, train_loss: float, train_r2: np.ndarray, seconds: float) -> dict[str, float]:
+        """A row of the history; epoch 0 is the decoder before any training."""
+        row = {"epoch": epoch, "train_loss": train_loss, "train_r2": float(train_r2.mean())}
+        for name in ("val", "test"):
+            loss, r2 = self._score(name) if name in self.data.parts else (math.nan, np.full(len(AXES), math.nan))
+            row |= {f"{name}_loss": loss, f"{name}_r2": float(r2.mean())}
+            row |= {f"{name}_r2_{axis}": float(value) for axis, value in zip(AXES, r2, strict=True)}
+        lost = [name for name in ("train", *self.data.parts) if not math.isfinite(row[f"{name}_loss"])]
+        if lost:
+            raise BciDecodeError(
+                f"the {lost[0]} loss became {row[f'{lost[0]}_loss']} at epoch {epoch}",
+                file=self.folder,
+                remedy=f"last.pt keeps epoch {epoch - 1}; lower optimizer.lr or set trainer.clip_norm, and start again with overwrite=true",
+            )
+        return row | {"lr": self.optimizer.param_groups[0]["lr"], "seconds": seconds}
+
+    def _finish_epoch(self, row: dict[str, float]) -> None:
+        """Step the schedule, then put the epoch on disk: best.pt, history.csv, and last.pt, which makes it count."""
+        self.history.append(row)
+        if self.scheduler is not None and row["epoch"]:
+            plateau = isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+            self.scheduler.step(*[row["val_loss"]] * plateau)
+        if self.best_epoch() == row["epoch"]:
+            self._save("best.pt", {"epoch": row["epoch"], "decoder": self.decoder.state_dict()})
+        table = pd.DataFrame([row], columns=HISTORY_COLUMNS)
+        table.to_csv(self.folder / "history.csv", mode="a", header=row["epoch"] == 0, index=False)
+        self._save("last.pt", self._state())
+        part = "val" if "val" in self.data.parts else "test"
+        log.info(
+            "epoch %3d  train loss %9.2f  R2 %6.3f   %s loss %9.2f  R2 %6.3f   %5.2f s",
+            row["epoch"], row["train_loss"], row["train_r2"], part, row[f"{part}_loss"], row[f"{part}_r2"], row["seconds"],
+        )  # fmt: skip
+
+    def best_epoch(self) -> int:
+        """The epoch that `select_on` prefers so far; the earliest of equals."""
+        column, sign = SELECTION[self.config.select_on]
+        return min(range(len(self.history)), key=lambda epoch: sign * self.history[epoch][column])
+
+    def _patience_is_over(self) -> bool:
+        if self.config.patience is None:
+            return False
+        losses = [row["val_loss"] for row in self.history]
+        return len(losses) - 1 - int(np.argmin(losses)) >= self.config.patience
+
+    def _last_r2(self) -> float:
+        row = self.history[-1]
+        return row["val_r2"] if "val" in self.data.parts else row["test_r2"]
+
+    def _state(self) -> dict:
+        """All that the next epoch depends on."""
+        return {
+            "epoch": len(self.history) - 1,
+            "fingerprint": self.fingerprint,
+            "decoder": self.decoder.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict() if self.scheduler else {},
+            "history": self.history,
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "order": self.order.get_state(),
+        }
+
+    def _save(self, name: str, state: dict) -> None:
+        with written_whole(self.folder / name) as temporary:
+            torch.save(state, temporary)
+
+    def _resume(self) -> None:
+        """Take up the run that `last.pt` left, to the last bit as if it had never stopped."""
+        path = self.folder / "last.pt"
+        if not path.exists():
+            (self.folder / "history.csv").unlink(missing_ok=True)
+            return
+        state = load_checkpoint(path, self.decoder)
+        if state["fingerprint"] != self.fingerprint:
+            raise BciDecodeError("was trained on other data", file=path, remedy="start again with overwrite=true")
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        self.order.set_state(state["order"])
+        self.history = state["history"]
+        with written_whole(self.folder / "history.csv") as temporary:  # a row may have been written without its last.pt
+            pd.DataFrame(self.history, columns=HISTORY_COLUMNS).to_csv(temporary, index=False)
+        log.info("going on from epoch %d", state["epoch"])
+
+
+def decode_part(decoder: Decoder, data: Dataset, name: str, counts: Tensor | None = None) -> np.ndarray:
+    """Decode a part of the data as one stream: (T, D) float64 in the target's unit."""
+    if counts is None:
+        counts = torch.as_tensor(data.parts[name].counts, device=next(decoder.parameters()).device)
+    decoded = decode_stream(decoder, counts, data.window.history)
+    return data.target_scaler.inverse(decoded.double().cpu().numpy())
+
+
+def load_checkpoint(path: Path, decoder: Decoder) -> dict:
+    """Load `best.pt` or `last.pt` into `decoder` and return all that it holds; a checkpoint of another model is refused."""
+    remedy = "use the model that wrote it, or start again with overwrite=true"
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        weights = state["decoder"]
+    except FileNotFoundError as error:
+        raise BciDecodeError("no such checkpoint", file=path, remedy="train the decoder first") from error
+    except Exception as error:  # torch.load raises anything from EOFError to UnpicklingError at a damaged file
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise BciDecodeError(f"is no checkpoint of this project ({reason})", file=path, remedy=remedy) from error
+    try:
+        decoder.load_state_dict(weights)
+    except RuntimeError as error:
+        mine = {name: tuple(value.shape) for name, value in decoder.state_dict().items()}
+        theirs = {name: tuple(value.shape) for name, value in weights.items()}
+        name = next(name for name in [*mine, *theirs] if mine.get(name) != theirs.get(name))
+        difference = f"{name} is {theirs.get(name, 'absent')} there and {mine.get(name, 'absent')} here"
+        raise BciDecodeError(f"is of another model ({difference})", file=path, remedy=remedy) from error
+    return state
+
+
+def _device(name: str) -> torch.device:
+    if name not in ("auto", "cpu", "cuda"):
+        raise BciDecodeError(f"is {name!r}", field="trainer.device", remedy="choose auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BciDecodeError("is cuda, but PyTorch sees no GPU", field="trainer.device", remedy="choose auto or cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _check_config(config: TrainerConfig, data: Dataset) -> None:
+    for name, lowest in (("epochs", 1), ("batch_size", 1), ("patience", 1), ("threads", 1)):
+        value = getattr(config, name)
+        if value is not None and value < lowest:
+            raise BciDecodeError(f"is {value}", field=f"trainer.{name}", remedy=f"choose {lowest} or more")
+    if config.clip_norm is not None and not config.clip_norm > 0:
+        raise BciDecodeError(f"is {config.clip_norm}", field="trainer.clip_norm", remedy="choose a positive norm, or null")
+    if config.select_on not in SELECTION:
+        raise BciDecodeError(f"is {config.select_on!r}", field="trainer.select_on", remedy="choose val or test")
+    if "val" not in data.parts and (config.select_on == "val" or config.patience is not None):
+        raise BciDecodeError(
+            "is 0, so there is no validation part to choose the epoch or to stop on",
+            field="data.split.val",
+            remedy="raise it, or set trainer.select_on=test trainer.patience=null",
+        )
