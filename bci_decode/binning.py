@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from bci_decode.errors import BciDecodeError
-from bci_decode.session import Session
+
+if TYPE_CHECKING:
+    from bci_decode.session import Session
 
 log = logging.getLogger(__name__)
 

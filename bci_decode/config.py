@@ -64,7 +64,7 @@ class TrainerConfig:
     patience: int | None  # epochs without a lower validation loss before it stops; null: never
     select_on: str  # val: lowest validation loss; test: highest test R2, a leak, only to reproduce the source study
     device: str  # auto, cpu, cuda
-    threads: int | None  # CPU threads; null: PyTorch's own choice
+    threads: int | None  # CPU threads; null: all cores
 
 
 @dataclass

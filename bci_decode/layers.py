@@ -86,7 +86,7 @@ class LayerNormGRU(nn.Module):
 
         Returns y (T, B, S H), laid out as x, the last layer's states at every bin, and h (L S, B, H) after the last.
         """
-        batched = x.dim() == 3
+        batched = not isinstance(x, Tensor) or x.dim() == 3
         x, h = self._time_major(x, h)
         finals = []
         for layer in range(self.num_layers):

@@ -106,7 +106,7 @@ def _read_hdf5(path: Path) -> _Raw:
             positions[field] = file[field][: min(POSITIONS[field])]  # the finger's angles stay on disk
         channels = ["".join(map(chr, file[ref][()].ravel())) for ref in file["chan_names"][()].ravel()]
         references = file["spikes"][()]  # (rows, channels): MATLAB's arrays come transposed
-        _check_cells(path, references.shape[::-1], len(channels))
+        _check_cells(path, references, references.shape[::-1], len(channels))
         datasets = _filled_cells(path, file, references)
         lengths = [dataset.get_space().get_simple_extent_npoints() for _, dataset in datasets]
         spikes = np.empty(sum(lengths))
@@ -149,7 +149,7 @@ def _read_mat5(path: Path) -> _Raw:
         _check_position(path, field, file[field].shape[::-1], t.size)
         positions[field] = file[field].T[: min(POSITIONS[field])].astype(np.float64)
     channels = [str(name.item()) for name in file["chan_names"].ravel()]
-    _check_cells(path, file["spikes"].shape, len(channels))
+    _check_cells(path, file["spikes"], file["spikes"].shape, len(channels))
     cells, times = [], []
     for (channel, row), cell in np.ndenumerate(file["spikes"]):
         if cell.size == 0:
@@ -185,11 +185,12 @@ def _check_position(path: Path, field: str, shape: tuple[int, ...], samples: int
         )
 
 
-def _check_cells(path: Path, shape: tuple[int, ...], channels: int) -> None:
+def _check_cells(path: Path, cells: np.ndarray, shape: tuple[int, ...], channels: int) -> None:
     """`shape` is (channels, rows)."""
-    if len(shape) != 2 or shape[0] != channels:
+    if cells.dtype != object or len(shape) != 2 or shape[0] != channels:
+        what = "cells" if cells.dtype == object else "numbers"
         raise BciDecodeError(
-            f"is {' x '.join(map(str, shape))} cells for {channels} channel names",
+            f"is {' x '.join(map(str, shape))} {what} for {channels} channel names",
             file=path,
             field="spikes",
             remedy="it needs a row of cells for each channel",

@@ -1,6 +1,6 @@
-"""A simulated session: self-paced reaches on a grid, units tuned to them, one file in the layout of the recordings.
+"""A simulated session: self-paced reaches on a grid, units tuned to them, one file laid out like a recording.
 
-Everything follows from the seed: behaviour -> tuning -> spike times -> file. T is the number of samples of the clock.
+Everything follows from the seed: behaviour -> tuning -> spike times -> file. T is the length of the clock.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 
 import h5py
@@ -18,9 +19,10 @@ import numpy as np
 from bci_decode.errors import BciDecodeError
 
 log = logging.getLogger(__name__)
+Rng = np.random.Generator
 
 SAMPLE = 0.004  # s, the clock of every recording
-MARGIN = 1000  # samples before t[0] and after t[-1] in which there are spikes but no behaviour
+MARGIN = 1000  # samples before t[0] and after t[-1] that hold spikes only
 DEAD_TIME = 0.002  # s, no unit fires twice within it
 ROWS = 5  # of the spikes cell: unsorted events ("hash"), then up to four sorted units
 SORTED_UNITS = (0.18, 0.12, 0.41, 0.19, 0.10)  # share of the live channels with 0, 1, .. 4 sorted units
@@ -35,9 +37,9 @@ HEADER = TEXT.ljust(116) + bytes(8) + b"\x00\x02IM"  # its fixed date: equal rec
 class Recording:
     """The variables of one file, in its units and column orders but not yet transposed.
 
-    t (T,) s; cursor_pos, target_pos (T, 2) mm, x right and y away; finger_pos (T, 6): z, -x, -y in cm, then azimuth,
-    elevation and roll in degrees; spikes[channel][row]: ascending spike times in s, empty where there is no unit.
-    Waveforms are drawn from `waveform_seed` while the file is written, as millions of them would fill the memory;
+    t (T,) s; cursor_pos, target_pos (T, 2) mm, x right and y away; finger_pos (T, 6): z, -x, -y in cm, then
+    azimuth, elevation and roll in degrees; spikes[channel][row]: ascending times in s, empty without a unit.
+    Waveforms are drawn from `waveform_seed` while the file is written, as millions would fill the memory;
     without that seed their cells are empty.
     """
 
@@ -58,9 +60,8 @@ def simulated_file(
     _check(seed, minutes, channels)
     if not path.is_file():
         log.info("simulating %g minutes of %d channels from seed %d: %s", minutes, channels, seed, path)
-        write_recording(
-            path, simulate_recording(seed=seed, minutes=minutes, channels=channels, waveforms=waveforms)
-        )
+        recording = simulate_recording(seed=seed, minutes=minutes, channels=channels, waveforms=waveforms)
+        write_recording(path, recording)
     return path
 
 
@@ -83,43 +84,37 @@ def simulate_recording(
 
 def _check(seed: int, minutes: float, channels: int) -> None:
     for key, value, kind, low, high in (
-        ("seed", seed, int, 0, 2**63),
-        ("minutes", minutes, (int, float), 0.05, 240),
-        ("channels", channels, int, 1, 192),
+        ("seed", seed, Integral, 0, 2**32),
+        ("minutes", minutes, Real, 0.05, 240),
+        ("channels", channels, Integral, 1, 192),
     ):
         if not (isinstance(value, kind) and low <= value <= high):
-            whole = "a whole number " if kind is int else ""
-            raise BciDecodeError(
-                f"{value!r} cannot be simulated",
-                field=f"session.{key}",
-                remedy=f"give {whole}from {low} to {high}",
-            )
+            remedy = f"give a{' whole' if kind is Integral else ''} number from {low} to {high}"
+            raise BciDecodeError(f"{value!r} cannot be simulated", field=f"session.{key}", remedy=remedy)
 
 
-def _reaches(rng: np.random.Generator, samples: int) -> tuple[np.ndarray, np.ndarray]:
+def _reaches(rng: Rng, samples: int) -> tuple[np.ndarray, np.ndarray]:
     """Target and hand positions (samples, 2) in mm: each target that is acquired calls up the next."""
     steps, target = np.zeros((samples, 2)), np.empty((samples, 2))
     goal = start = here = GRID[rng.integers(len(GRID))]
     now = 0
     while now < samples:
-        shown, goal = now, rng.choice(GRID[(GRID != goal).any(1)])
+        shown, goal = now, rng.choice(GRID[(goal != GRID).any(1)])
         pause = rng.exponential(2.0) if rng.random() < 0.04 else 0.0
         now += _samples(pause + rng.normal(0.22, 0.03))  # the reaction time
         for duration, path in _submovements(rng, goal - here):
             move = path * np.diff(_minimum_jerk(duration))[: max(samples - now, 0), None]
             steps[now : now + len(move)] += move
             here = here + path
-            now += _samples(
-                duration + rng.normal(0.06, 0.03)
-            )  # a correction may begin before the last one ends
+            now += _samples(duration * rng.uniform(0.8, 1.3))  # a correction may begin early
         now += _samples(rng.uniform(0.15, 0.45))  # the target has to be held
         target[shown:now] = goal
-    posture, tremor = _wobble(rng, samples, 0.3, 2.5, 0.7, 2), _wobble(rng, samples, 7.0, 11.0, 0.04, 2)
+    posture, tremor = _wobble(rng, samples, 0.3, 2.5, 0.8, 2), _wobble(rng, samples, 7.0, 11.0, 0.04, 2)
     return target, start + np.cumsum(steps, 0) + posture + tremor
 
 
-def _submovements(rng: np.random.Generator, error: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
-    """Duration in s and path in mm of the movements that bring the hand within 4 mm: the first ones land off."""
+def _submovements(rng: Rng, error: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
+    """Duration in s and path in mm of movements that bring the hand within 4 mm; the first ones land off."""
     while (distance := np.hypot(*error)) > 4.0:
         path = 0.94 * error + rng.normal(0.0, 0.07 * distance, 2)
         yield (0.28 + 0.002 * distance) * rng.lognormal(0.0, 0.15), path
@@ -127,7 +122,7 @@ def _submovements(rng: np.random.Generator, error: np.ndarray) -> Iterator[tuple
 
 
 def _minimum_jerk(duration: float) -> np.ndarray:
-    """The share of the path, 0 to 1, that a smooth movement with a bell-shaped speed has covered at each sample."""
+    """The share of its path, 0 to 1, that a movement with a smooth, bell-shaped speed has covered so far."""
     s = np.linspace(0.0, 1.0, _samples(duration) + 1)
     return s**3 * (10 - 15 * s + 6 * s**2)
 
@@ -136,10 +131,8 @@ def _samples(seconds: float) -> int:
     return max(round(seconds / SAMPLE), 1)
 
 
-def _wobble(
-    rng: np.random.Generator, samples: int, low: float, high: float, std: float, columns: int
-) -> np.ndarray:
-    """Smooth noise (samples, columns) of standard deviation `std`: twelve sines between two frequencies in Hz."""
+def _wobble(rng: Rng, samples: int, low: float, high: float, std: float, columns: int) -> np.ndarray:
+    """Smooth noise (samples, columns) of deviation `std`: twelve sines between two frequencies in Hz."""
     time, noise = SAMPLE * np.arange(samples), np.zeros((samples, columns))
     for column in noise.T:
         for frequency, phase in zip(rng.uniform(low, high, 12), rng.uniform(0, 2 * np.pi, 12), strict=True):
@@ -147,8 +140,8 @@ def _wobble(
     return noise * std / np.sqrt(6)
 
 
-def _as_recorded(rng: np.random.Generator, hand: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """finger_pos (T, 6) in cm and degrees, its depth first, and cursor_pos (T, 2) in mm, less than 2 mm away."""
+def _as_recorded(rng: Rng, hand: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """finger_pos (T, 6) in cm and degrees, depth first, and cursor_pos (T, 2) in mm, less than 2 mm away."""
     x, y = hand.T
     depth = -30 + 0.004 * y + _wobble(rng, len(hand), 0.05, 1.0, 0.1, 1)[:, 0]
     finger = np.column_stack([depth, -x / 10, -y / 10, 20 + 0.2 * x, -10 + 0.1 * y, 0.05 * (x + y)])
@@ -157,7 +150,7 @@ def _as_recorded(rng: np.random.Generator, hand: np.ndarray) -> tuple[np.ndarray
 
 @dataclass(frozen=True)
 class Drive:
-    """What moves the units, each about 1 in size; only arousal (T,) and unrelated (T, K) do not show in the hand."""
+    """What moves the units, each about 1 in size; of arousal and unrelated (T, K) the hand shows nothing."""
 
     velocity: np.ndarray  # (T, 2)
     speed: np.ndarray
@@ -167,53 +160,56 @@ class Drive:
     unrelated: np.ndarray
 
 
-def _drive(rng: np.random.Generator, hand: np.ndarray) -> Drive:
+def _drive(rng: Rng, hand: np.ndarray) -> Drive:
     velocity, position = np.gradient(hand, SAMPLE, axis=0) / 120, (hand - CENTRE) / 35
     return Drive(
         velocity=velocity,
         speed=np.hypot(*velocity.T),
         position=position,
-        # Preferred directions turn with the shoulder, here more than in a monkey: a linear decoder, which cannot
-        # combine posture with activity, is then clearly worse off than a network.
+        # Preferred directions turn with the shoulder, here more than in a monkey: a linear decoder cannot
+        # combine posture with activity and is then clearly worse off than a network.
         turn=1.3 * position[:, 0],
         arousal=np.exp(_wobble(rng, len(hand), 0.02, 0.2, 0.3, 1)[:, 0]),
         unrelated=_wobble(rng, len(hand), 0.1, 2.0, 1.0, 4),
     )
 
 
-def _simulate_spikes(
-    rng: np.random.Generator, clock: np.ndarray, drive: Drive, names: list[str]
-) -> list[list[np.ndarray]]:
+def _simulate_spikes(rng: Rng, clock: np.ndarray, drive: Drive, names: list[str]) -> list[list[np.ndarray]]:
     silent = rng.permutation(len(names)) < rng.integers(6, 12) * len(names) // 96
     spikes = [[np.empty(0) for _ in range(ROWS)] for _ in names]
     for channel in np.flatnonzero(~silent):
         sorted_units = rng.choice(ROWS, p=SORTED_UNITS)
-        hash_absent = sorted_units > 0 and rng.random() < 0.04
-        for row in range(hash_absent, sorted_units + 1):
+        first = 1 if sorted_units and rng.random() < 0.04 else 0  # now and then nothing is left unsorted
+        for row in range(first, sorted_units + 1):
             spikes[channel][row] = _spike_times(rng, clock, _rate(rng, drive, row, names[channel][:2]))
     return spikes
 
 
-def _rate(rng: np.random.Generator, drive: Drive, row: int, area: str) -> np.ndarray:
-    """The rate (T,) in Hz of one unit: log-linear in speed, position and the velocity along its preferred direction.
+def _rate(rng: Rng, drive: Drive, row: int, area: str) -> np.ndarray:
+    """The rate (T,) in Hz: log-linear in speed, position and the velocity along a preferred direction.
 
-    M1 leads the hand by up to 160 ms, S1 mostly follows it. The hash comes from many cells: more events, less tuned.
+    M1 leads the hand by up to 160 ms, S1 mostly follows. The hash sums many cells: more events, less tuning.
     """
     samples = len(drive.speed)
     base, depth = (5.8, 0.5) if row == 0 else (3.4, 1.0)
     lead = rng.uniform(0.0, 0.16) if area == "M1" else rng.uniform(-0.06, 0.04)
     then = np.clip(np.arange(samples) + round(lead / SAMPLE), 0, samples - 1)
-    preferred = rng.uniform(0, 2 * np.pi) + drive.turn + drive.position @ rng.normal(0, 0.2, 2)
+    preferred = rng.uniform(0, 2 * np.pi) + drive.turn + _mixed(rng, drive.position, 0.2)
     along = drive.velocity[:, 0] * np.cos(preferred) + drive.velocity[:, 1] * np.sin(preferred)
     tuned = rng.exponential(0.18) * along + rng.normal(0.4, 0.2) * drive.speed
-    tuned += drive.position @ rng.normal(0, 0.35, 2)
+    tuned += _mixed(rng, drive.position, 0.35)
     minutes = np.arange(0, samples + 15000, 15000)
     drift = np.interp(np.arange(samples), minutes, rng.normal(0, 0.08, len(minutes)).cumsum())
-    log_rate = depth * (tuned * drive.arousal)[then] + drive.unrelated @ rng.normal(0, 0.2, 4) + drift
+    log_rate = depth * (tuned * drive.arousal)[then] + _mixed(rng, drive.unrelated, 0.2) + drift
     return base * rng.lognormal(0.0, 0.7) * np.exp(np.clip(log_rate, -4.0, 2.5))
 
 
-def _spike_times(rng: np.random.Generator, clock: np.ndarray, rate: np.ndarray) -> np.ndarray:
+def _mixed(rng: Rng, states: np.ndarray, weight: float) -> np.ndarray:
+    weights = rng.normal(0, weight, states.shape[1])
+    return np.einsum("tk,k->t", states, weights)  # with `@` the last bit may depend on the number of threads
+
+
+def _spike_times(rng: Rng, clock: np.ndarray, rate: np.ndarray) -> np.ndarray:
     """A Poisson process of this rate, less the spikes that follow another within the dead time.
 
     Time rescaling: the cumulated rate, read backwards at cumulated exponential draws, gives the times.
@@ -237,25 +233,20 @@ def write_recording(path: str | os.PathLike[str], recording: Recording) -> None:
             file.write(HEADER)
         os.replace(part, path)
     except OSError as fault:
-        raise BciDecodeError(
-            f"cannot be written ({fault})", file=path, remedy="choose another place"
-        ) from fault
+        problem = f"cannot be written ({fault})"
+        raise BciDecodeError(problem, file=path, remedy="choose another place") from fault
     finally:
-        part.unlink(missing_ok=True)
+        if part.is_file():
+            part.unlink()
 
 
 def _write_variables(file: h5py.File, recording: Recording) -> None:
     cells = file.create_group("#refs#")
-    for name in ("t", "cursor_pos", "target_pos", "finger_pos"):
-        values = getattr(recording, name)
-        _write(
-            file, name, values.reshape(len(values), -1).T, "double"
-        )  # MATLAB's columns are the rows of HDF5
+    for name in ("t", "cursor_pos", "target_pos", "finger_pos"):  # MATLAB's columns are the rows of HDF5
+        _write(file, name, np.atleast_2d(getattr(recording, name).T), "double")
     _write_cells(file, "chan_names", [[_write_text(cells, name)] for name in recording.chan_names])
-    _write_cells(
-        file, "spikes", [[_write_matrix(cells, s[None], "double") for s in u] for u in recording.spikes]
-    )
-    _write_cells(file, "wf", [[_write_matrix(cells, w, "single") for w in u] for u in _snippets(recording)])
+    for name, units, kind in ("spikes", recording.spikes, "double"), ("wf", _snippets(recording), "single"):
+        _write_cells(file, name, [[_write_matrix(cells, u, kind) for u in row] for row in units])
 
 
 def _write(group: h5py.Group, name: str, values: np.ndarray, matlab_class: str) -> h5py.Dataset:
@@ -270,9 +261,9 @@ def _write_cells(file: h5py.File, name: str, cells: list[list[h5py.Dataset]]) ->
 
 def _write_matrix(cells: h5py.Group, values: np.ndarray, matlab_class: str) -> h5py.Dataset:
     """The content of one cell; MATLAB stores the dimensions of an empty one in place of values."""
-    empty = values.size == 0
-    dataset = _write(cells, f"c{len(cells)}", np.zeros(2, np.uint64) if empty else values, matlab_class)
-    if empty:
+    stored = np.atleast_2d(values) if values.size else np.zeros(2, np.uint64)
+    dataset = _write(cells, f"c{len(cells)}", stored, matlab_class)
+    if not values.size:
         dataset.attrs["MATLAB_empty"] = np.uint8(1)
     return dataset
 
@@ -284,18 +275,13 @@ def _write_text(cells: h5py.Group, text: str) -> h5py.Dataset:
 
 
 def _snippets(recording: Recording) -> Iterator[Iterator[np.ndarray]]:
-    """Per channel, per row: waveforms (SNIPPET, spikes) in microvolt, a trough and a smaller hump in noise."""
-    seed, time = recording.waveform_seed, np.arange(SNIPPET)[:, None]
+    """Per channel, per row: waveforms (SNIPPET, spikes) in microvolt, a trough and a lower hump in noise."""
+    seed, time = recording.waveform_seed, np.arange(SNIPPET, dtype=np.float32)[:, None]
     trough, hump = np.exp(-(((time - 14) / 3) ** 2)), np.exp(-(((time - 24) / 7) ** 2))
     rng = np.random.default_rng(seed)
 
-    def of(spikes: np.ndarray) -> np.ndarray:
-        if seed is None:
-            return np.empty((SNIPPET, 0), np.float32)
-        mean = rng.uniform(40, 150) * (rng.uniform(0.2, 0.5) * hump - trough)
-        waves = rng.standard_normal((SNIPPET, len(spikes)), np.float32)
-        waves *= 12  # in place: a busy unit has tens of thousands
-        waves += mean.astype(np.float32)
-        return waves
+    def drawn(spikes: np.ndarray) -> np.ndarray:
+        noise = rng.standard_normal((SNIPPET, 0 if seed is None else len(spikes)), np.float32)
+        return 12 * noise + rng.uniform(40, 150) * (rng.uniform(0.2, 0.5) * hump - trough)
 
-    return ((of(spikes) for spikes in rows) for rows in recording.spikes)
+    return ((drawn(spikes) for spikes in rows) for rows in recording.spikes)

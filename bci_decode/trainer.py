@@ -60,8 +60,8 @@ class Trainer:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self.decoder, self.data, self.folder, self.config = decoder.to(self.device), data, folder, config
-        self.optimizer = optimizer(decoder.parameters())
-        self.scheduler = scheduler(self.optimizer) if scheduler else None
+        self.optimizer = _made("optimizer", optimizer, decoder.parameters())
+        self.scheduler = _made("scheduler", scheduler, self.optimizer) if scheduler else None
         self.fingerprint = fingerprint
         self.order = torch.Generator().manual_seed(seed)  # of the windows
         self.history: list[dict[str, float]] = []
@@ -244,6 +244,14 @@ def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise BciDecodeError("is cuda, but PyTorch sees no GPU", field="trainer.device", remedy="choose auto or cpu")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _made(key: str, make: Callable, argument):
+    """What `make` makes; its complaint about a value, a negative learning rate say, becomes one line."""
+    try:
+        return make(argument)
+    except (ValueError, TypeError) as error:
+        raise BciDecodeError(str(error), field=key, remedy=f"correct it in conf/{key}/ or on the command line") from error
 
 
 def _check_config(config: TrainerConfig, data: Dataset) -> None:

@@ -1,0 +1,207 @@
+"""The training loop on small data: learns, selects, stops, resumes to the last bit, refuses what does not belong."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from bci_decode.config import TrainerConfig
+from bci_decode.dataset import Dataset, Part, Scaler, Window
+from bci_decode.decoder import Decoder
+from bci_decode.errors import BciDecodeError
+from bci_decode.layers import LayerNormGRU
+from bci_decode.trainer import HISTORY_COLUMNS, Trainer, decode_part, load_checkpoint
+
+
+def made_data(with_val=True, window=None, scale=20.0) -> Dataset:
+    """Five units whose counts tell the velocity of the same bin, but for noise."""
+    rng = np.random.default_rng(0)
+    counts = rng.normal(size=(700, 5)).astype(np.float32)
+    target = scale * np.stack([counts[:, 0] - counts[:, 1], counts[:, 2] + 0.5 * counts[:, 3]], axis=1) + rng.normal(0, 2, (700, 2))
+    bins = {"train": slice(0, 400), "val": slice(400, 500), "test": slice(500, 700)}
+    if not with_val:
+        del bins["val"]
+    time = np.arange(700) * 0.064
+    parts = {name: Part(time[where], counts[where], target[where]) for name, where in bins.items()}
+    units = pd.DataFrame({"channel": ["M1 001"] * 5, "area": "M1", "row": range(5)})
+    target_scaler = Scaler.fit(target[:400], "zscore", "data.scale.target")
+    return Dataset(parts, bins, units, Scaler(np.zeros(5), np.ones(5)), target_scaler, window or Window("sequence", 20, 10, 3))
+
+
+def made_decoder(seed=0, dropout=0.1, hidden=12) -> Decoder:
+    torch.manual_seed(seed)
+    return Decoder(partial(LayerNormGRU, hidden_size=hidden), torch.nn.Linear, dropout=dropout, input_size=5, output_size=2)
+
+
+def config(**changes) -> TrainerConfig:
+    base = {"epochs": 6, "batch_size": 8, "shuffle": True, "clip_norm": 1.0, "patience": None, "select_on": "val", "device": "cpu", "threads": 1}
+    return TrainerConfig(**base | changes)  # fmt: skip
+
+
+def made(folder, data=None, decoder=None, lr=1e-2, scheduler=None, fingerprint="", **changes) -> Trainer:
+    adam = partial(torch.optim.Adam, lr=lr)
+    folder.mkdir(exist_ok=True)
+    return Trainer(decoder or made_decoder(), data or made_data(), folder, config(**changes), adam, scheduler, 0, fingerprint)
+
+
+@pytest.mark.parametrize("window", [Window("sequence", 20, 10, 3), Window("history", 5, 1, 4)])
+def test_learns_and_logs(tmp_path, window):
+    data = made_data(window=window)
+    trainer = made(tmp_path, data, epochs=12)
+    history = trainer.fit()
+    assert list(history.columns) == HISTORY_COLUMNS
+    assert history["epoch"].tolist() == list(range(13))
+    assert history["val_r2"].iloc[0] < 0.3 and history["val_r2"].iloc[-1] > 0.8
+    np.testing.assert_allclose(pd.read_csv(tmp_path / "history.csv"), history)
+    np.testing.assert_allclose(history["val_r2"], (history["val_r2_x"] + history["val_r2_y"]) / 2)
+
+
+def test_losses_are_in_the_targets_unit(tmp_path):
+    """The last row, computed anew from last.pt: mean squared error in (mm/s)^2 over the whole stream."""
+    data = made_data()
+    made(tmp_path, data).fit()
+    decoder = made_decoder(seed=9)
+    load_checkpoint(tmp_path / "last.pt", decoder)
+    row = pd.read_csv(tmp_path / "history.csv").iloc[-1]
+    for name in ("val", "test"):
+        loss = ((decode_part(decoder, data, name) - data.parts[name].target) ** 2).mean()
+        assert row[f"{name}_loss"] == pytest.approx(loss, rel=1e-6)
+    untrained = pd.read_csv(tmp_path / "history.csv").iloc[0]["train_loss"]
+    assert untrained == pytest.approx((data.parts["train"].target ** 2).mean(), rel=0.5)
+
+
+def test_the_best_epoch_is_the_validation_parts(tmp_path):
+    history = made(tmp_path, epochs=15, lr=0.05).fit()
+    state = load_checkpoint(tmp_path / "best.pt", made_decoder())
+    assert state["epoch"] == history["val_loss"].idxmin()
+
+
+def test_selecting_on_test_takes_its_r2(tmp_path):
+    data = made_data(with_val=False)
+    history = made(tmp_path, data, epochs=15, lr=0.05, select_on="test").fit()
+    assert load_checkpoint(tmp_path / "best.pt", made_decoder())["epoch"] == history["test_r2"].idxmax()
+    assert history["val_loss"].isna().all()
+
+
+def test_stops_when_the_validation_loss_has_not_fallen_for_long(tmp_path):
+    history = made(tmp_path, epochs=500, lr=0.1, patience=3).fit()
+    assert len(history) < 500
+    assert len(history) - 1 - history["val_loss"].idxmin() == 3
+
+
+def test_the_same_seed_gives_the_same_result_to_the_last_bit(tmp_path):
+    first, second = (made(tmp_path / name).fit() for name in "ab")
+    pd.testing.assert_frame_equal(first.drop(columns="seconds"), second.drop(columns="seconds"), check_exact=True)
+
+
+@pytest.mark.parametrize(
+    "scheduler", [None, partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=9), partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0)]
+)
+def test_an_interrupted_run_goes_on_as_if_it_never_stopped(tmp_path, scheduler):
+    whole = made(tmp_path / "whole", epochs=9, scheduler=scheduler).fit()
+    part = made(tmp_path / "part", epochs=9, scheduler=scheduler)
+    train_epoch = part._train_epoch
+
+    def killed():
+        if len(part.history) == 5:
+            raise KeyboardInterrupt
+        return train_epoch()
+
+    part._train_epoch = killed
+    with pytest.raises(KeyboardInterrupt):
+        part.fit()
+    # killed between the row and last.pt: a row too many, a file half-written
+    with (tmp_path / "part" / "history.csv").open("a") as file:
+        file.write("5,1,1\n")
+    (tmp_path / "part" / "last.pt.123.part").write_bytes(b"half")
+    torch.manual_seed(77)
+    resumed = made(tmp_path / "part", decoder=made_decoder(seed=5), epochs=9, scheduler=scheduler).fit()
+    pd.testing.assert_frame_equal(resumed.drop(columns="seconds"), whole.drop(columns="seconds"), check_exact=True)
+    np.testing.assert_allclose(pd.read_csv(tmp_path / "part" / "history.csv").drop(columns="seconds"), whole.drop(columns="seconds"))
+    weights = [torch.load(tmp_path / name / "last.pt", weights_only=True)["decoder"] for name in ("whole", "part")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_finished_training_is_not_trained_further(tmp_path):
+    first = made(tmp_path).fit()
+    before = (tmp_path / "last.pt").read_bytes()
+    again = made(tmp_path, decoder=made_decoder(seed=3)).fit()
+    pd.testing.assert_frame_equal(first, again)
+    assert (tmp_path / "last.pt").read_bytes() == before
+
+
+def test_the_learning_rate_follows_its_schedule(tmp_path):
+    history = made(tmp_path, epochs=4, scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)).fit()
+    np.testing.assert_allclose(history["lr"], [1e-2, 1e-2, 5e-3, 2.5e-3, 1.25e-3])
+
+
+def test_a_loss_that_is_lost_stops_the_run_and_keeps_the_last_good_epoch(tmp_path):
+    trainer = made(tmp_path, clip_norm=None)
+    train_epoch = trainer._train_epoch
+
+    def diverges():
+        if len(trainer.history) == 3:
+            with torch.no_grad():
+                trainer.decoder.head.weight.fill_(torch.nan)
+        return train_epoch()
+
+    trainer._train_epoch = diverges
+    with pytest.raises(BciDecodeError, match=r"the train loss became nan at epoch 3; last.pt keeps epoch 2; lower optimizer.lr"):
+        trainer.fit()
+    assert load_checkpoint(tmp_path / "last.pt", made_decoder())["epoch"] == 2
+    assert pd.read_csv(tmp_path / "history.csv")["epoch"].tolist() == [0, 1, 2]
+
+
+def test_a_checkpoint_of_another_model_or_of_other_data_is_refused(tmp_path):
+    made(tmp_path, fingerprint="abc").fit()
+    with pytest.raises(BciDecodeError, match=r"last.pt: is of another model \(recurrent.weight_ih_l0 is \(36, 5\) there and \(27, 5\) here\)"):
+        made(tmp_path, decoder=made_decoder(hidden=9)).fit()
+    with pytest.raises(BciDecodeError, match=r"last.pt: was trained on other data; start again with overwrite=true"):
+        made(tmp_path, fingerprint="xyz").fit()
+
+
+def test_a_damaged_checkpoint_is_one_line(tmp_path):
+    made(tmp_path).fit()
+    whole = (tmp_path / "last.pt").read_bytes()
+    for content in (b"", b"text", whole[: len(whole) // 2]):
+        (tmp_path / "last.pt").write_bytes(content)
+        with pytest.raises(BciDecodeError, match=r"last.pt: is no checkpoint of this project") as failure:
+            made(tmp_path).fit()
+        assert "\n" not in str(failure.value)
+    with pytest.raises(BciDecodeError, match=r"no such checkpoint"):
+        load_checkpoint(tmp_path / "absent.pt", made_decoder())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"epochs": 0}, "trainer.epochs: is 0"),
+        ({"batch_size": -1}, "trainer.batch_size: is -1"),
+        ({"patience": 0}, "trainer.patience: is 0"),
+        ({"clip_norm": 0.0}, "trainer.clip_norm: is 0.0"),
+        ({"select_on": "train"}, "trainer.select_on: is 'train'; choose val or test"),
+        ({"device": "tpu"}, "trainer.device: is 'tpu'; choose auto, cpu or cuda"),
+        ({"lr": -1.0}, "optimizer: Invalid learning rate: -1.0"),
+    ],
+)
+def test_bad_settings(tmp_path, changes, words):
+    with pytest.raises(BciDecodeError, match=words):
+        made(tmp_path, **changes)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_validation_part_nothing_can_be_chosen_on_it(tmp_path):
+    for changes in ({"select_on": "val"}, {"select_on": "test", "patience": 3}):
+        with pytest.raises(BciDecodeError, match=r"data.split.val: is 0"):
+            made(tmp_path, made_data(with_val=False), **changes)
+
+
+def test_a_gpu_that_is_not_there_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BciDecodeError, match="trainer.device: is cuda, but PyTorch sees no GPU"):
+        made(tmp_path, device="cuda")
+    assert made(tmp_path, device="auto").device.type == "cpu"
