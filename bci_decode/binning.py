@@ -88,7 +88,9 @@ def bin_edges(session: Session, bin_width: float, lag: float = 0.0) -> np.ndarra
     clock itself is only that exact.
     """
     if not bin_width > 0:
-        raise BciDecodeError(f"is {bin_width} s", field="data.bin_width", remedy="a bin needs a positive width in seconds")
+        raise BciDecodeError(
+            f"is {bin_width} s", field="data.bin_width", remedy="a bin needs a positive width in seconds"
+        )
     start, stop = session.t[0], session.t[-1]
     slack = 1e-3 * (stop - start) / (len(session.t) - 1) / bin_width
     first = int(np.ceil(max(-lag, 0.0) / bin_width - slack))
@@ -178,7 +180,12 @@ def kinematics(
     if target == "velocity":
         return velocity
     if len(velocity) < 2:
-        raise BciDecodeError("acceleration needs two bins at least", file=session.path, field="data.target", remedy="choose narrower bins")
+        raise BciDecodeError(
+            "acceleration needs two bins at least",
+            file=session.path,
+            field="data.target",
+            remedy="choose narrower bins",
+        )
     acceleration = np.diff(velocity, axis=0) / bin_width
     return np.concatenate([acceleration[:1], acceleration])
 

@@ -54,6 +54,8 @@ def downloaded_file(path: str) -> Path:
     file = Path(path)
     if not file.exists():
         raise BciDecodeError(
-            "is not there", file=file, remedy=f"type 'make data SESSION={file.stem}', or fetch {catalog()[file.stem].url}"
+            "is not there",
+            file=file,
+            remedy=f"type 'make data SESSION={file.stem}', or fetch {catalog()[file.stem].url}",
         )
     return file

@@ -31,7 +31,9 @@ def read_runs(folder: Path) -> tuple[list[Run], list[Path]]:
     begun = sorted(path.parent for path in folder.rglob("config.yaml"))
     finished = [path for path in begun if (path / "metrics.json").exists()]
     if not finished:
-        raise BciDecodeError("holds no finished run", file=folder, remedy="train first; runs lie in outputs/<experiment>")
+        raise BciDecodeError(
+            "holds no finished run", file=folder, remedy="train first; runs lie in outputs/<experiment>"
+        )
     runs = [
         Run(path, json.loads((path / "metrics.json").read_text()), pd.read_csv(path / "history.csv"))
         for path in finished

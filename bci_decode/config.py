@@ -21,7 +21,7 @@ class SplitConfig:
 
 @dataclass
 class ScaleConfig:
-    """"none" or "zscore", fitted on the training part."""
+    """ "none" or "zscore", fitted on the training part."""
 
     counts: str
     target: str

@@ -75,7 +75,9 @@ class Window:
             raise BciDecodeError(f"is {config.kind!r}", field=key + "kind", remedy="choose history or sequence")
         for name, lowest in (("length", 1), ("stride", 1), ("burn_in", 0)):
             if getattr(config, name) < lowest:
-                raise BciDecodeError(f"is {getattr(config, name)}", field=key + name, remedy=f"choose {lowest} or more bins")
+                raise BciDecodeError(
+                    f"is {getattr(config, name)}", field=key + name, remedy=f"choose {lowest} or more bins"
+                )
         if config.kind == "sequence" and config.burn_in >= config.length:
             raise BciDecodeError(
                 f"is {config.burn_in} of {config.length} bins", field=key + "burn_in", remedy="leave bins to learn from"
@@ -140,11 +142,15 @@ def split_in_time(bins: int, bin_width: float, config: SplitConfig, window_lengt
     gap = int(np.ceil(config.gap / bin_width - 1e-9))
     for name, value in (("gap", config.gap), ("val", config.val)):
         if not 0 <= value < (1 if name == "val" else np.inf):
-            raise BciDecodeError(f"is {value}", field=f"data.split.{name}", remedy="choose 0 or more" + ", below 1" * (name == "val"))
+            raise BciDecodeError(
+                f"is {value}", field=f"data.split.{name}", remedy="choose 0 or more" + ", below 1" * (name == "val")
+            )
     if config.first_bins is None:
         if not 0 < config.train < 1 or config.train + config.val >= 1:
             raise BciDecodeError(
-                f"are {config.train} and {config.val}", field="data.split.train, val", remedy="choose fractions with a sum below 1"
+                f"are {config.train} and {config.val}",
+                field="data.split.train, val",
+                remedy="choose fractions with a sum below 1",
             )
         train_end, val_end = round(bins * config.train), round(bins * (config.train + config.val))
     else:

@@ -34,12 +34,9 @@ class Decoder(nn.Module):
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         self.recurrent = recurrent(input_size, batch_first=True)
+        self.bidirectional = bool(self.recurrent.bidirectional)
         self.norm = norm or nn.Identity()
-        self.head = head(self.recurrent.hidden_size * (1 + self.recurrent.bidirectional), output_size)
-
-    @property
-    def bidirectional(self) -> bool:
-        return self.recurrent.bidirectional
+        self.head = head(int(self.recurrent.hidden_size) * (1 + self.bidirectional), output_size)  # type: ignore[arg-type]
 
     @property
     def needs_window(self) -> bool:
@@ -90,5 +87,7 @@ def check_window(decoder: Decoder, history: int | None) -> None:
     """Refuse a decoder that only windows keep causal where the state is carried through sequences."""
     if decoder.needs_window and history is None:
         raise BciDecodeError(
-            f"{type(decoder.norm).__name__} looks ahead inside a sequence", field="model.norm", remedy="set data.window.kind=history"
+            f"{type(decoder.norm).__name__} looks ahead inside a sequence",
+            field="model.norm",
+            remedy="set data.window.kind=history",
         )

@@ -88,7 +88,7 @@ class LayerNormGRU(nn.Module):
         """
         batched = not isinstance(x, Tensor) or x.dim() == 3
         x, h = self._time_major(x, h)
-        finals = []
+        finals: list[Tensor] = []
         for layer in range(self.num_layers):
             if layer:
                 x = F.dropout(x, self.dropout, self.training)
@@ -125,7 +125,6 @@ class LayerNormGRU(nn.Module):
 
     def _one_way(self, x: Tensor, h: Tensor, suffix: str) -> Tensor:
         """States (T, B, H) of one layer in one direction. The arithmetic of the layer: all of it is here."""
-        H = self.hidden_size
         weight, bias, gain, shift = self._side("hh", suffix)
         weight_x, bias_x, gain_x, shift_x = self._side("ih", suffix)
         gates_x, candidate_x = self._norm(F.linear(x, weight_x, bias_x), gain_x, shift_x)  # all bins at once
@@ -138,8 +137,12 @@ class LayerNormGRU(nn.Module):
             states.append(h)
         return torch.stack(states)
 
-    def _side(self, side: str, suffix: str) -> tuple[Tensor | None, ...]:
-        return tuple(getattr(self, f"{name}_{side}_{suffix}") for name in ("weight", "bias", "norm_gain", "norm_bias"))
+    def _side(self, side: str, suffix: str) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """Weight, bias, and the norm's gain and bias, of the input ("ih") or the recurrent ("hh") side."""
+        weight, bias, gain, shift = (
+            getattr(self, f"{name}_{side}_{suffix}") for name in ("weight", "bias", "norm_gain", "norm_bias")
+        )
+        return weight, bias, gain, shift
 
     def _norm(self, a: Tensor, gain: Tensor | None, shift: Tensor | None) -> tuple[Tensor, Tensor]:
         """LN of a (..., 3 H), the two gates together (..., 2 H) and the candidate alone (..., H)."""

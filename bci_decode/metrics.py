@@ -41,5 +41,7 @@ def _paired(true: np.ndarray, decoded: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """Both as (T, D) float64; a silent broadcast of (T,) against (T, 1) would give a wrong score."""
     true, decoded = np.asarray(true, np.float64), np.asarray(decoded, np.float64)
     if true.shape != decoded.shape or len(true) == 0:
-        raise ValueError(f"scores need two arrays of one shape with a bin at least, not {true.shape} and {decoded.shape}")
+        raise ValueError(
+            f"scores need two arrays of one shape with a bin at least, not {true.shape} and {decoded.shape}"
+        )
     return true.reshape(len(true), -1), decoded.reshape(len(decoded), -1)

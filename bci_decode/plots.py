@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -15,71 +17,80 @@ from bci_decode.compare import Run
 from bci_decode.files import written_whole
 
 # one look for each model everywhere; dark against light and solid against dashed, so that grey prints tell them apart
-MODELS = {
+MODELS: dict[str, dict[str, Any]] = {
     "gru": {"color": "#5cb85c", "linestyle": "--", "label": "GRU"},
     "lngru": {"color": "#1a3a9c", "linestyle": "-", "label": "LN-GRU"},
 }
-PARTS = {
+PARTS: dict[str, dict[str, Any]] = {
     "train": {"color": "0.6", "linestyle": "--", "label": "train"},
     "val": {"color": "#1a3a9c", "linestyle": "-", "label": "validation"},
     "test": {"color": "#b5460f", "linestyle": ":", "label": "test"},
 }
+PLATEAU: dict[str, Any] = {"color": "0.5", "linestyle": ":", "linewidth": 1, "zorder": 0}
+TRUE: dict[str, Any] = {"color": "0.65", "linewidth": 2.5, "label": "true"}
+DECODED: dict[str, Any] = {"color": "#1a3a9c", "linewidth": 1.2, "label": "decoded"}
 
 
 def draw_run(folder: Path) -> None:
     """Draw `loss.png`, `r2.png` and `trajectory.png` of a finished run into its folder."""
     history = pd.read_csv(folder / "history.csv")
+    metrics = json.loads((folder / "metrics.json").read_text())
     with np.load(folder / "predictions.npz") as predictions:
         decoded = dict(predictions)
-    title = " / ".join(folder.parts[-4:])
-    _draw_history(folder / "loss.png", history, "loss", f"mean squared error, ({decoded['unit']})²", title)
-    _draw_history(folder / "r2.png", history, "r2", "R² (mean of x and y)", title)
-    _draw_trajectory(folder / "trajectory.png", decoded, title)
+    title = f"{metrics['session']}, {metrics['model']}, seed {metrics['seed']} ({metrics['experiment']})"
+    for score, label in (("loss", f"mean squared error, ({decoded['unit']})²"), ("r2", "R² (mean of x and y)")):
+        figure = _history_figure(history, metrics, score)
+        figure.axes[0].set(xlabel="epoch (0: untrained)", ylabel=label, title=title)
+        _save(figure, folder / f"{score}.png")
+    _save(_trajectory_figure(decoded, title), folder / "trajectory.png")
 
 
-def _draw_history(path: Path, history: pd.DataFrame, score: str, label: str, title: str) -> None:
+def _history_figure(history: pd.DataFrame, metrics: dict, score: str) -> plt.Figure:
+    """Training and validation part (test, where there is no other) against epoch; the chosen epoch marked."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    parts = ("train", "val") if history["val_loss"].notna().any() else ("train", "test")
-    for part in parts:
+    other = "val" if "val" in metrics["target_variance"] else "test"
+    for part in ("train", other):
         axes.plot(history["epoch"], history[f"{part}_{score}"], **PARTS[part])
     if score == "loss":
-        axes.set_ylim(bottom=0)
+        plateau = metrics["target_variance"][other]
+        axes.axhline(plateau, label=f"variance of the {PARTS[other]['label']} target", **PLATEAU)
+        axes.set_ylim(0, 1.25 * plateau)
     else:  # an untrained decoder may be far below 0, and would flatten all that follows
-        axes.set_ylim(max(-0.1, min(0.0, history[f"{parts[1]}_{score}"].min())), 1)
-    axes.set(xlabel="epoch (0: untrained)", ylabel=label, title=title)
+        axes.set_ylim(max(-0.1, min(0.0, history[f"{other}_{score}"].min())), 1)
+    axes.axvline(metrics["best_epoch"], color="black", linewidth=0.7, label=f"best epoch, {metrics['best_epoch']}")
     axes.margins(x=0.02)
     axes.legend(frameon=False)
-    _save(figure, path)
+    return figure
 
 
-def _draw_trajectory(path: Path, decoded: dict[str, np.ndarray], title: str, seconds: float = 10.0) -> None:
-    """True and decoded target over the test part's first ten seconds, and the path in the plane."""
-    width = float(decoded["bin_width"])
-    bins = slice(0, max(2, round(seconds / width)))
-    time = decoded["time"][bins] - decoded["time"][0]
-    true, guess = decoded["true"][bins], decoded["decoded"][bins]
+def _trajectory_figure(decoded: dict[str, np.ndarray], title: str, seconds: float = 10.0) -> plt.Figure:
+    """True and decoded target over ten seconds from the middle of the test part on, and the path in the plane."""
+    width, first = float(decoded["bin_width"]), len(decoded["time"]) // 2
+    bins = slice(first, first + max(2, round(seconds / width)))
+    time, true, guess = decoded["time"][bins], decoded["true"][bins], decoded["decoded"][bins]
     target, unit = str(decoded["target"]), str(decoded["unit"])
     figure = plt.figure(figsize=(10, 4.5), layout="constrained")
     grid = figure.add_gridspec(2, 2, width_ratios=(1.7, 1))
     for axis, name in enumerate(decoded["axes"]):
         axes = figure.add_subplot(grid[axis, 0])
-        axes.plot(time, true[:, axis], color="0.65", linewidth=2.5, label="true")
-        axes.plot(time, guess[:, axis], color="#1a3a9c", linewidth=1.2, label="decoded")
+        axes.plot(time, true[:, axis], **TRUE)
+        axes.plot(time, guess[:, axis], **DECODED)
         axes.set_ylabel(f"{name} {target}, {unit}")
         axes.margins(x=0)
     figure.axes[0].legend(frameon=False, loc="upper right", ncols=2)
-    figure.axes[1].set_xlabel("time in the test part, s")
+    figure.axes[1].set_xlabel("time of the recording, s")
     axes = figure.add_subplot(grid[:, 1])
     what = f"{target}, {unit}"
-    if target == "velocity":  # the path that the decoded velocity leads along, from the same start
-        true, guess, what = true.cumsum(0) * width, guess.cumsum(0) * width, "velocity summed up, mm"
-    axes.plot(*true.T, color="0.65", linewidth=2.5)
-    axes.plot(*guess.T, color="#1a3a9c", linewidth=1.2)
+    if target == "velocity":  # the path that the velocities lead along from one common start
+        true, guess, what = true.cumsum(0) * width, guess.cumsum(0) * width, "path, mm (velocity summed up)"
+        true, guess = true - true[0], guess - guess[0]
+    axes.plot(*true.T, **TRUE)
+    axes.plot(*guess.T, **DECODED)
     axes.plot(*true[0], "o", color="black", markersize=5)
-    axes.set(xlabel=f"x {what}", ylabel=f"y {what}", title="path (dot: start)")
+    axes.set(xlabel=f"x {what}", ylabel=f"y {what}", title="the same ten seconds; dot: start")
     axes.set_aspect("equal", adjustable="datalim")
-    figure.suptitle(title, fontsize="medium")
-    _save(figure, path)
+    figure.suptitle(title)
+    return figure
 
 
 def draw_comparison(runs: list[Run], path: Path) -> None:
@@ -91,14 +102,22 @@ def draw_comparison(runs: list[Run], path: Path) -> None:
         style = dict(MODELS.get(model, {"label": model}))
         label = style.pop("label") if model not in known else None
         known.add(model)
-        axes.plot(run.history["epoch"], run.history["test_loss"], label=label, linewidth=1.5 if len(runs) < 9 else 0.8, **style)
+        axes.plot(
+            run.history["epoch"],
+            run.history["test_loss"],
+            label=label,
+            linewidth=1.5 if len(runs) < 9 else 0.8,
+            **style,
+        )
     plateaus = {run.metrics["target_variance"]["test"] for run in runs}
     for plateau in plateaus:
-        axes.axhline(plateau, color="0.5", linestyle=":", linewidth=1, zorder=0)
-    axes.set(xlabel="epoch (0: untrained)", ylabel=f"test loss, ({runs[0].metrics['protocol']['unit']})²", title=_what(runs))
+        axes.axhline(plateau, **PLATEAU)
+    axes.set(
+        xlabel="epoch (0: untrained)", ylabel=f"test loss, ({runs[0].metrics['protocol']['unit']})²", title=_what(runs)
+    )
     axes.set_ylim(0, 1.25 * max(plateaus))
     axes.margins(x=0.02)
-    axes.plot([], [], color="0.5", linestyle=":", linewidth=1, label="variance of the target")
+    axes.plot([], [], label="variance of the target", **PLATEAU)
     axes.legend(frameon=False)
     _save(figure, path)
 

@@ -6,7 +6,6 @@ import json
 import math
 import platform
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import pandas as pd

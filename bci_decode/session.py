@@ -59,7 +59,9 @@ def read_session(path: str | Path, name: str | None = None) -> Session:
         raise
     except Exception as error:  # both libraries raise many kinds at a damaged file, down to zlib.error and TypeError
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BciDecodeError(f"cannot be read ({reason})", file=path, remedy="it is damaged or cut short, fetch it again") from error
+        raise BciDecodeError(
+            f"cannot be read ({reason})", file=path, remedy="it is damaged or cut short, fetch it again"
+        ) from error
     _check_clock(path, raw.t)
     return _assemble(path, name or path.stem, raw)
 
@@ -85,7 +87,9 @@ def _reader_for(path: Path):
         with path.open("rb") as file:
             head = file.read(128)
     except OSError as error:
-        raise BciDecodeError(f"cannot be opened ({error.strerror})", file=path, remedy="check its permissions") from error
+        raise BciDecodeError(
+            f"cannot be opened ({error.strerror})", file=path, remedy="check its permissions"
+        ) from error
     if not head:
         raise BciDecodeError("is empty", file=path, remedy="fetch it again")
     if h5py.is_hdf5(path):
@@ -117,7 +121,9 @@ def _read_hdf5(path: Path) -> _Raw:
     return _Raw(t, positions, channels, [cell for cell, _ in datasets], spikes, lengths)
 
 
-def _filled_cells(path: Path, file: h5py.File, references: np.ndarray) -> list[tuple[tuple[int, int], h5py.h5d.DatasetID]]:
+def _filled_cells(
+    path: Path, file: h5py.File, references: np.ndarray
+) -> list[tuple[tuple[int, int], h5py.h5d.DatasetID]]:
     """The cells that hold spikes, channel by channel.
 
     Only the attribute MATLAB_empty tells an empty cell, whose dataset holds its MATLAB dimensions, from a
@@ -222,7 +228,9 @@ def _assemble(path: Path, name: str, raw: _Raw) -> Session:
     if not np.isfinite(raw.spikes).all():
         unit = int(np.searchsorted(np.cumsum(raw.lengths), np.argmin(np.isfinite(raw.spikes)), side="right"))
         channel, row = raw.cells[unit]
-        raise BciDecodeError("NaN or Inf among the times", file=path, field=f"spikes{{{channel + 1},{row + 1}}}", remedy="remove it")
+        raise BciDecodeError(
+            "NaN or Inf among the times", file=path, field=f"spikes{{{channel + 1},{row + 1}}}", remedy="remove it"
+        )
     ends = np.cumsum(raw.lengths, dtype=int)
     spike_times = tuple(np.split(raw.spikes, ends[:-1])) if raw.lengths else ()
     start, stop = raw.t[0], raw.t[-1]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -17,6 +16,7 @@ import h5py
 import numpy as np
 
 from bci_decode.errors import BciDecodeError
+from bci_decode.files import written_whole
 
 log = logging.getLogger(__name__)
 Rng = np.random.Generator
@@ -224,20 +224,16 @@ def _spike_times(rng: Rng, clock: np.ndarray, rate: np.ndarray) -> np.ndarray:
 def write_recording(path: str | os.PathLike[str], recording: Recording) -> None:
     """Write a MATLAB v7.3 file; it appears under its name only when it is whole."""
     path = Path(path)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # two makers of one file must not share it
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(part, "w", userblock_size=512) as file:
-            _write_variables(file, recording)
-        with open(part, "r+b") as file:
-            file.write(HEADER)
-        os.replace(part, path)
+        with written_whole(path) as part:
+            with h5py.File(part, "w", userblock_size=512) as file:
+                _write_variables(file, recording)
+            with part.open("r+b") as file:
+                file.write(HEADER)
     except OSError as fault:
         problem = f"cannot be written ({fault})"
         raise BciDecodeError(problem, file=path, remedy="choose another place") from fault
-    finally:
-        if part.is_file():
-            part.unlink()
 
 
 def _write_variables(file: h5py.File, recording: Recording) -> None:

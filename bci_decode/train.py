@@ -57,7 +57,7 @@ def run(config: DictConfig, folder: Path) -> None:
     """One run: session -> bins -> parts -> decoder -> training -> report and pictures, all in `folder`."""
     typed = OmegaConf.to_object(config)  # the dataclasses: OmegaConf has checked every name and type
     assert isinstance(typed, TrainConfig)
-    config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    config = DictConfig(OmegaConf.to_container(config, resolve=True))
     if _is_finished(config, folder):
         log.info("%s: finished already; overwrite=true starts anew", _relative(folder))
         return
@@ -85,13 +85,15 @@ def run(config: DictConfig, folder: Path) -> None:
     OmegaConf.save(config, folder / "config.yaml")
     log.info("%s: %d units, bins %s", _relative(folder), len(data.units), {n: len(p) for n, p in data.parts.items()})
     if typed.trainer.select_on == "test":
-        log.warning("select_on=test: the best epoch is chosen on the TEST part, as in the source study; no honest score")
+        log.warning(
+            "select_on=test: the best epoch is chosen on the TEST part, as in the source study; no honest score"
+        )
     history = trainer.fit()
     choices = HydraConfig.get().runtime.choices
     about = {
         "session": config.session.name,
-        "model": choices.model,
-        "experiment": choices.experiment,
+        "model": choices["model"],
+        "experiment": choices["experiment"],
         "seed": typed.seed,
         "data": {"file": str(path), "md5": fingerprint, "seconds": session.duration},
     }
@@ -128,7 +130,11 @@ def _part(config: DictConfig | None, key: str, **sizes):
     except HydraException as error:
         if isinstance(error.__cause__, BciDecodeError):
             raise error.__cause__ from error
-        words = [f"{key}.{k}={v}" for k, v in _flat(OmegaConf.to_container(config)).items() if isinstance(v, str) and "_target_" not in k]
+        words = [
+            f"{key}.{k}={v}"
+            for k, v in _flat(OmegaConf.to_container(config)).items()
+            if isinstance(v, str) and "_target_" not in k
+        ]
         hint = f" (text, not a number: {', '.join(words)})" if words else ""
         remedy = f"correct it in conf/{key}/ or on the command line"
         raise BciDecodeError(_one_line(error.__cause__ or error) + hint, field=key, remedy=remedy) from error
@@ -141,7 +147,9 @@ def _is_finished(config: DictConfig, folder: Path) -> bool:
         return False
     before, now = (_flat(OmegaConf.to_container(c)) for c in (OmegaConf.load(path), config))
     absent = object()
-    changed = [key for key in {**before, **now} if before.get(key, absent) != now.get(key, absent) and key not in FREE_KEYS]
+    changed = [
+        key for key in {**before, **now} if before.get(key, absent) != now.get(key, absent) and key not in FREE_KEYS
+    ]
     if changed:
         shown = ", ".join(f"{key}={before.get(key, 'absent')}" for key in changed[:4])
         raise BciDecodeError(

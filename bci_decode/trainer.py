@@ -92,7 +92,9 @@ class Trainer:
         """One pass over the training windows; loss and R2 of the outputs as they were when they were learned from."""
         self.decoder.train()
         window, counts, target = self.data.window, self.counts["train"], self.train_target
-        starts = self.starts[torch.randperm(len(self.starts), generator=self.order)] if self.config.shuffle else self.starts
+        starts = (
+            self.starts[torch.randperm(len(self.starts), generator=self.order)] if self.config.shuffle else self.starts
+        )
         bins = torch.arange(window.length, device=self.device)
         decoded, wanted = [], []
         for start in starts.split(self.config.batch_size):
@@ -251,7 +253,9 @@ def _made(key: str, make: Callable, argument):
     try:
         return make(argument)
     except (ValueError, TypeError) as error:
-        raise BciDecodeError(str(error), field=key, remedy=f"correct it in conf/{key}/ or on the command line") from error
+        raise BciDecodeError(
+            str(error), field=key, remedy=f"correct it in conf/{key}/ or on the command line"
+        ) from error
 
 
 def _check_config(config: TrainerConfig, data: Dataset) -> None:
@@ -260,7 +264,9 @@ def _check_config(config: TrainerConfig, data: Dataset) -> None:
         if value is not None and value < lowest:
             raise BciDecodeError(f"is {value}", field=f"trainer.{name}", remedy=f"choose {lowest} or more")
     if config.clip_norm is not None and not config.clip_norm > 0:
-        raise BciDecodeError(f"is {config.clip_norm}", field="trainer.clip_norm", remedy="choose a positive norm, or null")
+        raise BciDecodeError(
+            f"is {config.clip_norm}", field="trainer.clip_norm", remedy="choose a positive norm, or null"
+        )
     if config.select_on not in SELECTION:
         raise BciDecodeError(f"is {config.select_on!r}", field="trainer.select_on", remedy="choose val or test")
     if "val" not in data.parts and (config.select_on == "val" or config.patience is not None):

@@ -21,7 +21,16 @@ def main() -> None:
     from bci_decode.plots import draw_comparison
 
     table = r2_table(runs)
-    text = "\n".join(["Test loss by epoch", "", markdown(loss_table(runs), index=True), "Test scores at the best epoch", "", markdown(table)])
+    text = "\n".join(
+        [
+            "Test loss by epoch",
+            "",
+            markdown(loss_table(runs), index=True),
+            "Test scores at the best epoch",
+            "",
+            markdown(table),
+        ]
+    )
     if unfinished:
         text += "\nNot finished, left out: " + ", ".join(str(path) for path in unfinished) + "\n"
     draw_comparison(runs, folder / "comparison.png")

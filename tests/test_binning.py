@@ -21,7 +21,9 @@ def made(start=0.0, samples=101, spike_times=((),), units=None, path=None, rate=
     spike_times = tuple(np.asarray(times, float) for times in spike_times)
     if units is None:
         units = pd.DataFrame({"channel": [f"M1 {i:03d}" for i in range(len(spike_times))], "area": "M1", "row": 0})
-    return Session("made", "made.mat", t, spike_times, units, tuple(units["channel"]), finger, finger[:, :2] * 2, finger[:, :2])
+    return Session(
+        "made", "made.mat", t, spike_times, units, tuple(units["channel"]), finger, finger[:, :2] * 2, finger[:, :2]
+    )
 
 
 @pytest.mark.parametrize("start", [0.0, 148.984, 4644.642, 98765.4321])
@@ -142,7 +144,9 @@ def test_which_units_make_a_column(units, area, members):
 
 def test_no_unit_left_is_said():
     session = made(spike_times=[[0.1]], units=UNITS.iloc[:1])
-    with pytest.raises(BciDecodeError, match=r"no unit is left of 1 with data.units=all data.area=S1; areas in the file: M1"):
+    with pytest.raises(
+        BciDecodeError, match=r"no unit is left of 1 with data.units=all data.area=S1; areas in the file: M1"
+    ):
         bin_session(session, bin_width=0.1, area="S1")
 
 
@@ -150,7 +154,9 @@ def test_no_unit_left_is_said():
 def test_a_bad_position_is_named_with_its_time(value):
     session = made(100.0)
     session.finger_pos[[50, 60], 1] = value
-    with pytest.raises(BciDecodeError, match=r"made.mat: finger_pos: NaN or Inf at 2 of 101 .* t = 100.200 s .*cursor_pos"):
+    with pytest.raises(
+        BciDecodeError, match=r"made.mat: finger_pos: NaN or Inf at 2 of 101 .* t = 100.200 s .*cursor_pos"
+    ):
         bin_session(session, bin_width=0.1)
     bin_session(session, bin_width=0.1, source="cursor_pos")
 

@@ -28,7 +28,16 @@ def binned(bins=100, units=3, seed=0) -> BinnedSession:
     rng = np.random.default_rng(seed)
     table = pd.DataFrame({"channel": [f"M1 {i:03d}" for i in range(units)], "area": "M1", "row": 0})
     edges = 50 + 0.1 * np.arange(bins + 1)
-    return BinnedSession("made", edges, rng.poisson(2, (bins, units)).astype(np.uint8), table, rng.normal(0, 50, (bins, 2)), "velocity", 0.1, 0.0)
+    return BinnedSession(
+        "made",
+        edges,
+        rng.poisson(2, (bins, units)).astype(np.uint8),
+        table,
+        rng.normal(0, 50, (bins, 2)),
+        "velocity",
+        0.1,
+        0.0,
+    )
 
 
 @pytest.mark.parametrize(
@@ -149,7 +158,9 @@ def test_what_comes_after_the_training_part_changes_nothing_that_is_learned_from
     counts, kinematics = raw.counts.copy(), raw.kinematics.copy()
     counts[first:] += 7
     kinematics[first:] *= 3
-    before, after = (prepare(b, config(min_rate=1.0)) for b in (raw, dataclasses.replace(raw, counts=counts, kinematics=kinematics)))
+    before, after = (
+        prepare(b, config(min_rate=1.0)) for b in (raw, dataclasses.replace(raw, counts=counts, kinematics=kinematics))
+    )
     for name in ("train", "val")[: 1 if first == 60 else 2]:
         np.testing.assert_array_equal(before.parts[name].counts, after.parts[name].counts)
         np.testing.assert_array_equal(before.parts[name].target, after.parts[name].target)

@@ -99,7 +99,9 @@ def test_without_the_norm_it_is_torchs_gru(bidirectional):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("options", [{}, {"num_layers": 2}, {"bidirectional": True}, {"num_layers": 3, "bidirectional": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"num_layers": 2}, {"bidirectional": True}, {"num_layers": 3, "bidirectional": True}]
+)
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("shape", [(4, 3, 5), (1, 1, 5), (4, 5)])
 @pytest.mark.parametrize("with_h", [False, True])

@@ -105,7 +105,9 @@ def test_waveforms_are_never_read_and_memory_stays_small(tmp_path):
     session = read_session(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    returned = sum(a.nbytes for a in (session.t, session.finger_pos, session.cursor_pos, session.target_pos, *session.spike_times))
+    returned = sum(
+        a.nbytes for a in (session.t, session.finger_pos, session.cursor_pos, session.target_pos, *session.spike_times)
+    )
     assert peak < 3 * returned
 
 

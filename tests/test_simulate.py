@@ -169,9 +169,7 @@ def test_the_userblock_is_matlabs(file):
 
 
 def test_variables_have_the_shapes_and_classes_of_a_recording(file):
-    found = {
-        name: (file[name].shape, bytes(file[name].attrs["MATLAB_class"])) for name in file if name != "#refs#"
-    }
+    found = {name: (file[name].shape, bytes(file[name].attrs["MATLAB_class"])) for name in file if name != "#refs#"}
     assert found == {
         "t": ((1, 7500), b"double"),
         "cursor_pos": ((2, 7500), b"double"),
@@ -220,9 +218,7 @@ def test_without_waveforms_their_cells_are_empty(tmp_path):
 def test_channel_names_are_columns_of_characters(file):
     (names,) = cells(file, "chan_names")
     assert all((name.shape, name.dtype) == ((6, 1), np.uint16) for name in names)
-    assert all(
-        name.attrs["MATLAB_int_decode"] == 2 and name.attrs["MATLAB_class"] == b"char" for name in names
-    )
+    assert all(name.attrs["MATLAB_int_decode"] == 2 and name.attrs["MATLAB_class"] == b"char" for name in names)
     assert "".join(chr(code) for code in names[23][:, 0]) == "M1 024"
 
 

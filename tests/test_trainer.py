@@ -21,7 +21,9 @@ def made_data(with_val=True, window=None, scale=20.0) -> Dataset:
     """Five units whose counts tell the velocity of the same bin, but for noise."""
     rng = np.random.default_rng(0)
     counts = rng.normal(size=(700, 5)).astype(np.float32)
-    target = scale * np.stack([counts[:, 0] - counts[:, 1], counts[:, 2] + 0.5 * counts[:, 3]], axis=1) + rng.normal(0, 2, (700, 2))
+    target = scale * np.stack([counts[:, 0] - counts[:, 1], counts[:, 2] + 0.5 * counts[:, 3]], axis=1) + rng.normal(
+        0, 2, (700, 2)
+    )
     bins = {"train": slice(0, 400), "val": slice(400, 500), "test": slice(500, 700)}
     if not with_val:
         del bins["val"]
@@ -29,23 +31,38 @@ def made_data(with_val=True, window=None, scale=20.0) -> Dataset:
     parts = {name: Part(time[where], counts[where], target[where]) for name, where in bins.items()}
     units = pd.DataFrame({"channel": ["M1 001"] * 5, "area": "M1", "row": range(5)})
     target_scaler = Scaler.fit(target[:400], "zscore", "data.scale.target")
-    return Dataset(parts, bins, units, Scaler(np.zeros(5), np.ones(5)), target_scaler, window or Window("sequence", 20, 10, 3))
+    return Dataset(
+        parts, bins, units, Scaler(np.zeros(5), np.ones(5)), target_scaler, window or Window("sequence", 20, 10, 3)
+    )
 
 
 def made_decoder(seed=0, dropout=0.1, hidden=12) -> Decoder:
     torch.manual_seed(seed)
-    return Decoder(partial(LayerNormGRU, hidden_size=hidden), torch.nn.Linear, dropout=dropout, input_size=5, output_size=2)
+    return Decoder(
+        partial(LayerNormGRU, hidden_size=hidden), torch.nn.Linear, dropout=dropout, input_size=5, output_size=2
+    )
 
 
 def config(**changes) -> TrainerConfig:
-    base = {"epochs": 6, "batch_size": 8, "shuffle": True, "clip_norm": 1.0, "patience": None, "select_on": "val", "device": "cpu", "threads": 1}
+    base = {
+        "epochs": 6,
+        "batch_size": 8,
+        "shuffle": True,
+        "clip_norm": 1.0,
+        "patience": None,
+        "select_on": "val",
+        "device": "cpu",
+        "threads": 1,
+    }
     return TrainerConfig(**base | changes)  # fmt: skip
 
 
 def made(folder, data=None, decoder=None, lr=1e-2, scheduler=None, fingerprint="", **changes) -> Trainer:
     adam = partial(torch.optim.Adam, lr=lr)
     folder.mkdir(exist_ok=True)
-    return Trainer(decoder or made_decoder(), data or made_data(), folder, config(**changes), adam, scheduler, 0, fingerprint)
+    return Trainer(
+        decoder or made_decoder(), data or made_data(), folder, config(**changes), adam, scheduler, 0, fingerprint
+    )
 
 
 @pytest.mark.parametrize("window", [Window("sequence", 20, 10, 3), Window("history", 5, 1, 4)])
@@ -99,7 +116,12 @@ def test_the_same_seed_gives_the_same_result_to_the_last_bit(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "scheduler", [None, partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=9), partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0)]
+    "scheduler",
+    [
+        None,
+        partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=9),
+        partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0),
+    ],
 )
 def test_an_interrupted_run_goes_on_as_if_it_never_stopped(tmp_path, scheduler):
     whole = made(tmp_path / "whole", epochs=9, scheduler=scheduler).fit()
@@ -121,7 +143,9 @@ def test_an_interrupted_run_goes_on_as_if_it_never_stopped(tmp_path, scheduler):
     torch.manual_seed(77)
     resumed = made(tmp_path / "part", decoder=made_decoder(seed=5), epochs=9, scheduler=scheduler).fit()
     pd.testing.assert_frame_equal(resumed.drop(columns="seconds"), whole.drop(columns="seconds"), check_exact=True)
-    np.testing.assert_allclose(pd.read_csv(tmp_path / "part" / "history.csv").drop(columns="seconds"), whole.drop(columns="seconds"))
+    np.testing.assert_allclose(
+        pd.read_csv(tmp_path / "part" / "history.csv").drop(columns="seconds"), whole.drop(columns="seconds")
+    )
     weights = [torch.load(tmp_path / name / "last.pt", weights_only=True)["decoder"] for name in ("whole", "part")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
@@ -150,7 +174,9 @@ def test_a_loss_that_is_lost_stops_the_run_and_keeps_the_last_good_epoch(tmp_pat
         return train_epoch()
 
     trainer._train_epoch = diverges
-    with pytest.raises(BciDecodeError, match=r"the train loss became nan at epoch 3; last.pt keeps epoch 2; lower optimizer.lr"):
+    with pytest.raises(
+        BciDecodeError, match=r"the train loss became nan at epoch 3; last.pt keeps epoch 2; lower optimizer.lr"
+    ):
         trainer.fit()
     assert load_checkpoint(tmp_path / "last.pt", made_decoder())["epoch"] == 2
     assert pd.read_csv(tmp_path / "history.csv")["epoch"].tolist() == [0, 1, 2]
@@ -158,7 +184,10 @@ def test_a_loss_that_is_lost_stops_the_run_and_keeps_the_last_good_epoch(tmp_pat
 
 def test_a_checkpoint_of_another_model_or_of_other_data_is_refused(tmp_path):
     made(tmp_path, fingerprint="abc").fit()
-    with pytest.raises(BciDecodeError, match=r"last.pt: is of another model \(recurrent.weight_ih_l0 is \(36, 5\) there and \(27, 5\) here\)"):
+    with pytest.raises(
+        BciDecodeError,
+        match=r"last.pt: is of another model \(recurrent.weight_ih_l0 is \(36, 5\) there and \(27, 5\) here\)",
+    ):
         made(tmp_path, decoder=made_decoder(hidden=9)).fit()
     with pytest.raises(BciDecodeError, match=r"last.pt: was trained on other data; start again with overwrite=true"):
         made(tmp_path, fingerprint="xyz").fit()

@@ -1,0 +1,155 @@
+"""Measure what a user waits for: reading and binning a full-size session, start-up, and an epoch of training.
+
+Prints a table of medians; needs about 1 GB of disk in --folder for the session, which it simulates once and keeps.
+Run it on a quiet machine: times are this machine's, and one other busy process can double them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bci_decode.errors import exit_on_mistake
+
+# run in a process of its own, so that the peak is the reading's alone; the first line is what the imports take
+READ_AND_BIN = """
+import resource, statistics, sys, time
+from bci_decode.session import read_session
+from bci_decode.binning import bin_session
+import scipy.io
+mb = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before, times = mb(), []
+for _ in range(int(sys.argv[3])):
+    start = time.perf_counter()
+    binned = bin_session(read_session(sys.argv[1]), bin_width=float(sys.argv[2]))
+    times.append(time.perf_counter() - start)
+    if len(times) == 1: peak = mb() - before
+print(binned.counts.shape, times[0], statistics.median(times), peak)
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("data"), help="where the simulated session is kept")
+    parser.add_argument("--rounds", type=int, default=7, help="repetitions of each measurement (default: 7)")
+    arguments = parser.parse_args()
+    rows = read_and_bin(arguments.folder, arguments.rounds) + start_up(arguments.rounds)
+    rows += epochs(arguments.rounds)
+    width = max(len(name) for name, _ in rows)
+    import torch
+
+    print(
+        f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, PyTorch {torch.__version__}"
+    )
+    for name, value in rows:
+        print(f"{name:<{width}}  {value}")
+
+
+def read_and_bin(folder: Path, rounds: int) -> list[tuple[str, str]]:
+    from bci_decode.session import read_session
+    from bci_decode.simulate import simulated_file
+
+    file = simulated_file(
+        folder / "simulated_seed0_25.0min_96ch_waveforms.mat", seed=0, minutes=25.0, channels=96, waveforms=True
+    )
+    session = read_session(file)
+    spikes = sum(map(len, session.spike_times))
+    rows = [("session", f"{session.duration / 60:.1f} min, {len(session.units)} units, {spikes / 1e6:.2f} million spikes, {file.stat().st_size / 1e6:.0f} MB")]  # fmt: skip
+    for width in (0.004, 0.064):
+        command = [sys.executable, "-c", READ_AND_BIN, str(file), str(width), str(rounds)]
+        shape, rest = subprocess.run(command, check=True, capture_output=True, text=True).stdout.rsplit(")", 1)
+        first, median, peak = map(float, rest.split())
+        rows.append(
+            (
+                f"read and bin at {width * 1e3:.0f} ms",
+                f"{median:.3f} s (first {first:.3f} s), peak {peak:.0f} MB, counts {shape})",
+            )
+        )
+    return rows
+
+
+def start_up(rounds: int) -> list[tuple[str, str]]:
+    command = [sys.executable, "-m", "bci_decode.train", "--help"]
+    times = [_timed(lambda: subprocess.run(command, check=True, capture_output=True)) for _ in range(rounds)]
+    return [("train --help", f"{statistics.median(times):.2f} s")]
+
+
+def epochs(rounds: int) -> list[tuple[str, str]]:
+    """An epoch of the source study's recipe (5000 bins, batch 16, history 10, 2 x 256) by the Trainer and by a bare loop.
+
+    Interleaved; the bare loop has its windows in memory, makes no checkpoint, keeps no history and scores nothing.
+    """
+    import numpy as np
+    import torch
+
+    rng = np.random.default_rng(0)
+    counts, target = rng.poisson(0.5, (6000, 250)), rng.normal(0, 70, (6000, 2))
+    rows = []
+    for model in ("gru", "lngru"):
+        trainer = _source_study_trainer(model, counts, target, Path(tempfile.mkdtemp()))
+        windows = np.lib.stride_tricks.sliding_window_view(counts[:5000].astype(np.float32), 10, axis=0)
+        x = torch.from_numpy(windows.transpose(0, 2, 1).copy())
+        y = torch.from_numpy(target[9:5000].astype(np.float32))
+        bare, ours = [], []
+        for _ in range(rounds):
+            bare.append(_timed(lambda: _bare_epoch(trainer.decoder, trainer.optimizer, x, y)))  # noqa: B023
+            ours.append(_timed(trainer._train_epoch))
+        score = statistics.median(_timed(lambda: trainer._score("test")) for _ in range(3))  # noqa: B023
+        ratio = statistics.median(ours) / statistics.median(bare)
+        value = f"{statistics.median(ours):.2f} s, bare loop {statistics.median(bare):.2f} s, ratio {ratio:.3f}; test part {score:.2f} s"
+        rows.append((f"source study's epoch, {model}", value))
+    return rows
+
+
+def _source_study_trainer(model: str, counts, target, folder: Path):
+    import hydra
+    import pandas as pd
+    from omegaconf import OmegaConf
+
+    from bci_decode.binning import BinnedSession
+    from bci_decode.config import TrainConfig
+    from bci_decode.dataset import prepare
+    from bci_decode.train import CONF, register_configs
+    from bci_decode.trainer import Trainer
+
+    register_configs()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra.compose("train", ["experiment=source_study", f"model={model}"])
+    typed = OmegaConf.to_object(config)
+    assert isinstance(typed, TrainConfig)
+    units = pd.DataFrame({"channel": "M1 001", "area": "M1", "row": range(counts.shape[1])})
+    binned = BinnedSession(
+        "bench", 0.064 * __import__("numpy").arange(len(counts) + 1), counts, units, target, "velocity", 0.064, 0.0
+    )
+    data = prepare(binned, typed.data)
+    decoder = hydra.utils.instantiate(config.model, input_size=counts.shape[1], output_size=2)
+    return Trainer(decoder, data, folder, typed.trainer, hydra.utils.instantiate(config.optimizer))
+
+
+def _bare_epoch(decoder, optimizer, x, y) -> None:
+    import torch
+
+    decoder.train()
+    for first in range(0, len(x), 16):
+        decoded = decoder.head(decoder.norm(decoder.recurrent(x[first : first + 16])[0])[:, -1])
+        loss = torch.nn.functional.mse_loss(decoded, y[first : first + 16])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def _timed(work: Callable) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    exit_on_mistake(main)

@@ -1,0 +1,248 @@
+"""The command line as a user types it: real processes, real files, every mistake one line and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import recording, write_mat73
+from matplotlib.image import imread
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = ["session.minutes=1", "trainer.epochs=3", "model.recurrent.hidden_size=16"]
+RUN_FILES = {
+    "config.yaml", "history.csv", "metrics.json", "predictions.npz", "best.pt", "last.pt", "loss.png", "r2.png", "trajectory.png", "train.log",
+}  # fmt: skip
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "bci_decode.train", *arguments]
+
+
+def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def fails(folder: Path, *arguments: str) -> str:
+    done = train(folder, *arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and "Traceback" not in done.stdout + done.stderr
+    assert "Error executing" not in done.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory) -> Path:
+    """A folder in which both models have been trained."""
+    folder = tmp_path_factory.mktemp("swept")
+    done = train(folder, "-m", "model=gru,lngru", *SMALL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_help_says_what_there_is(tmp_path):
+    done = train(tmp_path, "--help")
+    assert done.returncode == 0
+    for word in (
+        "python -m bci_decode.train model=lngru",
+        "session.path=FILE.mat",
+        "gru, lngru",
+        "indy_20160927_04",
+        "source_study",
+        "burn_in",
+    ):
+        assert word in done.stdout, word
+
+
+@pytest.mark.parametrize("model", ["gru", "lngru"])
+def test_a_run_leaves_all_that_it_promises(swept, model):
+    folder = swept / "outputs" / "default" / "simulated" / model / "seed0"
+    assert {path.name for path in folder.iterdir()} == RUN_FILES
+    metrics = json.loads((folder / "metrics.json").read_text())
+    history = pd.read_csv(folder / "history.csv")
+    assert history["epoch"].tolist() == [0, 1, 2, 3]
+    assert metrics["best_epoch"] == history["val_loss"].idxmin()
+    best = history.iloc[metrics["best_epoch"]]
+    assert metrics["scores"]["test"]["r2"] == pytest.approx(best["test_r2"])
+    assert metrics["loss"]["val"] == pytest.approx(best["val_loss"])
+    assert metrics["select_on"] == "val" and metrics["protocol"]["delay_s"] == 0
+    with np.load(folder / "predictions.npz") as predictions:
+        residual = predictions["true"] - predictions["decoded"]
+        start, stop = metrics["protocol"]["split_bins"]["test"]
+        assert residual.shape == (stop - start, 2)
+        np.testing.assert_allclose(
+            np.sqrt((residual**2).mean(0)), [metrics["scores"]["test"][f"rmse_{axis}"] for axis in "xy"]
+        )
+    for picture in ("loss.png", "r2.png", "trajectory.png"):
+        assert len(np.unique(imread(folder / picture).reshape(-1, 4), axis=0)) > 10  # lines were drawn
+    assert "torch" in metrics["versions"] and len(metrics["data"]["md5"]) == 32
+    layer = {"gru": "torch.nn.GRU", "lngru": "bci_decode.layers.LayerNormGRU"}[model]
+    assert layer in (folder / "config.yaml").read_text()
+
+
+def test_a_second_start_says_so_and_changes_nothing(swept):
+    folder = swept / "outputs" / "default" / "simulated" / "gru" / "seed0"
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "train.log"}
+    done = train(swept, "model=gru", *SMALL)
+    assert done.returncode == 0 and "finished already" in done.stdout
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "train.log"} == before
+
+
+def test_other_settings_are_never_mixed_into_a_run(swept):
+    line = fails(swept, "model=gru", *SMALL, "optimizer.lr=0.5")
+    assert "holds a run with other settings (optimizer.lr=0.002)" in line and "overwrite=true" in line
+    config = swept / "outputs" / "default" / "simulated" / "gru" / "seed0" / "config.yaml"
+    assert "lr: 0.002" in config.read_text()
+
+
+def test_overwrite_starts_anew(swept):
+    done = train(swept, "model=gru", *SMALL, "overwrite=true", "trainer.epochs=1", "output_dir=other")
+    again = train(swept, "model=gru", *SMALL, "overwrite=true", "trainer.epochs=2", "output_dir=other")
+    assert done.returncode == again.returncode == 0
+    assert len(pd.read_csv(swept / "other" / "default" / "simulated" / "gru" / "seed0" / "history.csv")) == 3
+
+
+def test_compare_draws_and_tabulates(swept):
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "compare.py", "outputs/default"], cwd=swept, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    folder = swept / "outputs" / "default"
+    table = pd.read_csv(folder / "comparison.csv")
+    assert table["model"].tolist() == ["gru", "lngru"]
+    for _, row in table.iterrows():
+        metrics = json.loads((folder / "simulated" / row["model"] / "seed0" / "metrics.json").read_text())
+        assert row["test_r2_x"] == pytest.approx(metrics["scores"]["test"]["r2_x"])
+    assert "| simulated lngru seed 0 |" in (folder / "comparison.md").read_text()
+    assert imread(folder / "comparison.png").shape[0] > 300
+
+
+def test_compare_without_runs(tmp_path):
+    for folder, words in (("absent", "no such folder"), (".", "holds no finished run")):
+        done = subprocess.run(
+            [sys.executable, ROOT / "scripts" / "compare.py", folder], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("model", ["gru", "lngru"])
+def test_the_source_study_says_that_it_selects_on_test(swept, model):
+    done = train(
+        swept,
+        "experiment=source_study",
+        f"model={model}",
+        "session.minutes=1",
+        "data.split.first_bins=700",
+        "trainer.epochs=1",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "select_on=test" in done.stdout
+    metrics = json.loads((swept / f"outputs/source_study/simulated/{model}/seed0/metrics.json").read_text())
+    assert metrics["select_on"] == "test" and "leak" in metrics["selection_rule"]
+    assert metrics["protocol"]["split_bins"] == {"train": [0, 700], "test": [700, 937]}
+    best = torch.load(swept / f"outputs/source_study/simulated/{model}/seed0/best.pt", weights_only=True)["decoder"]
+    assert best["recurrent.weight_hh_l1"].shape == (768, 256)
+    heads = {"gru": ("head.2.weight", (2, 128)), "lngru": ("head.axes.1.2.weight", (1, 128))}
+    name, shape = heads[model]
+    assert best[name].shape == shape
+    assert not any("norm" in name for name in best)  # no gain, no bias in the study's normalisations
+
+
+def test_killed_half_way_it_goes_on_to_the_same_result(swept):
+    """SIGKILL between epochs; the same command finishes the run with the figures of one that was never stopped."""
+    arguments = [
+        "model=lngru",
+        "session.minutes=1",
+        "trainer.epochs=25",
+        "trainer.patience=null",
+        "model.recurrent.hidden_size=16",
+    ]
+    assert train(swept, *arguments, "output_dir=whole").returncode == 0
+    history = swept / "killed" / "default" / "simulated" / "lngru" / "seed0" / "history.csv"
+    process = subprocess.Popen(
+        command(*arguments, "output_dir=killed"), cwd=swept, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None and (not history.exists() or history.read_text().count("\n") < 5):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (history.parent / "metrics.json").exists()
+    done = train(swept, *arguments, "output_dir=killed")
+    assert done.returncode == 0 and "going on from epoch" in done.stdout
+    whole = pd.read_csv(swept / "whole" / "default" / "simulated" / "lngru" / "seed0" / "history.csv")
+    pd.testing.assert_frame_equal(
+        pd.read_csv(history).drop(columns="seconds"), whole.drop(columns="seconds"), check_exact=True
+    )
+
+
+def test_control_c_says_how_to_go_on(swept):
+    arguments = command("session.minutes=1", "trainer.epochs=9999", "trainer.patience=null", "output_dir=stopped")
+    process = subprocess.Popen(arguments, cwd=swept, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list((swept / "stopped").rglob("last.pt")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command goes on" in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["model=rnn"], ["Could not find 'model/rnn'", "gru lngru"]),
+        (["session=indy_1"], ["Could not find 'session/indy_1'", "indy_20160927_04", "loco_20170302_02", "local simulated"]),
+        (["trainer.epochs=many"], ["trainer.epochs", "'many'", "Integer"]),
+        (["data.bin_width=wide"], ["data.bin_width", "'wide'", "Float"]),
+        (["trainer.epoch=3"], ["trainer.epoch"]),
+        (["model.recurrent.hidden_size=big"], ["model.recurrent.hidden_size=big"]),
+        (["data.bin_width=-0.01"], ["data.bin_width: is -0.01 s"]),
+        (["data.bin_width=100"], ["data.bin_width: is 100.0 s", "recording only"]),
+        (["data.split.first_bins=5000"], ["has 937 bins", "data.split.first_bins"]),
+        (["data.area=S1"], ["no unit is left", "areas in the file: M1"]),
+        (["data.min_rate=5000"], ["data.min_rate: no unit is left"]),
+        (["session=local"], ["session.path: is not set"]),
+        (["session=local", "session.path=absent.mat"], ["absent.mat: no such file"]),
+        (["session=local", "session.path=."], ["is a folder"]),
+        (["session=indy_20160927_04"], ["data/indy_20160927_04.mat: is not there", "make data SESSION=indy_20160927_04"]),
+        (["session.channels=0"], ["session.channels"]),
+        (["optimizer.lr=-1"], ["optimizer: Invalid learning rate"]),
+        (["model.dropout=2"], ["model: dropout"]),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_and_leaves_nothing(swept, arguments, words):
+    minutes = [] if "session=" in " ".join(arguments) else ["session.minutes=1"]
+    line = fails(swept, *minutes, *arguments, "output_dir=mistakes")
+    for word in words:
+        assert word in line, line
+    assert not list((swept / "mistakes").rglob("*"))
+
+
+def test_bad_recordings(tmp_path):
+    variables = recording(samples=2500)
+    variables["finger_pos"][1000, 1] = np.nan
+    write_mat73(tmp_path / "nan.mat", variables)
+    (tmp_path / "cut.mat").write_bytes((tmp_path / "nan.mat").read_bytes()[:5000])
+    for name, words in (
+        ("nan.mat", "finger_pos: NaN or Inf at 1 of 2500 samples, first at t = 4648.642 s"),
+        ("cut.mat", "cannot be read"),
+    ):
+        assert words in fails(tmp_path, "session=local", f"session.path={name}")
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["cut.mat", "nan.mat"]
+
+
+def test_a_diverging_loss_stops_the_run(swept):
+    line = fails(
+        swept, "session.minutes=1", "optimizer=sgd", "optimizer.lr=1e30", "trainer.clip_norm=null", "data.scale.target=none", "output_dir=diverged"
+    )  # fmt: skip
+    assert "loss became" in line and "at epoch 1; last.pt keeps epoch 0" in line
+    folder = swept / "diverged" / "default" / "simulated" / "lngru" / "seed0"
+    assert torch.load(folder / "last.pt", weights_only=True)["epoch"] == 0
+    assert len(pd.read_csv(folder / "history.csv")) == 1 and not (folder / "metrics.json").exists()
