@@ -57,7 +57,8 @@ def _history_figure(history: pd.DataFrame, metrics: dict, score: str) -> plt.Fig
         axes.set_ylim(0, 1.25 * plateau)
     else:  # an untrained decoder may be far below 0, and would flatten all that follows
         axes.set_ylim(max(-0.1, min(0.0, history[f"{other}_{score}"].min())), 1)
-    axes.axvline(metrics["best_epoch"], color="black", linewidth=0.7, label=f"best epoch, {metrics['best_epoch']}")
+    best = metrics["best_epoch"]
+    axes.plot(best, history[f"{other}_{score}"][best], "o", color="black", markersize=5, label=f"chosen epoch, {best}")
     axes.margins(x=0.02)
     axes.legend(frameon=False)
     return figure
@@ -77,7 +78,7 @@ def _trajectory_figure(decoded: dict[str, np.ndarray], title: str, seconds: floa
         axes.plot(time, guess[:, axis], **DECODED)
         axes.set_ylabel(f"{name} {target}, {unit}")
         axes.margins(x=0)
-    figure.axes[0].legend(frameon=False, loc="upper right", ncols=2)
+    figure.axes[0].legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     figure.axes[1].set_xlabel("time of the recording, s")
     axes = figure.add_subplot(grid[:, 1])
     what = f"{target}, {unit}"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from bci_decode import metrics
 from bci_decode.config import TrainerConfig
@@ -76,7 +77,7 @@ class Trainer:
         if not self.history:
             self._finish_epoch(self._row(0, *self._score("train"), seconds=0.0))
         bar = tqdm(total=self.config.epochs, initial=len(self.history) - 1, unit="epoch", disable=None)
-        with bar:
+        with bar, logging_redirect_tqdm():
             while len(self.history) <= self.config.epochs and not self._patience_is_over():
                 started = time.perf_counter()
                 epoch = len(self.history)

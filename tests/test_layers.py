@@ -195,6 +195,13 @@ def test_bad_calls(call, words):
         call()
 
 
+def test_gains_start_where_they_are_told_to():
+    layer = LayerNormGRU(5, 7, initial_gain=0.2)
+    assert all((p == 0.2).all() for name, p in layer.named_parameters() if "gain" in name)
+    assert all((p == 0).all() for name, p in layer.named_parameters() if "norm_bias" in name)
+    assert layer.weight_hh_l0.abs().max() <= 7**-0.5
+
+
 def test_history_norm_is_over_bins_and_columns():
     y = torch.randn(3, 10, 7, dtype=torch.float64)
     found = HistoryNorm()(y)
