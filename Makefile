@@ -14,6 +14,7 @@ help:  ## list the targets
 setup: $(READY)  ## make .venv and install the project into it
 
 $(READY): pyproject.toml
+	@echo "setting up $(VENV), once: a minute or two"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'

@@ -1,6 +1,6 @@
 """Measure what a user waits for: reading and binning a full-size session, start-up, and an epoch of training.
 
-Prints a table of medians; needs about 1 GB of disk in --folder for the session, which it simulates once and keeps.
+Prints a table of medians (Linux: the memory is read from /proc); needs about 1 GB of disk in --folder for the session, which it simulates once and keeps.
 Run it on a quiet machine: times are this machine's, and one other busy process can double them.
 """
 
@@ -18,19 +18,20 @@ from pathlib import Path
 
 from bci_decode.errors import exit_on_mistake
 
-# run in a process of its own, so that the peak is the reading's alone; the first line is what the imports take
+# run in a process of its own, so that its peak is the reading's and binning's alone
 READ_AND_BIN = """
-import resource, statistics, sys, time
+import statistics, sys, time
 from bci_decode.session import read_session
 from bci_decode.binning import bin_session
 import scipy.io
-mb = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-before, times = mb(), []
+def megabytes(field):  # ru_maxrss would count what the parent process held at the fork
+    return int(next(line for line in open("/proc/self/status") if line.startswith(field)).split()[1]) / 1024
+before, times = megabytes("VmRSS"), []
 for _ in range(int(sys.argv[3])):
     start = time.perf_counter()
     binned = bin_session(read_session(sys.argv[1]), bin_width=float(sys.argv[2]))
     times.append(time.perf_counter() - start)
-    if len(times) == 1: peak = mb() - before
+    if len(times) == 1: peak = megabytes("VmHWM") - before
 print(binned.counts.shape, times[0], statistics.median(times), peak)
 """
 
@@ -110,6 +111,7 @@ def epochs(rounds: int) -> list[tuple[str, str]]:
 
 def _source_study_trainer(model: str, counts, target, folder: Path):
     import hydra
+    import numpy as np
     import pandas as pd
     from omegaconf import OmegaConf
 
@@ -125,9 +127,7 @@ def _source_study_trainer(model: str, counts, target, folder: Path):
     typed = OmegaConf.to_object(config)
     assert isinstance(typed, TrainConfig)
     units = pd.DataFrame({"channel": "M1 001", "area": "M1", "row": range(counts.shape[1])})
-    binned = BinnedSession(
-        "bench", 0.064 * __import__("numpy").arange(len(counts) + 1), counts, units, target, "velocity", 0.064, 0.0
-    )
+    binned = BinnedSession("bench", 0.064 * np.arange(len(counts) + 1), counts, units, target, "velocity", 0.064, 0.0)
     data = prepare(binned, typed.data)
     decoder = hydra.utils.instantiate(config.model, input_size=counts.shape[1], output_size=2)
     return Trainer(decoder, data, folder, typed.trainer, hydra.utils.instantiate(config.optimizer))
