@@ -13,11 +13,12 @@ import pandas as pd
 import bci_decode
 from bci_decode import metrics
 from bci_decode.binning import TARGETS
+from bci_decode.checkpoint import load_checkpoint
 from bci_decode.config import DataConfig
 from bci_decode.dataset import Dataset
 from bci_decode.decoder import Decoder
 from bci_decode.files import written_whole
-from bci_decode.trainer import AXES, Trainer, decode_part, load_checkpoint
+from bci_decode.trainer import AXES, Trainer, decode_part
 
 SCORES = {"r2": metrics.r2, "cc": metrics.cc, "rmse": metrics.rmse, "snr_db": metrics.snr_db}
 RULES = {

@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 CONF = Path(__file__).resolve().parents[1] / "conf"
 # keys that do not change the figures: a run goes on, or counts as finished, though they differ
 FREE_KEYS = ("overwrite", "data_dir", "output_dir", "session.path", "trainer.device", "trainer.threads")
-RUN_FILES = ("config.yaml", "history.csv", "metrics.json", "predictions.npz", "best.pt", "last.pt",
-             "loss.png", "r2.png", "trajectory.png")  # fmt: skip
+PICTURES = ("loss.png", "r2.png", "trajectory.png")
+RUN_FILES = ("config.yaml", "history.csv", "metrics.json", "predictions.npz", "best.pt", "last.pt", *PICTURES)
 
 
 def register_configs() -> None:
@@ -58,31 +58,36 @@ def run(config: DictConfig, folder: Path) -> None:
     typed = OmegaConf.to_object(config)  # the dataclasses: OmegaConf has checked every name and type
     assert isinstance(typed, TrainConfig)
     config = DictConfig(OmegaConf.to_container(config, resolve=True))
-    if _is_finished(config, folder):
+    finished = _is_finished(config, folder)
+    if finished and (folder / PICTURES[-1]).exists():
         log.info("%s: finished already; overwrite=true starts anew", _relative(folder))
         return
 
     from bci_decode.binning import bin_session
     from bci_decode.dataset import prepare
-    from bci_decode.files import md5_of
+    from bci_decode.files import md5_of, written_whole
     from bci_decode.plots import draw_run
     from bci_decode.report import write_report
     from bci_decode.session import read_session
     from bci_decode.trainer import Trainer
 
+    if finished:  # but stopped before its last picture
+        draw_run(folder)
+        return
     path = _session_file(config)
     session = read_session(path, config.session.name)
     grid = {name: getattr(typed.data, name) for name in ("bin_width", "lag", "target", "source", "units", "area")}
     data = prepare(bin_session(session, **grid), typed.data)
     decoder = _decoder(config, data)
     fingerprint = md5_of(path)
-    if config.overwrite:
-        _forget(folder)
     trainer = Trainer(
         decoder, data, folder, typed.trainer, _part(config.optimizer, "optimizer"), _part(config.scheduler, "scheduler"),
         typed.seed, fingerprint,
     )  # fmt: skip
-    OmegaConf.save(config, folder / "config.yaml")
+    if config.overwrite:  # not before all settings have proved good
+        _forget(folder)
+    with written_whole(folder / "config.yaml") as temporary:
+        OmegaConf.save(config, temporary)
     log.info("%s: %d units, bins %s", _relative(folder), len(data.units), {n: len(p) for n, p in data.parts.items()})
     if typed.trainer.select_on == "test":
         log.warning(
@@ -145,7 +150,11 @@ def _is_finished(config: DictConfig, folder: Path) -> bool:
     path = folder / "config.yaml"
     if config.overwrite or not path.exists():
         return False
-    before, now = (_flat(OmegaConf.to_container(c)) for c in (OmegaConf.load(path), config))
+    try:
+        before = _flat(OmegaConf.to_container(OmegaConf.load(path)))
+    except Exception as error:  # YAML's own errors, and whatever a damaged file leads to
+        raise BciDecodeError("cannot be read", file=path, remedy="overwrite=true starts anew") from error
+    now = _flat(OmegaConf.to_container(config))
     absent = object()
     changed = [
         key for key in {**before, **now} if before.get(key, absent) != now.get(key, absent) and key not in FREE_KEYS

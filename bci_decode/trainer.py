@@ -17,6 +17,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from bci_decode import metrics
+from bci_decode.checkpoint import load_checkpoint, save_checkpoint
 from bci_decode.config import TrainerConfig
 from bci_decode.dataset import Dataset
 from bci_decode.decoder import Decoder, check_window, decode_stream
@@ -146,10 +147,10 @@ class Trainer:
             plateau = isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
             self.scheduler.step(*[row["val_loss"]] * plateau)
         if self.best_epoch() == row["epoch"]:
-            self._save("best.pt", {"epoch": row["epoch"], "decoder": self.decoder.state_dict()})
+            save_checkpoint(self.folder / "best.pt", self._decoder_state())
         table = pd.DataFrame([row], columns=HISTORY_COLUMNS)
         table.to_csv(self.folder / "history.csv", mode="a", header=row["epoch"] == 0, index=False)
-        self._save("last.pt", self._state())
+        save_checkpoint(self.folder / "last.pt", self._state())
         part = "val" if "val" in self.data.parts else "test"
         log.info(
             "epoch %3d  train loss %9.2f  R2 %6.3f   %s loss %9.2f  R2 %6.3f   %5.2f s",
@@ -171,12 +172,24 @@ class Trainer:
         row = self.history[-1]
         return row["val_r2"] if "val" in self.data.parts else row["test_r2"]
 
-    def _state(self) -> dict:
-        """All that the next epoch depends on."""
+    def _decoder_state(self) -> dict:
+        """All that decoding takes: the weights, and how counts and target were scaled and which units they are of."""
+        scalers = {"counts": self.data.counts_scaler, "target": self.data.target_scaler}
         return {
             "epoch": len(self.history) - 1,
-            "fingerprint": self.fingerprint,
             "decoder": self.decoder.state_dict(),
+            "mean": {name: torch.from_numpy(scaler.mean) for name, scaler in scalers.items()},
+            "std": {name: torch.from_numpy(scaler.std) for name, scaler in scalers.items()},
+            "units": [
+                f"{channel} row {row}"
+                for channel, row in zip(*self.data.units[["channel", "row"]].values.T, strict=True)
+            ],
+        }
+
+    def _state(self) -> dict:
+        """All that the next epoch depends on."""
+        return self._decoder_state() | {
+            "fingerprint": self.fingerprint,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler else {},
             "history": self.history,
@@ -184,10 +197,6 @@ class Trainer:
             "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             "order": self.order.get_state(),
         }
-
-    def _save(self, name: str, state: dict) -> None:
-        with written_whole(self.folder / name) as temporary:
-            torch.save(state, temporary)
 
     def _resume(self) -> None:
         """Take up the run that `last.pt` left, to the last bit as if it had never stopped."""
@@ -217,28 +226,6 @@ def decode_part(decoder: Decoder, data: Dataset, name: str, counts: Tensor | Non
         counts = torch.as_tensor(data.parts[name].counts, device=next(decoder.parameters()).device)
     decoded = decode_stream(decoder, counts, data.window.history)
     return data.target_scaler.inverse(decoded.double().cpu().numpy())
-
-
-def load_checkpoint(path: Path, decoder: Decoder) -> dict:
-    """Load `best.pt` or `last.pt` into `decoder` and return all that it holds; a checkpoint of another model is refused."""
-    remedy = "use the model that wrote it, or start again with overwrite=true"
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        weights = state["decoder"]
-    except FileNotFoundError as error:
-        raise BciDecodeError("no such checkpoint", file=path, remedy="train the decoder first") from error
-    except Exception as error:  # torch.load raises anything from EOFError to UnpicklingError at a damaged file
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise BciDecodeError(f"is no checkpoint of this project ({reason})", file=path, remedy=remedy) from error
-    try:
-        decoder.load_state_dict(weights)
-    except RuntimeError as error:
-        mine = {name: tuple(value.shape) for name, value in decoder.state_dict().items()}
-        theirs = {name: tuple(value.shape) for name, value in weights.items()}
-        name = next(name for name in [*mine, *theirs] if mine.get(name) != theirs.get(name))
-        difference = f"{name} is {theirs.get(name, 'absent')} there and {mine.get(name, 'absent')} here"
-        raise BciDecodeError(f"is of another model ({difference})", file=path, remedy=remedy) from error
-    return state
 
 
 def _device(name: str) -> torch.device:

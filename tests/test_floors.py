@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "bci_decode"
 FLOORS = [
     {"__init__", "errors", "metrics", "files", "config"},
     {"catalog", "session", "binning", "simulate"},
-    {"dataset", "layers"},
+    {"dataset", "layers", "checkpoint"},
     {"decoder", "baselines"},
     {"trainer", "compare"},
     {"report", "plots"},

@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 import torch
 
+from bci_decode.checkpoint import load_checkpoint
 from bci_decode.config import TrainerConfig
 from bci_decode.dataset import Dataset, Part, Scaler, Window
 from bci_decode.decoder import Decoder
 from bci_decode.errors import BciDecodeError
 from bci_decode.layers import LayerNormGRU
-from bci_decode.trainer import HISTORY_COLUMNS, Trainer, decode_part, load_checkpoint
+from bci_decode.trainer import HISTORY_COLUMNS, Trainer, decode_part
 
 
 def made_data(with_val=True, window=None, scale=20.0) -> Dataset:
@@ -95,6 +96,20 @@ def test_the_best_epoch_is_the_validation_parts(tmp_path):
     history = made(tmp_path, epochs=15, lr=0.05).fit()
     state = load_checkpoint(tmp_path / "best.pt", made_decoder())
     assert state["epoch"] == history["val_loss"].idxmin()
+
+
+def test_the_best_checkpoint_is_enough_to_decode_raw_counts(tmp_path):
+    """Counts as recorded in, mm/s out, with nothing but best.pt and the decoder it is for."""
+    data = made_data()
+    made(tmp_path, data).fit()
+    decoder = made_decoder(seed=4).eval()
+    state = load_checkpoint(tmp_path / "best.pt", decoder)
+    raw = torch.as_tensor(data.counts_scaler.inverse(data.parts["test"].counts))
+    scaled = (raw - state["mean"]["counts"]) / state["std"]["counts"]
+    with torch.no_grad():
+        decoded = decoder(scaled[None].float())[0][0] * state["std"]["target"] + state["mean"]["target"]
+    np.testing.assert_allclose(decoded, decode_part(decoder, data, "test"), rtol=1e-4, atol=1e-3)
+    assert state["units"] == [f"M1 001 row {row}" for row in range(5)]
 
 
 def test_selecting_on_test_takes_its_r2(tmp_path):
