@@ -17,7 +17,7 @@ $(READY): pyproject.toml
 	@echo "setting up $(VENV), once: a minute or two"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
 train: $(READY)  ## train the LayerNorm GRU on the simulated session; ARGS="model=gru session=..." to choose
