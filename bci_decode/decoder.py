@@ -32,7 +32,7 @@ class Decoder(nn.Module):
         output_size: int,
     ):
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()  # nn.Dropout(0) still draws and multiplies
         self.recurrent = recurrent(input_size, batch_first=True)
         self.bidirectional = bool(self.recurrent.bidirectional)
         self.norm = norm or nn.Identity()

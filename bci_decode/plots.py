@@ -97,19 +97,14 @@ def _trajectory_figure(decoded: dict[str, np.ndarray], title: str, seconds: floa
 def draw_comparison(runs: list[Run], path: Path) -> None:
     """Test loss against epoch of all runs in one axis, a thin line each; dotted, the plateau: the target's variance."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    known: set[str] = set()
+    named: set[str] = set()
     for run in runs:
         model = run.metrics["model"]
-        style = dict(MODELS.get(model, {"label": model}))
-        label = style.pop("label") if model not in known else None
-        known.add(model)
-        axes.plot(
-            run.history["epoch"],
-            run.history["test_loss"],
-            label=label,
-            linewidth=1.5 if len(runs) < 9 else 0.8,
-            **style,
-        )
+        look = MODELS.get(model, {"label": model})
+        label = None if model in named else look["label"]
+        named.add(model)
+        style = look | {"label": label, "linewidth": 1.5 if len(runs) < 9 else 0.8}
+        axes.plot(run.history["epoch"], run.history["test_loss"], **style)
     plateaus = {run.metrics["target_variance"]["test"] for run in runs}
     for plateau in plateaus:
         axes.axhline(plateau, **PLATEAU)

@@ -204,7 +204,12 @@ def _told(mistake: BaseException) -> str:
     missing = re.search(r"Missing mandatory value: (\S+)", str(mistake))
     if missing:
         return f"{missing[1]}: is not set; give it on the command line, {missing[1]}=..."
-    line = _one_line(mistake).split(" Config search path:")[0]
+    absent = re.search(
+        r"Could not find '(\S+)/(\S+)'.*?Available options in '\S+':(.*?)Config search", str(mistake), re.S
+    )
+    if absent:
+        return f"{absent[1]}={absent[2]}: there is none; choose one of {', '.join(absent[3].split())}"
+    line = _one_line(mistake)
     if isinstance(mistake.__cause__, OmegaConfBaseException):
         line += ": " + _one_line(mistake.__cause__)
     return line

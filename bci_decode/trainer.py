@@ -70,7 +70,8 @@ class Trainer:
         self.counts = {name: torch.as_tensor(part.counts, device=self.device) for name, part in data.parts.items()}
         target = data.target_scaler.transform(data.parts["train"].target)
         self.train_target = torch.as_tensor(target, dtype=torch.float32, device=self.device)
-        self.starts = torch.as_tensor(data.window.starts(len(target)), device=self.device)
+        starts = data.window.starts(len(target))[:, None]
+        self.windows = torch.as_tensor(starts + np.arange(data.window.length), device=self.device)  # bins (windows, T)
 
     def fit(self) -> pd.DataFrame:
         """Train to the last epoch, or until the validation loss has not fallen for `patience` epochs; the history."""
@@ -93,16 +94,14 @@ class Trainer:
     def _train_epoch(self) -> tuple[float, np.ndarray]:
         """One pass over the training windows; loss and R2 of the outputs as they were when they were learned from."""
         self.decoder.train()
-        window, counts, target = self.data.window, self.counts["train"], self.train_target
-        starts = (
-            self.starts[torch.randperm(len(self.starts), generator=self.order)] if self.config.shuffle else self.starts
-        )
-        bins = torch.arange(window.length, device=self.device)
+        counts, target, first = self.counts["train"], self.train_target, self.data.window.first_output
+        windows = self.windows
+        if self.config.shuffle:
+            windows = windows[torch.randperm(len(windows), generator=self.order).to(self.device)]
         decoded, wanted = [], []
-        for start in starts.split(self.config.batch_size):
-            index = start[:, None] + bins  # (B, T)
-            y = target[index[:, window.first_output :]]
-            outputs, _ = self.decoder(counts[index], first_output=window.first_output)
+        for bins in windows.split(self.config.batch_size):  # (B, T)
+            y = target[bins[:, first:]]
+            outputs, _ = self.decoder(counts[bins], first_output=first)
             loss = F.mse_loss(outputs, y)
             self.optimizer.zero_grad()
             loss.backward()

@@ -98,10 +98,15 @@ def epochs(rounds: int) -> list[tuple[str, str]]:
         windows = np.lib.stride_tricks.sliding_window_view(counts[:5000].astype(np.float32), 10, axis=0)
         x = torch.from_numpy(windows.transpose(0, 2, 1).copy())
         y = torch.from_numpy(target[9:5000].astype(np.float32))
-        bare, ours = [], []
-        for _ in range(rounds):
-            bare.append(_timed(lambda: _bare_epoch(trainer.decoder, trainer.optimizer, x, y)))  # noqa: B023
-            ours.append(_timed(trainer._train_epoch))
+        bare: list[float] = []
+        ours: list[float] = []
+        work = [
+            (bare, lambda: _bare_epoch(trainer.decoder, trainer.optimizer, x, y)),  # noqa: B023
+            (ours, lambda: trainer._train_epoch()),  # noqa: B023
+        ]
+        for turn in range(rounds):
+            for times, epoch in work[:: 1 if turn % 2 else -1]:
+                times.append(_timed(epoch))
         score = statistics.median(_timed(lambda: trainer._score("test")) for _ in range(3))  # noqa: B023
         ratio = statistics.median(ours) / statistics.median(bare)
         value = f"{statistics.median(ours):.2f} s, bare loop {statistics.median(bare):.2f} s, ratio {ratio:.3f}; test part {score:.2f} s"
