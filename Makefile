@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
-DATA ?= data
+OUTPUT ?= outputs
 ARGS ?=
 
 .PHONY: help setup train compare test lint bench simulation-table clean
@@ -24,8 +24,8 @@ train: $(READY)  ## train the LayerNorm GRU on the simulated session; ARGS="mode
 	$(BIN)/python -m bci_decode.train model=lngru $(ARGS)
 
 compare: $(READY)  ## train GRU and LN-GRU by the source study's recipe, 40 epochs, and draw loss against epoch
-	$(BIN)/python -m bci_decode.train -m experiment=source_study model=gru,lngru trainer.epochs=40 $(ARGS)
-	$(BIN)/python scripts/compare.py outputs/source_study
+	$(BIN)/python -m bci_decode.train -m experiment=source_study model=gru,lngru trainer.epochs=40 output_dir=$(OUTPUT) $(ARGS)
+	$(BIN)/python scripts/compare.py $(OUTPUT)/source_study
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TARGETS = {"position": "mm", "velocity": "mm/s", "acceleration": "mm/s^2"}
+TARGETS = {"position": "mm", "velocity": "mm/s", "acceleration": "mm/s²"}
 SOURCES = ("finger_pos", "cursor_pos")
 UNITS = ("all", "sorted", "hash", "merged")
 AREAS = ("all", "M1", "S1")
+MIN_WIDTH = 0.001  # s; narrower bins tell a 250 Hz hand nothing and fill the memory with zeros
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,14 +88,22 @@ def bin_edges(session: Session, bin_width: float, lag: float = 0.0) -> np.ndarra
     rounding does not pile up. A bin that ends within a thousandth of a sample after `t[-1]` counts as whole: the
     clock itself is only that exact.
     """
-    if not bin_width > 0:
-        raise BciDecodeError(
-            f"is {bin_width} s", field="data.bin_width", remedy="a bin needs a positive width in seconds"
-        )
+    if not MIN_WIDTH <= bin_width < np.inf:
+        remedy = f"a bin needs a positive width in seconds, {MIN_WIDTH} or more"
+        raise BciDecodeError(f"is {bin_width} s", field="data.bin_width", remedy=remedy)
+    if not np.isfinite(lag):
+        raise BciDecodeError(f"is {lag} s", field="data.lag", remedy="give a number of seconds")
     start, stop = session.t[0], session.t[-1]
     slack = 1e-3 * (stop - start) / (len(session.t) - 1) / bin_width
     first = int(np.ceil(max(-lag, 0.0) / bin_width - slack))
     last = int(np.floor((stop - start - max(lag, 0.0)) / bin_width + slack))
+    if last - first > 10 * len(session.t):
+        raise BciDecodeError(
+            f"spans {session.duration:.4g} s with {len(session.t)} samples only",
+            file=session.path,
+            field="t",
+            remedy="cut the recording at its gaps",
+        )
     if last <= first:
         raise BciDecodeError(
             f"is {bin_width} s (with data.lag {lag} s), the recording only {session.duration:.3f} s",

@@ -49,13 +49,11 @@ def catalog() -> dict[str, CatalogEntry]:
         }
 
 
-def downloaded_file(path: str) -> Path:
-    """The file of a catalogued session, named `<session>.mat`; says how to get it where it is absent."""
-    file = Path(path)
+def downloaded_file(session: str, folder: str) -> Path:
+    """The file of a catalogued session, `<folder>/<session>.mat`; says how to get it where it is absent."""
+    file = Path(folder, f"{session}.mat")
     if not file.exists():
         raise BciDecodeError(
-            "is not there",
-            file=file,
-            remedy=f"type 'make data SESSION={file.stem}', or fetch {catalog()[file.stem].url}",
+            "is not there", file=file, remedy=f"type 'make data SESSION={session}', or fetch {catalog()[session].url}"
         )
     return file

@@ -21,7 +21,7 @@ class Run:
 
     @property
     def label(self) -> str:
-        return f"{self.metrics['session']} {self.metrics['model']} seed {self.metrics['seed']}"
+        return " ".join(str(self.metrics[key]) for key in ("session", "model")) + f" seed {self.metrics['seed']}"
 
 
 def read_runs(folder: Path) -> tuple[list[Run], list[Path]]:
@@ -34,11 +34,22 @@ def read_runs(folder: Path) -> tuple[list[Run], list[Path]]:
         raise BciDecodeError(
             "holds no finished run", file=folder, remedy="train first; runs lie in outputs/<experiment>"
         )
-    runs = [
-        Run(path, json.loads((path / "metrics.json").read_text()), pd.read_csv(path / "history.csv"))
-        for path in finished
-    ]
+    runs = [_read_run(path) for path in finished]
+    units = {run.metrics["protocol"]["unit"] for run in runs}
+    if len(units) > 1:
+        raise BciDecodeError(
+            f"holds runs with targets in {' and '.join(sorted(units))}", file=folder, remedy="name a folder below it"
+        )
     return runs, [path for path in begun if path not in finished]
+
+
+def _read_run(path: Path) -> Run:
+    try:
+        run = Run(path, json.loads((path / "metrics.json").read_text()), pd.read_csv(path / "history.csv"))
+        _row(run)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BciDecodeError("holds a damaged run", file=path, remedy="start it again, it mends itself") from error
+    return run
 
 
 def r2_table(runs: list[Run]) -> pd.DataFrame:
@@ -47,13 +58,16 @@ def r2_table(runs: list[Run]) -> pd.DataFrame:
     `plateau` is the target's variance on the test part, the loss of a decoder that knows but the mean;
     `half_plateau_epoch` the first epoch with a test loss below half of it, empty if there was none.
     """
-    return pd.DataFrame([_row(run) for run in runs]).sort_values(["session", "model", "seed"], ignore_index=True)
+    return pd.DataFrame([_row(run) for run in runs]).sort_values(
+        ["experiment", "session", "model", "seed"], ignore_index=True
+    )
 
 
 def _row(run: Run) -> dict:
     test, plateau = run.metrics["scores"]["test"], run.metrics["target_variance"]["test"]
     below_half = run.history.loc[run.history["test_loss"] < plateau / 2, "epoch"]
     return {
+        "experiment": run.metrics["experiment"],
         "session": run.metrics["session"],
         "model": run.metrics["model"],
         "seed": run.metrics["seed"],
@@ -72,8 +86,10 @@ def _row(run: Run) -> dict:
 
 def loss_table(runs: list[Run], epochs=(0, 1, 2, 5, 10, 20, 30, 40, 50, 70, 100)) -> pd.DataFrame:
     """Test loss of each run at some epochs: a row for each epoch that a run has, a column for each run."""
-    columns = {run.label: run.history.set_index("epoch")["test_loss"] for run in runs}
-    table = pd.DataFrame(columns)
+    several = len({run.metrics["experiment"] for run in runs}) > 1
+    labels = [f"{run.metrics['experiment']} " * several + run.label for run in runs]
+    losses = [run.history.set_index("epoch")["test_loss"] for run in runs]
+    table = pd.concat(losses, axis=1, keys=labels)
     return table.loc[[epoch for epoch in epochs if epoch in table.index]]
 
 

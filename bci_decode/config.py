@@ -5,8 +5,11 @@ The values stand in `conf/`; a key of another type or name is refused before any
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 from typing import Any
+
+from bci_decode.errors import BciDecodeError
 
 
 @dataclass
@@ -81,3 +84,18 @@ class TrainConfig:
     optimizer: Any
     scheduler: Any
     trainer: TrainerConfig
+
+    def check(self) -> None:
+        """Refuse what is of the right type and yet no number: nan and inf anywhere, and seeds that PyTorch cannot take."""
+        for key, value in flat(asdict(self)).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise BciDecodeError(f"is {value}", field=key, remedy="give a finite number")
+        if not 0 <= self.seed < 2**32:
+            raise BciDecodeError(f"is {self.seed}", field="seed", remedy="choose a whole number from 0 to 4294967295")
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
+    if not isinstance(tree, dict):
+        return {prefix[:-1]: tree}
+    return {key: value for name, branch in tree.items() for key, value in flat(branch, f"{prefix}{name}.").items()}

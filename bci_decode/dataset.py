@@ -14,7 +14,7 @@ from bci_decode.binning import BinnedSession
 from bci_decode.config import DataConfig, SplitConfig, WindowConfig
 from bci_decode.errors import BciDecodeError
 
-PARTS = ("train", "val", "test")
+MOST_BINS = 10_000_000  # in a window: two days at 20 ms, surely a slip beyond it
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +48,12 @@ class Scaler:
         # a column that never varies in training is centred and left alone: dividing by 0 would blow up its first change
         return cls(values.mean(axis=0, dtype=np.float64), np.where(std > 0, std, 1.0))
 
-    def transform(self, values: np.ndarray) -> np.ndarray:
-        return (values - self.mean) / self.std
+    def transform(self, values: np.ndarray, dtype: type = np.float64) -> np.ndarray:
+        """Scale `values` (T, C); counts as float32 at once, since at 4 ms bins a copy more is hundreds of MB."""
+        scaled: np.ndarray = values.astype(dtype)
+        scaled -= self.mean.astype(dtype)
+        scaled /= self.std.astype(dtype)
+        return scaled
 
     def inverse(self, values: np.ndarray) -> np.ndarray:
         return values * self.std + self.mean
@@ -74,9 +78,9 @@ class Window:
         if config.kind not in ("history", "sequence"):
             raise BciDecodeError(f"is {config.kind!r}", field=key + "kind", remedy="choose history or sequence")
         for name, lowest in (("length", 1), ("stride", 1), ("burn_in", 0)):
-            if getattr(config, name) < lowest:
+            if not lowest <= getattr(config, name) <= MOST_BINS:
                 raise BciDecodeError(
-                    f"is {getattr(config, name)}", field=key + name, remedy=f"choose {lowest} or more bins"
+                    f"is {getattr(config, name)}", field=key + name, remedy=f"choose {lowest} to {MOST_BINS} bins"
                 )
         if config.kind == "sequence" and config.burn_in >= config.length:
             raise BciDecodeError(
@@ -116,15 +120,19 @@ class Dataset:
 def prepare(binned: BinnedSession, config: DataConfig) -> Dataset:
     """Split a binned session in time, leave out slow units, scale, and fix the windows."""
     window = Window.from_config(config.window)
-    bins = split_in_time(len(binned.counts), binned.bin_width, config.split, window.length)
+    try:
+        bins = split_in_time(len(binned.counts), binned.bin_width, config.split, window.length)
+    except BciDecodeError as mistake:
+        raise BciDecodeError(mistake.problem, file=binned.name, field=mistake.field, remedy=mistake.remedy) from mistake
     fast = _fast_units(binned, bins["train"], config.min_rate)
     counts = binned.counts if fast.all() else binned.counts[:, fast]
+    _check_movement(binned, bins)
     counts_scaler = Scaler.fit(counts[bins["train"]], config.scale.counts, "data.scale.counts")
     target_scaler = Scaler.fit(binned.kinematics[bins["train"]], config.scale.target, "data.scale.target")
     parts = {
         name: Part(
             time=binned.edges[1:][where],
-            counts=counts_scaler.transform(counts[where]).astype(np.float32),
+            counts=counts_scaler.transform(counts[where], np.float32),
             target=binned.kinematics[where],
         )
         for name, where in bins.items()
@@ -139,12 +147,11 @@ def split_in_time(bins: int, bin_width: float, config: SplitConfig, window_lengt
     the test part; else `train` and `val` are shares of all bins. Raises `BciDecodeError` naming the key to change
     where a part would not hold a window.
     """
+    for name, value, limit in (("gap", config.gap, np.inf), ("val", config.val, 1)):
+        if not 0 <= value < limit:
+            remedy = "choose 0 or more" + ", below 1" * (limit == 1)
+            raise BciDecodeError(f"is {value}", field=f"data.split.{name}", remedy=remedy)
     gap = int(np.ceil(config.gap / bin_width - 1e-9))
-    for name, value in (("gap", config.gap), ("val", config.val)):
-        if not 0 <= value < (1 if name == "val" else np.inf):
-            raise BciDecodeError(
-                f"is {value}", field=f"data.split.{name}", remedy="choose 0 or more" + ", below 1" * (name == "val")
-            )
     if config.first_bins is None:
         if not 0 < config.train < 1 or config.train + config.val >= 1:
             raise BciDecodeError(
@@ -154,6 +161,10 @@ def split_in_time(bins: int, bin_width: float, config: SplitConfig, window_lengt
             )
         train_end, val_end = round(bins * config.train), round(bins * (config.train + config.val))
     else:
+        if config.first_bins < 1:
+            raise BciDecodeError(
+                f"is {config.first_bins}", field="data.split.first_bins", remedy="choose 1 or more bins, or null"
+            )
         val_end = config.first_bins
         train_end = val_end - round(val_end * config.val)
     limits = {"train": (0, train_end), "val": (train_end + gap, val_end), "test": (val_end + gap, bins)}
@@ -165,23 +176,53 @@ def split_in_time(bins: int, bin_width: float, config: SplitConfig, window_lengt
 
 def _check_lengths(bins: int, limits: dict[str, tuple[int, int]], config: SplitConfig, window_length: int) -> None:
     """Every part must hold a window, the test part included: a live decoder needs as much to be scored fairly."""
-    short = {name: stop - start for name, (start, stop) in limits.items() if stop - start < max(window_length, 2)}
-    if not short:
+    need = max(window_length, 2)
+    found = {name: max(stop - start, 0) for name, (start, stop) in limits.items()}
+    if min(found.values()) >= need:
         return
+    short = [name for name in found if found[name] < need]
     if config.first_bins is None:
-        needed = f"{max(window_length, 2)} in each part"
-        keys = "data.split.train, data.split.val, data.split.gap or data.window.length"
+        keys = "data.split.train, data.split.val or data.split.gap"
+        enough = f"{need} for each part"
+    elif short == ["test"]:
+        keys = "data.split.first_bins"
+        enough = (
+            f"{limits['test'][0] + need}: data.split.first_bins={config.first_bins} and {need} more for the test part"
+        )
     else:
-        needed = f"data.split.first_bins={config.first_bins} to train and {max(window_length, 2)} more to test"
-        keys = "data.split.first_bins" + (" (or data.split.gap)" if config.gap else "")
-    parts = ", ".join(f"{max(length, 0)} for {name}" for name, length in short.items())
-    raise BciDecodeError(f"the session has {bins} bins, of them {parts}, but needs {needed}", remedy=f"change {keys}")
+        keys = "data.split.first_bins, data.split.val or data.split.gap"
+        enough = f"{need} for each part"
+    lengths = ", ".join(f"{found[name]} for {name}" for name in short)
+    raise BciDecodeError(
+        f"the session has {bins} bins, that leaves {lengths}, but it takes {enough}",
+        remedy=f"change {keys}, or data.window.length (now {window_length})",
+    )
+
+
+def _check_movement(binned: BinnedSession, bins: dict[str, slice]) -> None:
+    """An axis that stands still all through a part can neither be learned nor scored."""
+    for name, where in bins.items():
+        still = np.ptp(binned.kinematics[where], axis=0) == 0
+        if still.any():
+            axes = " and ".join(np.array(("x", "y"))[still])
+            raise BciDecodeError(
+                f"{axes} {binned.target} never changes in the {name} part",
+                file=binned.name,
+                field="data.source",
+                remedy="choose the other source, or another split",
+            )
 
 
 def _fast_units(binned: BinnedSession, train: slice, min_rate: float) -> np.ndarray:
     """Mask (N,) of the units whose mean rate over the training part is `min_rate` Hz or more."""
     counts = binned.counts[train]
     rates = counts.sum(axis=0, dtype=np.int64) / (len(counts) * binned.bin_width)
+    if rates.max() == 0:
+        raise BciDecodeError(
+            "no spike falls into the training part",
+            file=binned.name,
+            remedy="check the clock of the spikes, or the split",
+        )
     fast = rates >= min_rate
     if not fast.any():
         raise BciDecodeError(

@@ -32,6 +32,8 @@ class Decoder(nn.Module):
         output_size: int,
     ):
         super().__init__()
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout is {dropout}, it must be 0 or more and below 1")
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()  # nn.Dropout(0) still draws and multiplies
         self.recurrent = recurrent(input_size, batch_first=True)
         self.bidirectional = bool(self.recurrent.bidirectional)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bci_decode.errors import BciDecodeError
+
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
@@ -16,8 +18,15 @@ def written_whole(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        raise BciDecodeError(
+            f"cannot be written ({error.strerror or error})",
+            file=path,
+            remedy="free some space, or choose another place",
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.is_file():
+            temporary.unlink()
 
 
 def md5_of(path: Path) -> str:

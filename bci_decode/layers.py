@@ -84,13 +84,13 @@ class LayerNormGRU(nn.Module):
             else:
                 nn.init.uniform_(parameter, -bound, bound)
 
-    def forward(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x (T, B, I), or (B, T, I) with batch_first, or (T, I); h (L S, B, H) or (L S, H), zeros if not given.
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """input (T, B, I), or (B, T, I) with batch_first, or (T, I); hx (L S, B, H) or (L S, H), zeros if not given.
 
-        Returns y (T, B, S H), laid out as x, the last layer's states at every bin, and h (L S, B, H) after the last.
+        Returns y (T, B, S H), laid out as the input, the last layer's states at every bin, and h (L S, B, H) after the
+        last. Packed sequences are not taken.
         """
-        batched = not isinstance(x, Tensor) or x.dim() == 3
-        x, h = self._time_major(x, h)
+        x, h = self._time_major(input, hx)
         finals: list[Tensor] = []
         for layer in range(self.num_layers):
             if layer:
@@ -103,7 +103,7 @@ class LayerNormGRU(nn.Module):
                 ways[1] = ways[1].flip(0)
             x = torch.cat(ways, dim=-1) if self.bidirectional else ways[0]
         final = torch.stack(finals)
-        if not batched:
+        if input.dim() == 2:
             return x.squeeze(1), final.squeeze(1)
         return (x.transpose(0, 1) if self.batch_first else x), final
 
@@ -123,7 +123,7 @@ class LayerNormGRU(nn.Module):
         if h is None:
             h = x.new_zeros(states)
         elif tuple(h.shape) != states:
-            raise ValueError(f"h has shape {tuple(h.shape)}, this input needs {states}")
+            raise ValueError(f"hx has shape {tuple(h.shape)}, this input needs {states}")
         return x, h
 
     def _one_way(self, x: Tensor, h: Tensor, suffix: str) -> Tensor:

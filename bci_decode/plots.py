@@ -22,7 +22,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "lngru": {"color": "#1a3a9c", "linestyle": "-", "label": "LN-GRU"},
 }
 PARTS: dict[str, dict[str, Any]] = {
-    "train": {"color": "0.6", "linestyle": "--", "label": "train"},
+    "train": {"color": "0.6", "linestyle": "--", "label": "train, while learning"},
     "val": {"color": "#1a3a9c", "linestyle": "-", "label": "validation"},
     "test": {"color": "#b5460f", "linestyle": ":", "label": "test"},
 }
@@ -71,27 +71,33 @@ def _trajectory_figure(decoded: dict[str, np.ndarray], title: str, seconds: floa
     time, true, guess = decoded["time"][bins], decoded["true"][bins], decoded["decoded"][bins]
     target, unit = str(decoded["target"]), str(decoded["unit"])
     figure = plt.figure(figsize=(10, 4.5), layout="constrained")
-    grid = figure.add_gridspec(2, 2, width_ratios=(1.7, 1))
+    has_path = target != "acceleration"  # summed up twice, it would lead anywhere
+    grid = figure.add_gridspec(2, 1 + has_path, width_ratios=(1.7, 1)[: 1 + has_path])
     for axis, name in enumerate(decoded["axes"]):
         axes = figure.add_subplot(grid[axis, 0])
         axes.plot(time, true[:, axis], **TRUE)
         axes.plot(time, guess[:, axis], **DECODED)
-        axes.set_ylabel(f"{name} {target}, {unit}")
+        axes.set_ylabel(f"{name} {target}\n{unit}")
         axes.margins(x=0)
     figure.axes[0].legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     figure.axes[1].set_xlabel("time of the recording, s")
-    axes = figure.add_subplot(grid[:, 1])
-    what = f"{target}, {unit}"
-    if target == "velocity":  # the path that the velocities lead along from one common start
-        true, guess, what = true.cumsum(0) * width, guess.cumsum(0) * width, "path, mm (velocity summed up)"
-        true, guess = true - true[0], guess - guess[0]
+    if has_path:
+        _draw_path(figure.add_subplot(grid[:, 1]), true, guess, width if target == "velocity" else None)
+    figure.suptitle(title)
+    return figure
+
+
+def _draw_path(axes: plt.Axes, true: np.ndarray, guess: np.ndarray, bin_width: float | None) -> None:
+    """Positions in the plane; with a bin width, where the velocities lead to from one common start."""
+    what = "position, mm"
+    if bin_width is not None:
+        true, guess = ((a.cumsum(0) - a[0]) * bin_width for a in (true, guess))
+        what = "path, mm (velocity summed up)"
     axes.plot(*true.T, **TRUE)
     axes.plot(*guess.T, **DECODED)
     axes.plot(*true[0], "o", color="black", markersize=5)
     axes.set(xlabel=f"x {what}", ylabel=f"y {what}", title="the same ten seconds; dot: start")
     axes.set_aspect("equal", adjustable="datalim")
-    figure.suptitle(title)
-    return figure
 
 
 def draw_comparison(runs: list[Run], path: Path) -> None:

@@ -13,6 +13,7 @@ from bci_decode.errors import BciDecodeError
 
 # What a session is read from. `wf`, the waveforms, is nine tenths of a file and is never touched.
 POSITIONS = {"cursor_pos": (2,), "target_pos": (2,), "finger_pos": (3, 6)}  # rows allowed; finger: z, -x, -y, angles
+SLOWEST = 0.2  # s between two samples of t; a hand sampled more slowly than that is not followed
 VARIABLES = ("t", "chan_names", "spikes", *POSITIONS)
 
 
@@ -96,6 +97,8 @@ def _reader_for(path: Path):
         return _read_hdf5
     if head.startswith(b"MATLAB 5.0 MAT-file"):
         return _read_mat5
+    if head.startswith(b"MATLAB 7.3"):
+        raise BciDecodeError("is cut short", file=path, remedy="fetch it again")
     raise BciDecodeError(
         "is not a MATLAB file of version 7.3 (HDF5) or 5", file=path, remedy="save it in MATLAB with '-v7.3'"
     )
@@ -110,7 +113,7 @@ def _read_hdf5(path: Path) -> _Raw:
             positions[field] = file[field][: min(POSITIONS[field])]  # the finger's angles stay on disk
         channels = ["".join(map(chr, file[ref][()].ravel())) for ref in file["chan_names"][()].ravel()]
         references = file["spikes"][()]  # (rows, channels): MATLAB's arrays come transposed
-        _check_cells(path, references, references.shape[::-1], len(channels))
+        _check_cells(path, references.shape[::-1], len(channels))
         datasets = _filled_cells(path, file, references)
         lengths = [dataset.get_space().get_simple_extent_npoints() for _, dataset in datasets]
         spikes = np.empty(sum(lengths))
@@ -137,10 +140,11 @@ def _filled_cells(
         if h5py.h5a.exists(dataset, b"MATLAB_empty") and h5py.Dataset(dataset).attrs["MATLAB_empty"]:
             continue
         shape = dataset.shape
+        if 0 in shape:
+            continue
         if dataset.dtype.kind not in "fiu" or max(shape, default=0) != np.prod(shape):
             raise _bad_cell(path, channel, row, f"{dataset.dtype} of shape {shape}")
-        if shape and shape[0] and shape[-1]:
-            found.append(((channel, row), dataset))
+        found.append(((channel, row), dataset))
     return found
 
 
@@ -155,7 +159,7 @@ def _read_mat5(path: Path) -> _Raw:
         _check_position(path, field, file[field].shape[::-1], t.size)
         positions[field] = file[field].T[: min(POSITIONS[field])].astype(np.float64)
     channels = [str(name.item()) for name in file["chan_names"].ravel()]
-    _check_cells(path, file["spikes"], file["spikes"].shape, len(channels))
+    _check_cells(path, file["spikes"].shape, len(channels))
     cells, times = [], []
     for (channel, row), cell in np.ndenumerate(file["spikes"]):
         if cell.size == 0:
@@ -177,6 +181,14 @@ def _check_variables(path: Path, file) -> None:
             field=", ".join(missing),
             remedy="a recording of the Zenodo layout has " + ", ".join(VARIABLES),
         )
+    for field in VARIABLES:
+        kinds = "O" if field in ("spikes", "chan_names") else "fiu"
+        dtype = getattr(file[field], "dtype", None)  # a group, a MATLAB struct, has none
+        if dtype is None or dtype.kind not in kinds:
+            wanted = "a cell array" if kinds == "O" else "an array of real numbers"
+            raise BciDecodeError(f"is not {wanted}", file=path, field=field, remedy="save it again as such")
+    if np.prod(file["t"].shape, dtype=int) < 2:
+        raise BciDecodeError("has less than two samples", file=path, field="t", remedy="a recording needs more")
 
 
 def _check_position(path: Path, field: str, shape: tuple[int, ...], samples: int) -> None:
@@ -184,19 +196,18 @@ def _check_position(path: Path, field: str, shape: tuple[int, ...], samples: int
     if len(shape) != 2 or shape[0] not in POSITIONS[field] or shape[1] != samples:
         columns = " or ".join(map(str, POSITIONS[field]))
         raise BciDecodeError(
-            f"is {' x '.join(map(str, shape[::-1]))} in MATLAB's order, not {samples} x {columns}",
+            f"is {' x '.join(map(str, shape[::-1])) or 'one number'} in MATLAB's order, not {samples} x {columns}",
             file=path,
             field=field,
             remedy="it needs a row for each sample of t",
         )
 
 
-def _check_cells(path: Path, cells: np.ndarray, shape: tuple[int, ...], channels: int) -> None:
+def _check_cells(path: Path, shape: tuple[int, ...], channels: int) -> None:
     """`shape` is (channels, rows)."""
-    if cells.dtype != object or len(shape) != 2 or shape[0] != channels:
-        what = "cells" if cells.dtype == object else "numbers"
+    if len(shape) != 2 or shape[0] != channels:
         raise BciDecodeError(
-            f"is {' x '.join(map(str, shape))} {what} for {channels} channel names",
+            f"is {' x '.join(map(str, shape))} cells for {channels} channel names",
             file=path,
             field="spikes",
             remedy="it needs a row of cells for each channel",
@@ -208,8 +219,6 @@ def _bad_cell(path: Path, channel: int, row: int, what: str) -> BciDecodeError:
 
 
 def _check_clock(path: Path, t: np.ndarray) -> None:
-    if t.size < 2:
-        raise BciDecodeError(f"has {t.size} samples", file=path, field="t", remedy="a recording needs two at least")
     if not np.isfinite(t).all():
         first = int(np.argmin(np.isfinite(t)))
         raise BciDecodeError(f"is {t[first]} at sample {first}", file=path, field="t", remedy="repair the clock")
@@ -217,10 +226,17 @@ def _check_clock(path: Path, t: np.ndarray) -> None:
     if steps.min() <= 0:
         first = int(np.argmax(steps <= 0))
         raise BciDecodeError(
-            f"does not increase from sample {first} ({t[first]:.6f} s) to {first + 1} ({t[first + 1]:.6f} s)",
+            f"does not increase from sample {first} ({t[first]:.10g} s) to {first + 1} ({t[first + 1]:.10g} s)",
             file=path,
             field="t",
             remedy="cut or repair the recording there",
+        )
+    if np.median(steps) > SLOWEST:
+        raise BciDecodeError(
+            f"steps by {np.median(steps):.6g}, as if in samples or milliseconds",
+            file=path,
+            field="t",
+            remedy="give it in seconds; recordings have 250 samples in each",
         )
 
 

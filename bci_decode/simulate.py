@@ -52,6 +52,13 @@ class Recording:
     waveform_seed: int | None = None
 
 
+def simulated_session(folder: str | os.PathLike[str], *, seed: int, minutes: float, channels: int) -> Path:
+    """The file of a simulated session in `folder`, made if it is not there yet; its name tells its settings."""
+    _check(seed, minutes, channels)
+    path = Path(folder, f"simulated_seed{seed}_{minutes:g}min_{channels}ch.mat")
+    return simulated_file(path, seed=seed, minutes=minutes, channels=channels)
+
+
 def simulated_file(
     path: str | os.PathLike[str], *, seed: int, minutes: float, channels: int, waveforms: bool = False
 ) -> Path:
@@ -224,16 +231,12 @@ def _spike_times(rng: Rng, clock: np.ndarray, rate: np.ndarray) -> np.ndarray:
 def write_recording(path: str | os.PathLike[str], recording: Recording) -> None:
     """Write a MATLAB v7.3 file; it appears under its name only when it is whole."""
     path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as part:
-            with h5py.File(part, "w", userblock_size=512) as file:
-                _write_variables(file, recording)
-            with part.open("r+b") as file:
-                file.write(HEADER)
-    except OSError as fault:
-        problem = f"cannot be written ({fault})"
-        raise BciDecodeError(problem, file=path, remedy="choose another place") from fault
+    with written_whole(path) as part:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(part, "w", userblock_size=512) as file:
+            _write_variables(file, recording)
+        with part.open("r+b") as header:
+            header.write(HEADER)
 
 
 def _write_variables(file: h5py.File, recording: Recording) -> None:

@@ -9,6 +9,8 @@ import logging
 import os
 import re
 import sys
+import traceback
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -21,14 +23,12 @@ from omegaconf.errors import OmegaConfBaseException
 from bci_decode.catalog import catalog
 from bci_decode.config import TrainConfig
 from bci_decode.errors import BciDecodeError
+from bci_decode.files import md5_of
+from bci_decode.run_folder import begin, finish, give_back, held, is_finished, run_folder
 
 log = logging.getLogger(__name__)
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-# keys that do not change the figures: a run goes on, or counts as finished, though they differ
-FREE_KEYS = ("overwrite", "data_dir", "output_dir", "session.path", "trainer.device", "trainer.threads")
-PICTURES = ("loss.png", "r2.png", "trajectory.png")
-RUN_FILES = ("config.yaml", "history.csv", "metrics.json", "predictions.npz", "best.pt", "last.pt", *PICTURES)
 
 
 def register_configs() -> None:
@@ -36,65 +36,75 @@ def register_configs() -> None:
     store = ConfigStore.instance()
     store.store(name="schema", node=TrainConfig)
     for name in catalog():
-        node = {"_target_": "bci_decode.catalog.downloaded_file", "name": name, "path": f"${{data_dir}}/{name}.mat"}
+        node = {
+            "_target_": "bci_decode.catalog.downloaded_file",
+            "name": name,
+            "session": name,
+            "folder": "${data_dir}",
+        }
         store.store(group="session", name=name, node=node)
-    OmegaConf.register_new_resolver("stem", lambda path: Path(path).stem, replace=True)
+    OmegaConf.register_new_resolver("stem", lambda path: Path(path).resolve().stem, replace=True)
+    OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def _job(config: DictConfig) -> None:
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    """A run, or a sweep's next one; whatever stops it is said once, here, and kept in a run folder that stays."""
+    logging.raiseExceptions = False  # a reader of the output that has gone, `head` say, does not stop a run
+    folder = _relative(Path(HydraConfig.get().runtime.output_dir))
     try:
-        run(config, folder)
+        with held(folder):
+            run(config, folder)
     except (BciDecodeError, OmegaConfBaseException) as mistake:
-        _leave_nothing(folder)
-        _exit(_told(mistake))
+        line = _told(mistake)
+        if give_back(folder):
+            _log_to_file(f"error: {line}")
+        _exit(line)
     except KeyboardInterrupt:
-        _exit("interrupted; the same command goes on from the last whole epoch", code=130)
+        again = "the same command, without overwrite=true," if config.overwrite else "the same command"
+        _exit(f"interrupted; {again} goes on from the last whole epoch", code=130)
+    except Exception:
+        traceback.print_exc()  # a fault of the project, not of its user: all that is known helps
+        give_back(folder)
+        sys.exit(1)
 
 
 def run(config: DictConfig, folder: Path) -> None:
     """One run: session -> bins -> parts -> decoder -> training -> report and pictures, all in `folder`."""
     typed = OmegaConf.to_object(config)  # the dataclasses: OmegaConf has checked every name and type
     assert isinstance(typed, TrainConfig)
+    typed.check()
+    choices = HydraConfig.get().runtime.choices
+    _check_selection(typed, choices["experiment"])
     config = DictConfig(OmegaConf.to_container(config, resolve=True))
-    finished = _is_finished(config, folder)
-    if finished and (folder / PICTURES[-1]).exists():
-        log.info("%s: finished already; overwrite=true starts anew", _relative(folder))
+    settings = OmegaConf.to_container(config)
+    assert isinstance(settings, dict)
+    path = _session_file(config)
+    if not config.overwrite and is_finished(folder, settings, path):
+        log.info("%s: finished already; overwrite=true starts anew", folder)
         return
 
     from bci_decode.binning import bin_session
     from bci_decode.dataset import prepare
-    from bci_decode.files import md5_of, written_whole
     from bci_decode.plots import draw_run
     from bci_decode.report import write_report
     from bci_decode.session import read_session
     from bci_decode.trainer import Trainer
 
-    if finished:  # but stopped before its last picture
-        draw_run(folder)
-        return
-    path = _session_file(config)
     session = read_session(path, config.session.name)
     grid = {name: getattr(typed.data, name) for name in ("bin_width", "lag", "target", "source", "units", "area")}
     data = prepare(bin_session(session, **grid), typed.data)
     decoder = _decoder(config, data)
+    optimizer, scheduler = (_part(config[key], key) for key in ("optimizer", "scheduler"))
     fingerprint = md5_of(path)
-    trainer = Trainer(
-        decoder, data, folder, typed.trainer, _part(config.optimizer, "optimizer"), _part(config.scheduler, "scheduler"),
-        typed.seed, fingerprint,
-    )  # fmt: skip
-    if config.overwrite:  # not before all settings have proved good
-        _forget(folder)
-    with written_whole(folder / "config.yaml") as temporary:
-        OmegaConf.save(config, temporary)
-    log.info("%s: %d units, bins %s", _relative(folder), len(data.units), {n: len(p) for n, p in data.parts.items()})
+    trainer = Trainer(decoder, data, folder, typed.trainer, optimizer, scheduler, typed.seed, fingerprint)
+    begin(folder, settings, config.overwrite)  # not before all settings have proved good
+    log.info("%s: %d units, bins %s", folder, len(data.units), {name: len(part) for name, part in data.parts.items()})
     if typed.trainer.select_on == "test":
         log.warning(
             "select_on=test: the best epoch is chosen on the TEST part, as in the source study; no honest score"
         )
     history = trainer.fit()
-    choices = HydraConfig.get().runtime.choices
     about = {
         "session": config.session.name,
         "model": choices["model"],
@@ -104,17 +114,28 @@ def run(config: DictConfig, folder: Path) -> None:
     }
     report = write_report(trainer, history, typed.data, about)
     draw_run(folder)
+    finish(folder)
     test = report["scores"]["test"]
     log.info(
         "test R2 %.3f (x %.3f, y %.3f) at epoch %d, chosen by the %s; all files in %s",
-        test["r2"], test["r2_x"], test["r2_y"], report["best_epoch"], report["selection_rule"], _relative(folder),
+        test["r2"], test["r2_x"], test["r2_y"], report["best_epoch"], report["selection_rule"], folder,
     )  # fmt: skip
+
+
+def _check_selection(config: TrainConfig, experiment: str) -> None:
+    """The test part may choose the epoch in the one study that is known for it, and nowhere else."""
+    if config.trainer.select_on == "test" and experiment != "source_study":
+        raise BciDecodeError(
+            "is test, which makes every score too good",
+            field="trainer.select_on",
+            remedy="choose val; experiment=source_study alone may",
+        )
 
 
 def _session_file(config: DictConfig) -> Path:
     """The session's file: `session.path`, or what `session._target_` makes or finds."""
     if "_target_" not in config.session:
-        return Path(config.session.path)
+        return Path(config.session.path).expanduser()
     return _part(OmegaConf.masked_copy(config.session, [key for key in config.session if key != "name"]), "session")
 
 
@@ -122,75 +143,37 @@ def _decoder(config: DictConfig, data):
     import torch
 
     torch.manual_seed(config.seed)
-    sizes = {"input_size": len(data.units), "output_size": data.parts["train"].target.shape[1]}
-    return _part(config.model, "model", **sizes)
+    return _part(config.model, "model", input_size=len(data.units), output_size=data.parts["train"].target.shape[1])
 
 
 def _part(config: DictConfig | None, key: str, **sizes):
-    """Make what `config` names; whatever its constructor says of a wrong argument becomes one line."""
+    """Make what `config` names; a partial one, an optimiser say, is made later and as well guarded."""
     if not config:
         return None
+    made = _guarded(key, hydra.utils.instantiate, config, **sizes)
+    return partial(_guarded, key, made) if isinstance(made, partial) else made
+
+
+def _guarded(key: str, make, *arguments, **sizes):
+    """What `make` makes; whatever it says of a wrong argument becomes one line that names what the user set."""
     try:
-        return hydra.utils.instantiate(config, **sizes)
-    except HydraException as error:
-        if isinstance(error.__cause__, BciDecodeError):
-            raise error.__cause__ from error
-        words = [
-            f"{key}.{k}={v}"
-            for k, v in _flat(OmegaConf.to_container(config)).items()
-            if isinstance(v, str) and "_target_" not in k
-        ]
-        hint = f" (text, not a number: {', '.join(words)})" if words else ""
-        remedy = f"correct it in conf/{key}/ or on the command line"
-        raise BciDecodeError(_one_line(error.__cause__ or error) + hint, field=key, remedy=remedy) from error
+        return make(*arguments, **sizes)
+    except Exception as error:  # constructors of any library raise what they like
+        cause = error.__cause__ or error
+        if isinstance(cause, BciDecodeError):
+            raise cause from error
+        given = [word for word in HydraConfig.get().overrides.task if word.startswith((f"{key}.", f"{key}="))]
+        where = f"{key} ({', '.join(given)})" if given else key
+        remedy = f"correct it on the command line or in conf/{key}/"
+        raise BciDecodeError(_one_line(cause), field=where, remedy=remedy) from error
 
 
-def _is_finished(config: DictConfig, folder: Path) -> bool:
-    """Whether this very run is finished; refuse to mix it with another one that stands in its folder."""
-    path = folder / "config.yaml"
-    if config.overwrite or not path.exists():
-        return False
-    try:
-        before = _flat(OmegaConf.to_container(OmegaConf.load(path)))
-    except Exception as error:  # YAML's own errors, and whatever a damaged file leads to
-        raise BciDecodeError("cannot be read", file=path, remedy="overwrite=true starts anew") from error
-    now = _flat(OmegaConf.to_container(config))
-    absent = object()
-    changed = [
-        key for key in {**before, **now} if before.get(key, absent) != now.get(key, absent) and key not in FREE_KEYS
-    ]
-    if changed:
-        shown = ", ".join(f"{key}={before.get(key, 'absent')}" for key in changed[:4])
-        raise BciDecodeError(
-            f"holds a run with other settings ({shown}{', ...' * (len(changed) > 4)})",
-            file=_relative(folder),
-            remedy="overwrite=true starts anew, another output_dir= keeps both",
-        )
-    return (folder / "metrics.json").exists()
-
-
-def _flat(tree, prefix: str = "") -> dict[str, object]:
-    """{"a": {"b": 1}} as {"a.b": 1}."""
-    if not isinstance(tree, dict):
-        return {prefix[:-1]: tree}
-    return {key: value for name, branch in tree.items() for key, value in _flat(branch, f"{prefix}{name}.").items()}
-
-
-def _forget(folder: Path) -> None:
-    for name in RUN_FILES:
-        (folder / name).unlink(missing_ok=True)
-
-
-def _leave_nothing(folder: Path) -> None:
-    """After a mistake, take away a run folder that was made for nothing, and its parents that are empty."""
-    if (folder / "config.yaml").exists():
-        return
-    (folder / "train.log").unlink(missing_ok=True)
-    for path in (folder, *folder.parents[:3]):
-        try:
-            path.rmdir()
-        except OSError:  # not empty: someone else's
-            return
+def _log_to_file(line: str) -> None:
+    """Into train.log alone: standard error has it from `_exit`."""
+    record = log.makeRecord(log.name, logging.ERROR, __file__, 0, line, (), None)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
 
 
 def _relative(folder: Path) -> Path:
@@ -209,7 +192,16 @@ def _told(mistake: BaseException) -> str:
     )
     if absent:
         return f"{absent[1]}={absent[2]}: there is none; choose one of {', '.join(absent[3].split())}"
+    from_resolver = re.search(r"BciDecodeError raised while resolving interpolation: (.*)", str(mistake))
+    if from_resolver:
+        return from_resolver[1]
+    if isinstance(mistake, OSError):
+        return f"{mistake.filename}: cannot be written ({mistake.strerror}); choose another output_dir="
     line = _one_line(mistake)
+    if "session.path" in line and "override" in line:
+        return "session.path: is for a file of your own; add session=local"
+    if "override_grammar" in line:
+        return line.split(" See http")[0] + "; quote odd characters twice: 'session.path=\"my file.mat\"'"
     if isinstance(mistake.__cause__, OmegaConfBaseException):
         line += ": " + _one_line(mistake.__cause__)
     return line
@@ -234,12 +226,12 @@ def main() -> None:
     register_configs()
     try:
         _job()
-    except (HydraException, OmegaConfBaseException) as mistake:
+    except BrokenPipeError:  # the reader of the output, `head` say, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (HydraException, OmegaConfBaseException, OSError, ValueError) as mistake:  # of composing; a run has its own
         if wants_traceback:
             raise
         _exit(_told(mistake))
-    except BrokenPipeError:  # the reader of the output, `head` say, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

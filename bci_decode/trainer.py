@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -27,6 +28,7 @@ from bci_decode.files import written_whole
 log = logging.getLogger(__name__)
 
 AXES = ("x", "y")
+MOST = 1_000_000  # of epochs, windows or threads: beyond it, surely a slip
 HISTORY_COLUMNS = (
     ["epoch", "train_loss", "train_r2"]
     + [f"{part}_{score}" for part in ("val", "test") for score in ("loss", "r2", *(f"r2_{axis}" for axis in AXES))]
@@ -52,7 +54,7 @@ class Trainer:
         folder: Path,
         config: TrainerConfig,
         optimizer: Callable[..., torch.optim.Optimizer],
-        scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
+        scheduler: Callable[..., LRScheduler] | None = None,
         seed: int = 0,
         fingerprint: str = "",
     ):
@@ -62,8 +64,14 @@ class Trainer:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self.decoder, self.data, self.folder, self.config = decoder.to(self.device), data, folder, config
-        self.optimizer = _made("optimizer", optimizer, decoder.parameters())
-        self.scheduler = _made("scheduler", scheduler, self.optimizer) if scheduler else None
+        self.optimizer = optimizer(decoder.parameters())
+        self.scheduler = scheduler(self.optimizer) if scheduler else None
+        if isinstance(self.scheduler, ReduceLROnPlateau) and "val" not in data.parts:
+            raise BciDecodeError(
+                "follows the validation loss, and there is no validation part",
+                field="scheduler",
+                remedy="raise data.split.val, or choose another scheduler",
+            )
         self.fingerprint = fingerprint
         self.order = torch.Generator().manual_seed(seed)  # of the windows
         self.history: list[dict[str, float]] = []
@@ -87,7 +95,7 @@ class Trainer:
                 row = self._row(epoch, train_loss, train_r2, seconds=0.0)
                 row["seconds"] = time.perf_counter() - started
                 self._finish_epoch(row)
-                bar.set_postfix(loss=f"{train_loss:.4g}", r2=f"{self._last_r2():.3f}")
+                bar.set_postfix(train_loss=f"{train_loss:.4g}", **self._shown_r2())
                 bar.update()
         return pd.DataFrame(self.history, columns=HISTORY_COLUMNS)
 
@@ -130,12 +138,13 @@ class Trainer:
             loss, r2 = self._score(name) if name in self.data.parts else (math.nan, np.full(len(AXES), math.nan))
             row |= {f"{name}_loss": loss, f"{name}_r2": float(r2.mean())}
             row |= {f"{name}_r2_{axis}": float(value) for axis, value in zip(AXES, r2, strict=True)}
-        lost = [name for name in ("train", *self.data.parts) if not math.isfinite(row[f"{name}_loss"])]
+        lost = [name for name in self.data.parts if not math.isfinite(row[f"{name}_loss"])]
         if lost:
+            kept = f"last.pt keeps epoch {epoch - 1}; " if epoch else ""
             raise BciDecodeError(
                 f"the {lost[0]} loss became {row[f'{lost[0]}_loss']} at epoch {epoch}",
                 file=self.folder,
-                remedy=f"last.pt keeps epoch {epoch - 1}; lower optimizer.lr or set trainer.clip_norm, and start again with overwrite=true",
+                remedy=f"{kept}lower optimizer.lr or set trainer.clip_norm, and start again with overwrite=true",
             )
         return row | {"lr": self.optimizer.param_groups[0]["lr"], "seconds": seconds}
 
@@ -143,18 +152,26 @@ class Trainer:
         """Step the schedule, then put the epoch on disk: best.pt, history.csv, and last.pt, which makes it count."""
         self.history.append(row)
         if self.scheduler is not None and row["epoch"]:
-            plateau = isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
-            self.scheduler.step(*[row["val_loss"]] * plateau)
+            self._step_scheduler(row["val_loss"])
         if self.best_epoch() == row["epoch"]:
             save_checkpoint(self.folder / "best.pt", self._decoder_state())
-        table = pd.DataFrame([row], columns=HISTORY_COLUMNS)
-        table.to_csv(self.folder / "history.csv", mode="a", header=row["epoch"] == 0, index=False)
+        self._write_history()
         save_checkpoint(self.folder / "last.pt", self._state())
         part = "val" if "val" in self.data.parts else "test"
         log.info(
             "epoch %3d  train loss %9.2f  R2 %6.3f   %s loss %9.2f  R2 %6.3f   %5.2f s",
             row["epoch"], row["train_loss"], row["train_r2"], part, row[f"{part}_loss"], row[f"{part}_r2"], row["seconds"],
         )  # fmt: skip
+
+    def _step_scheduler(self, val_loss: float) -> None:
+        assert self.scheduler is not None
+        try:
+            if isinstance(self.scheduler, ReduceLROnPlateau):
+                self.scheduler.step(val_loss)
+            else:
+                self.scheduler.step()
+        except (ArithmeticError, TypeError, ValueError) as error:  # it takes any settings and fails with the first step
+            raise BciDecodeError(f"cannot step ({error})", field="scheduler", remedy="correct its settings") from error
 
     def best_epoch(self) -> int:
         """The epoch that `select_on` prefers so far; the earliest of equals."""
@@ -167,9 +184,9 @@ class Trainer:
         losses = [row["val_loss"] for row in self.history]
         return len(losses) - 1 - int(np.argmin(losses)) >= self.config.patience
 
-    def _last_r2(self) -> float:
-        row = self.history[-1]
-        return row["val_r2"] if "val" in self.data.parts else row["test_r2"]
+    def _shown_r2(self) -> dict[str, str]:
+        name = "val_r2" if "val" in self.data.parts else "test_r2"
+        return {name: f"{self.history[-1][name]:.3f}"}
 
     def _decoder_state(self) -> dict:
         """All that decoding takes: the weights, and how counts and target were scaled and which units they are of."""
@@ -197,13 +214,16 @@ class Trainer:
             "order": self.order.get_state(),
         }
 
+    def _write_history(self) -> None:
+        with written_whole(self.folder / "history.csv") as temporary:
+            pd.DataFrame(self.history, columns=HISTORY_COLUMNS).to_csv(temporary, index=False)
+
     def _resume(self) -> None:
         """Take up the run that `last.pt` left, to the last bit as if it had never stopped."""
         path = self.folder / "last.pt"
         if not path.exists():
-            (self.folder / "history.csv").unlink(missing_ok=True)
             return
-        state = load_checkpoint(path, self.decoder)
+        state = load_checkpoint(path, self.decoder, keys=tuple(self._state()))
         if state["fingerprint"] != self.fingerprint:
             raise BciDecodeError("was trained on other data", file=path, remedy="start again with overwrite=true")
         self.optimizer.load_state_dict(state["optimizer"])
@@ -214,8 +234,7 @@ class Trainer:
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
         self.order.set_state(state["order"])
         self.history = state["history"]
-        with written_whole(self.folder / "history.csv") as temporary:  # a row may have been written without its last.pt
-            pd.DataFrame(self.history, columns=HISTORY_COLUMNS).to_csv(temporary, index=False)
+        self._write_history()  # a row may have been written without its last.pt
         log.info("going on from epoch %d", state["epoch"])
 
 
@@ -235,21 +254,11 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _made(key: str, make: Callable, argument):
-    """What `make` makes; its complaint about a value, a negative learning rate say, becomes one line."""
-    try:
-        return make(argument)
-    except (ValueError, TypeError) as error:
-        raise BciDecodeError(
-            str(error), field=key, remedy=f"correct it in conf/{key}/ or on the command line"
-        ) from error
-
-
 def _check_config(config: TrainerConfig, data: Dataset) -> None:
     for name, lowest in (("epochs", 1), ("batch_size", 1), ("patience", 1), ("threads", 1)):
         value = getattr(config, name)
-        if value is not None and value < lowest:
-            raise BciDecodeError(f"is {value}", field=f"trainer.{name}", remedy=f"choose {lowest} or more")
+        if value is not None and not lowest <= value <= MOST:
+            raise BciDecodeError(f"is {value}", field=f"trainer.{name}", remedy=f"choose {lowest} to {MOST}")
     if config.clip_norm is not None and not config.clip_norm > 0:
         raise BciDecodeError(
             f"is {config.clip_norm}", field="trainer.clip_norm", remedy="choose a positive norm, or null"

@@ -23,7 +23,6 @@ READ_AND_BIN = """
 import statistics, sys, time
 from bci_decode.session import read_session
 from bci_decode.binning import bin_session
-import scipy.io
 def megabytes(field):  # ru_maxrss would count what the parent process held at the fork
     return int(next(line for line in open("/proc/self/status") if line.startswith(field)).split()[1]) / 1024
 before, times = megabytes("VmRSS"), []

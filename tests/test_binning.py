@@ -174,6 +174,9 @@ def test_a_gap_in_the_clock_is_said(caplog):
         ({"bin_width": -0.1}, "data.bin_width"),
         ({"bin_width": 0.0}, "data.bin_width"),
         ({"bin_width": float("nan")}, "data.bin_width"),
+        ({"bin_width": 1e-9}, "data.bin_width: is 1e-09 s"),
+        ({"bin_width": 0.1, "lag": float("inf")}, "data.lag: is inf"),
+        ({"bin_width": 0.1, "lag": float("nan")}, "data.lag: is nan"),
         ({"bin_width": 7.0}, "only 0.400 s"),
         ({"bin_width": 0.1, "lag": 5.0}, "data.lag 5.0"),
         ({"bin_width": 0.1, "target": "speed"}, "position, velocity, acceleration"),
@@ -186,6 +189,13 @@ def test_a_gap_in_the_clock_is_said(caplog):
 def test_bad_options(options, words):
     with pytest.raises(BciDecodeError, match=words):
         bin_session(made(spike_times=[[0.1]]), **options)
+
+
+def test_a_gap_of_years_is_refused():
+    session = made(spike_times=[[0.1]])
+    session.t[50:] += 1e9
+    with pytest.raises(BciDecodeError, match=r"t: spans 1e\+09 s with 101 samples only"):
+        bin_session(session, bin_width=0.1)
 
 
 def test_counts_before_a_time_do_not_depend_on_what_comes_after(session):

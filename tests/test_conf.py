@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import hydra
 import pytest
 import torch
+from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 
 from bci_decode.catalog import catalog
@@ -26,9 +25,8 @@ def compose(*overrides: str):
 @pytest.mark.parametrize("model", ["gru", "lngru"])
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_can_be_made(choice, model):
-    config = compose(f"model={model}", *([] if choice.startswith("model") else [choice]), "session.path=some.mat")
-    if choice.startswith("model"):
-        config = compose(choice)
+    path = ["session.path=some.mat"] if choice == "session=local" else []
+    config = compose(choice) if choice.startswith("model") else compose(f"model={model}", choice, *path)
     assert isinstance(OmegaConf.to_object(config), TrainConfig)
     decoder = hydra.utils.instantiate(config.model, input_size=5, output_size=2)
     y, _ = decoder(torch.randn(3, config.data.window.length, 5))
@@ -59,7 +57,47 @@ def test_the_catalogue_is_the_published_one():
 @pytest.mark.parametrize("name", ["indy_20160927_04", "loco_20170302_02"])
 def test_a_catalogued_session_is_a_choice(name):
     config = compose(f"session={name}", "data_dir=some/place")
-    assert config.session.name == name and Path(config.session.path) == Path("some/place", f"{name}.mat")
+    assert config.session.name == name
+    with pytest.raises(InstantiationException) as failure:
+        hydra.utils.instantiate({key: value for key, value in config.session.items() if key != "name"})
+    line = str(failure.value.__cause__)
+    assert f"some/place/{name}.mat: is not there; type 'make data SESSION={name}'" in line
+
+
+def test_the_source_study_is_wus():
+    """Wu 2021, written out: 64 ms, raw counts and mm/s, 5000 bins, 10 of history, 2 x 256, SGD 1e-5, batch 16, in order."""
+    for model in ("gru", "lngru"):
+        config = OmegaConf.to_container(
+            compose("experiment=source_study", f"model={model}", "session=local", "session.path=a.mat")
+        )
+        data, trainer, recurrent = config["data"], config["trainer"], config["model"]["recurrent"]
+        assert (data["bin_width"], data["lag"], data["target"], data["source"]) == (
+            0.064,
+            0.0,
+            "velocity",
+            "finger_pos",
+        )
+        assert (data["units"], data["area"], data["min_rate"]) == ("all", "all", 0.0)
+        assert data["scale"] == {"counts": "none", "target": "none"}
+        assert (data["split"]["first_bins"], data["split"]["val"], data["split"]["gap"]) == (5000, 0.0, 0.0)
+        assert (data["window"]["kind"], data["window"]["length"], data["window"]["stride"]) == ("history", 10, 1)
+        assert (recurrent["hidden_size"], recurrent["num_layers"], recurrent["dropout"]) == (256, 2, 0.0)
+        assert (recurrent["bidirectional"], config["model"]["dropout"]) == (False, 0.0)
+        assert config["optimizer"] == {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 1e-5, "momentum": 0.0}
+        assert config["scheduler"] == {}
+        assert (trainer["epochs"], trainer["batch_size"], trainer["shuffle"], trainer["clip_norm"]) == (
+            75,
+            16,
+            False,
+            None,
+        )
+        assert (trainer["patience"], trainer["select_on"]) == (None, "test")
+        if model == "lngru":
+            assert (recurrent["bias"], recurrent["affine"]) == (True, False)
+            assert config["model"]["norm"]["_target_"].endswith("HistoryNorm")
+            assert (
+                config["model"]["head"]["_target_"].endswith("PerAxisHead") and config["model"]["head"]["width"] == 128
+            )
 
 
 def test_a_local_file_names_its_session():

@@ -59,10 +59,12 @@ def test_split_in_time(split, expected):
 @pytest.mark.parametrize(
     ("split", "words"),
     [
-        ((120, 0.0, 0.0, 0.0), r"has 100 bins, of them 0 for test, but needs data.split.first_bins=120 to train and 4 more to test; change data.split.first_bins"),
-        ((98, 0.0, 0.0, 0.0), r"of them 2 for test.*data.split.first_bins"),
-        ((80, 0.0, 0.02, 0.0), r"2 for val"),
-        ((None, 0.97, 0.02, 0.0), r"2 for val, 1 for test, but needs 4 in each part; change data.split.train"),
+        ((120, 0.0, 0.0, 0.0), r"has 100 bins, that leaves 0 for test, but it takes 124: data.split.first_bins=120 and 4 more .*; change data.split.first_bins"),
+        ((98, 0.0, 0.0, 0.0), r"2 for test, but it takes 102: .*change data.split.first_bins"),
+        ((80, 0.0, 0.02, 0.0), r"leaves 2 for val, but it takes 4 for each part; change .*data.split.val"),
+        ((-5, 0.0, 0.0, 0.0), r"data.split.first_bins: is -5"),
+        ((None, 0.6, 0.2, float("nan")), r"data.split.gap: is nan"),
+        ((None, 0.97, 0.02, 0.0), r"leaves 2 for val, 1 for test, but it takes 4 for each part; change data.split.train"),
         ((None, 0.9, 0.2, 0.0), r"data.split.train, val: are 0.9 and 0.2"),
         ((None, 0.6, -0.2, 0.0), r"data.split.val: is -0.2"),
         ((None, 0.6, 0.2, -1.0), r"data.split.gap: is -1.0"),
@@ -149,6 +151,20 @@ def test_slow_units_are_left_out_by_their_rate_in_training():
     assert data.parts["test"].counts.shape == (20, 2)
     with pytest.raises(BciDecodeError, match=r"data.min_rate: no unit is left of 3, the fastest has 5.00 Hz"):
         prepare(dataclasses.replace(binned(), counts=counts), config(min_rate=5.1))
+
+
+def test_an_axis_that_stands_still_is_refused():
+    kinematics = binned().kinematics.copy()
+    kinematics[80:, 1] = 3.0
+    with pytest.raises(BciDecodeError, match=r"made: data.source: y velocity never changes in the test part"):
+        prepare(dataclasses.replace(binned(), kinematics=kinematics), config())
+
+
+def test_a_training_part_without_a_spike_is_refused():
+    counts = binned().counts.copy()
+    counts[:60] = 0
+    with pytest.raises(BciDecodeError, match=r"made: no spike falls into the training part"):
+        prepare(dataclasses.replace(binned(), counts=counts), config())
 
 
 @pytest.mark.parametrize("first", [60, 80])

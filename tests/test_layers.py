@@ -110,7 +110,7 @@ def test_called_like_torchs_gru(options, batch_first, shape, with_h):
     states = options.get("num_layers", 1) * (1 + options.get("bidirectional", False))
     batch = () if len(shape) == 2 else (shape[0] if batch_first else shape[1],)
     h = torch.zeros(states, *batch, 7) if with_h else None
-    (y, h_mine), (y_torch, h_torch) = [layer(torch.randn(shape), h) for layer in layers]
+    (y, h_mine), (y_torch, h_torch) = [layer(input=torch.randn(shape), hx=h) for layer in layers]
     assert y.shape == y_torch.shape and h_mine.shape == h_torch.shape
 
 

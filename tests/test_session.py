@@ -132,6 +132,8 @@ def test_bad_files(tmp_path, mat_file):
     fails(tmp_path / "empty.mat", "is empty")
     (tmp_path / "text.mat").write_text("a,b\n1,2\n")
     fails(tmp_path / "text.mat", "is not a MATLAB file", "-v7.3")
+    (tmp_path / "cut.mat").write_bytes(mat_file.read_bytes()[:400])
+    fails(tmp_path / "cut.mat", "is cut short")
     whole = mat_file.read_bytes()
     for share in (0.1, 0.5, 0.99):
         (tmp_path / "cut.mat").write_bytes(whole[: int(len(whole) * share)])
@@ -156,7 +158,7 @@ def test_a_missing_variable_is_named(tmp_path, write, field):
     [
         ("t", lambda t: np.where(np.arange(len(t))[:, None] == 7, t[5], t), ["t:", "does not increase", "sample 6"]),
         ("t", lambda t: np.where(np.arange(len(t))[:, None] == 7, np.nan, t), ["t:", "nan at sample 7"]),
-        ("t", lambda t: t[:1], ["cursor_pos:"]),
+        ("t", lambda t: t[:1], ["t: has less than two samples"]),
         ("finger_pos", lambda f: f[:, :2], ["finger_pos:", "2500 x 2", "3 or 6"]),
         ("cursor_pos", lambda c: c[:-1], ["cursor_pos:", "2499 x 2"]),
         ("spikes", lambda s: s[:-1], ["spikes:", "3 x 3 cells for 4 channel names"]),
@@ -184,4 +186,24 @@ def test_a_cell_that_is_no_vector_is_named(tmp_path, write):
 def test_spikes_that_are_no_cells(tmp_path, write):
     variables = recording()
     variables["spikes"] = np.zeros((4, 3))
-    fails(write(tmp_path / "bad.mat", variables), "spikes")
+    fails(write(tmp_path / "bad.mat", variables), "spikes: is not a cell array")
+
+
+@pytest.mark.parametrize("field", ["t", "cursor_pos", "target_pos", "finger_pos"])
+def test_numbers_that_are_none(tmp_path, write, field):
+    variables = recording()
+    variables[field] = variables[field] * 1j
+    fails(write(tmp_path / "bad.mat", variables), f"{field}: is not an array of real numbers")
+
+
+def test_a_clock_in_milliseconds_is_said(tmp_path, write):
+    variables = recording()
+    variables["t"] = variables["t"] * 1000
+    fails(write(tmp_path / "bad.mat", variables), "t: steps by 4, as if in samples or milliseconds")
+
+
+def test_an_empty_cell_without_its_attribute_is_empty(tmp_path):
+    path = write_mat73(tmp_path / "empty.mat", recording())
+    with h5py.File(path, "r+") as file:
+        file["spikes"][0, 0] = file["#refs#"].create_dataset("bare", data=np.zeros((1, 0))).ref
+    assert len(read_session(path).units) == len(recording()["spikes"].ravel()) - 4

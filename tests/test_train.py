@@ -144,6 +144,23 @@ def test_compare_of_several_runs_of_a_model(swept):
     assert "Not finished, left out: seeds/default/simulated/gru/seed9" in done.stdout
 
 
+def test_compare_of_runs_that_do_not_belong_together(swept):
+    def compare():
+        return subprocess.run(
+            [sys.executable, ROOT / "scripts" / "compare.py", "mixed"], cwd=swept, capture_output=True, text=True
+        )
+
+    small = [*SMALL, "trainer.epochs=1", "model=gru"]
+    train(swept, *small, "output_dir=mixed/a")
+    train(swept, *small, "output_dir=mixed/b", "data.target=position")
+    done = compare()
+    assert done.returncode == 2 and "holds runs with targets in mm and mm/s" in done.stderr
+    for damage in ("", "{}", '{"session": "a"}'):
+        (swept / "mixed/b/default/simulated/gru/seed0/metrics.json").write_text(damage)
+        done = compare()
+        assert done.returncode == 2 and "seed0: holds a damaged run" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_compare_without_runs(tmp_path):
     for folder, words in (("absent", "no such folder"), (".", "holds no finished run")):
         done = subprocess.run(
@@ -231,8 +248,19 @@ def test_control_c_says_how_to_go_on(swept):
         (["session=local", "session.path=."], ["is a folder"]),
         (["session=indy_20160927_04"], ["data/indy_20160927_04.mat: is not there", "make data SESSION=indy_20160927_04"]),
         (["session.channels=0"], ["session.channels"]),
-        (["optimizer.lr=-1"], ["optimizer: Invalid learning rate"]),
-        (["model.dropout=2"], ["model: dropout"]),
+        (["optimizer.lr=-1"], ["optimizer (optimizer.lr=-1): Invalid learning rate"]),
+        (["model.dropout=2"], ["model (model.dropout=2): dropout"]),
+        (["model.dropout=nan"], ["model.dropout: is nan"]),
+        (["optimizer.lr=abc"], ["optimizer (optimizer.lr=abc)"]),
+        (["optimizer=5"], ["Config group override must be a string"]),
+        (["data.lag=nan"], ["data.lag: is nan; give a finite number"]),
+        (["seed=-1"], ["seed: is -1"]),
+        (["seed=99999999999999999999"], ["seed"]),
+        (["trainer.batch_size=99999999999999999999"], ["trainer.batch_size"]),
+        (["session.path=mine.mat"], ["session.path: is for a file of your own; add session=local"]),
+        (["session.name=../up"], ["session.name: is '../up'"]),
+        (["session=local", "session.path=a(b.mat"], ["quote"]),
+        (["trainer.select_on=test"], ["trainer.select_on: is test", "experiment=source_study"]),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_and_leaves_nothing(swept, arguments, words):
@@ -241,6 +269,97 @@ def test_a_mistake_is_one_line_and_leaves_nothing(swept, arguments, words):
     for word in words:
         assert word in line, line
     assert not list((swept / "mistakes").rglob("*"))
+
+
+@pytest.mark.parametrize("output_dir", ["", "a_file", "/proc/no_such"])
+def test_an_output_folder_that_cannot_be(tmp_path, output_dir):
+    (tmp_path / "a_file").write_text("mine")
+    assert "output_dir" in fails(tmp_path, "session.minutes=1", f"output_dir={output_dir}")
+    assert (tmp_path / "a_file").read_text() == "mine"
+    assert not Path("/default").exists()
+
+
+def test_another_recording_of_the_same_name_is_not_taken_for_the_finished_run(tmp_path):
+    for folder, seed in (("a", 0), ("b", 1)):
+        (tmp_path / folder).mkdir()
+        write_mat73(tmp_path / folder / "x.mat", recording(samples=25_000, seed=seed))
+    arguments = ["session=local", "trainer.epochs=1", "model.recurrent.hidden_size=8"]
+    assert train(tmp_path, *arguments, "session.path=a/x.mat").returncode == 0
+    assert "on other data, a/x.mat" in fails(tmp_path, *arguments, "session.path=b/x.mat")
+    (tmp_path / "c").mkdir()
+    (tmp_path / "a" / "x.mat").replace(tmp_path / "c" / "x.mat")
+    assert "finished already" in train(tmp_path, *arguments, "session.path=c/x.mat").stdout
+
+
+def test_a_mistake_with_overwrite_loses_nothing(swept):
+    """A run set aside by overwrite=true is put back where the new one fails, however late."""
+    folder = swept / "kept" / "default" / "simulated" / "gru" / "seed0"
+    assert train(swept, "model=gru", *SMALL, "output_dir=kept").returncode == 0
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "train.log"}
+    for late in (
+        ["optimizer=sgd", "optimizer.lr=1e30", "trainer.clip_norm=null"],
+        ["scheduler=cosine", "scheduler.T_max=0"],
+    ):
+        fails(swept, "model=gru", *SMALL, "output_dir=kept", "overwrite=true", *late)
+        assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "train.log"} == before
+    assert "error: " in (folder / "train.log").read_text()
+    assert "finished already" in train(swept, "model=gru", *SMALL, "output_dir=kept").stdout
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "predictions.npz", "history.csv", "trajectory.png"])
+def test_a_finished_run_that_lost_a_file_mends_itself(swept, name):
+    folder = swept / "mended" / "default" / "simulated" / "gru" / "seed0"
+    train(swept, "model=gru", *SMALL, "output_dir=mended")
+    before = (folder / "metrics.json").read_text()
+    (folder / name).write_bytes(b"")
+    done = train(swept, "model=gru", *SMALL, "output_dir=mended")
+    assert done.returncode == 0 and "epoch   3" not in done.stdout
+    assert (folder / name).stat().st_size > 100
+    assert json.loads((folder / "metrics.json").read_text())["scores"] == json.loads(before)["scores"]
+
+
+def test_files_without_their_settings_are_not_taken_up(swept):
+    folder = swept / "strays" / "default" / "simulated" / "gru" / "seed0"
+    train(swept, "model=gru", *SMALL, "output_dir=strays")
+    (folder / "config.yaml").unlink()
+    assert "without its config.yaml" in fails(swept, "model=gru", *SMALL, "output_dir=strays")
+    assert (folder / "metrics.json").exists()
+
+
+def test_two_processes_do_not_share_a_run(swept):
+    arguments = ["session.minutes=1", "trainer.epochs=9999", "trainer.patience=null", "output_dir=shared"]
+    first = subprocess.Popen(command(*arguments), cwd=swept, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while first.poll() is None and not list((swept / "shared").rglob("last.pt")):
+        time.sleep(0.01)
+    assert "another process is at this run" in fails(swept, *arguments)
+    first.kill()
+    first.wait()
+    assert list((swept / "shared").rglob("last.pt"))
+
+
+def test_a_reader_that_leaves_early_disturbs_nothing(swept):
+    line = " ".join([*command("model=gru", *SMALL, "output_dir=piped"), "| head -1"])
+    done = subprocess.run(line, shell=True, cwd=swept, capture_output=True, text=True)
+    assert done.stdout.count("\n") == 1 and "Traceback" not in done.stderr and "Logging error" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "delay"),
+    [
+        (["data.lag=-0.1"], 0.1),
+        (["data.lag=0.1"], 0.0),
+        (["model.recurrent.bidirectional=true", "data.lag=-0.1"], 0.1 + 0.064 * 186),
+        (["model.recurrent.bidirectional=true", "data.window.kind=history", "data.window.length=10"], 0.0),
+    ],
+)
+def test_what_a_live_decoder_would_wait_for_is_told(tmp_path, swept, arguments, delay):
+    done = train(tmp_path, *SMALL, f"data_dir={swept / 'data'}", "data.split.gap=0", "trainer.epochs=1", *arguments)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "outputs/default/simulated/lngru/seed0/metrics.json").read_text())
+    start, stop = metrics["protocol"]["split_bins"]["test"]
+    assert metrics["protocol"]["delay_s"] == pytest.approx(
+        delay if "bidirectional" not in arguments[0] or not delay else 0.1 + 0.064 * (stop - start)
+    )
 
 
 def test_bad_recordings(tmp_path):

@@ -208,12 +208,24 @@ def test_a_checkpoint_of_another_model_or_of_other_data_is_refused(tmp_path):
         made(tmp_path, fingerprint="xyz").fit()
 
 
+def test_a_best_checkpoint_cannot_be_trained_further(tmp_path):
+    made(tmp_path).fit()
+    (tmp_path / "best.pt").replace(tmp_path / "last.pt")
+    with pytest.raises(BciDecodeError, match=r"last.pt: lacks fingerprint, optimizer"):
+        made(tmp_path).fit()
+
+
+def test_a_schedule_that_cannot_step_is_said(tmp_path):
+    with pytest.raises(BciDecodeError, match=r"scheduler: cannot step"):
+        made(tmp_path, scheduler=partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=0)).fit()
+
+
 def test_a_damaged_checkpoint_is_one_line(tmp_path):
     made(tmp_path).fit()
     whole = (tmp_path / "last.pt").read_bytes()
     for content in (b"", b"text", whole[: len(whole) // 2]):
         (tmp_path / "last.pt").write_bytes(content)
-        with pytest.raises(BciDecodeError, match=r"last.pt: is no checkpoint of this project") as failure:
+        with pytest.raises(BciDecodeError, match=r"last.pt: is damaged, or no checkpoint of this project") as failure:
             made(tmp_path).fit()
         assert "\n" not in str(failure.value)
     with pytest.raises(BciDecodeError, match=r"no such checkpoint"):
@@ -229,7 +241,6 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path):
         ({"clip_norm": 0.0}, "trainer.clip_norm: is 0.0"),
         ({"select_on": "train"}, "trainer.select_on: is 'train'; choose val or test"),
         ({"device": "tpu"}, "trainer.device: is 'tpu'; choose auto, cpu or cuda"),
-        ({"lr": -1.0}, "optimizer: Invalid learning rate: -1.0"),
     ],
 )
 def test_bad_settings(tmp_path, changes, words):
@@ -242,6 +253,35 @@ def test_without_a_validation_part_nothing_can_be_chosen_on_it(tmp_path):
     for changes in ({"select_on": "val"}, {"select_on": "test", "patience": 3}):
         with pytest.raises(BciDecodeError, match=r"data.split.val: is 0"):
             made(tmp_path, made_data(with_val=False), **changes)
+
+
+def test_a_schedule_on_the_validation_loss_needs_one(tmp_path):
+    plateau = partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0)
+    with pytest.raises(BciDecodeError, match=r"scheduler: follows the validation loss"):
+        made(tmp_path, made_data(with_val=False), select_on="test", scheduler=plateau)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_shuffle_decides_the_order_of_the_windows(tmp_path, shuffle):
+    """The windows' first bins as the decoder sees them, one pass: in order, or all of them in another one."""
+    data = made_data()
+    data.parts["train"].counts[:, 0] = np.arange(400)
+    trainer, seen = made(tmp_path, data, shuffle=shuffle, batch_size=7), []
+    trainer.decoder.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs[0][:, 0, 0].tolist()))
+    trainer._train_epoch()
+    expected = data.window.starts(400).tolist()
+    assert sorted(seen) == expected
+    assert (seen == expected) is not shuffle
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.1])
+def test_gradients_are_clipped(tmp_path, clip_norm):
+    trainer, norms = made(tmp_path, clip_norm=clip_norm), []
+    trainer.optimizer.register_step_pre_hook(
+        lambda *_: norms.append(sum(p.grad.square().sum() for p in trainer.decoder.parameters()).sqrt().item())
+    )
+    trainer._train_epoch()
+    assert (max(norms) <= 0.1 + 1e-5) is (clip_norm is not None)
 
 
 def test_a_gpu_that_is_not_there_is_said(tmp_path, monkeypatch):
