@@ -10,15 +10,15 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "bci_decode"
 FLOORS = [
     {"__init__", "errors", "metrics", "files", "config"},
-    {"catalog", "session", "binning", "simulate"},
-    {"dataset", "layers", "checkpoint"},
+    {"catalog", "transfer", "session", "binning", "simulate"},
+    {"dataset", "layers", "checkpoint", "download"},
     {"decoder", "baselines"},
     {"trainer", "compare"},
     {"report", "plots"},
     {"train"},
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
-WITHOUT_TORCH = FLOORS[0] | FLOORS[1] | {"dataset", "baselines", "compare", "plots", "train"}
+WITHOUT_TORCH = FLOORS[0] | FLOORS[1] | {"dataset", "download", "baselines", "compare", "plots", "train"}
 HEAVY = {"torch", "pandas", "scipy", "sklearn", "h5py", "matplotlib", "numpy"}
 
 
