@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
+DATA ?= data
 OUTPUT ?= outputs
+SESSION =
 ARGS ?=
 
-.PHONY: help setup train compare test lint bench simulation-table clean
+.PHONY: help setup data data-all data-list train compare test lint bench simulation-table clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -26,6 +28,15 @@ train: $(READY)  ## train the LayerNorm GRU on the simulated session; ARGS="mode
 compare: $(READY)  ## train GRU and LN-GRU by the source study's recipe, 40 epochs, and draw loss against epoch
 	$(BIN)/python -m bci_decode.train -m experiment=source_study model=gru,lngru trainer.epochs=40 output_dir=$(OUTPUT) $(ARGS)
 	$(BIN)/python scripts/compare.py $(OUTPUT)/source_study
+
+data: $(READY)  ## fetch recordings; SESSION=indy_20160927_04, SESSION="loco_*" or several; ARGS="--jobs 2"
+	$(BIN)/python scripts/download.py $(patsubst %,'%',$(SESSION)) --data-dir $(DATA) $(ARGS)
+
+data-all: $(READY)  ## fetch all 47 recordings, 24 GB
+	$(BIN)/python scripts/download.py '*' --data-dir $(DATA) $(ARGS)
+
+data-list: $(READY)  ## list the recordings, and which are on disk and verified
+	@$(BIN)/python scripts/download.py --list --data-dir $(DATA) $(ARGS)
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
 from bci_decode.errors import BciDecodeError
 
 RECORD_URL = "https://zenodo.org/records/3854034/files"
+API_URL = "https://zenodo.org/api/records/3854034/files"
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,21 @@ def catalog() -> dict[str, CatalogEntry]:
             )
             for row in csv.DictReader(file)
         }
+
+
+def sessions_named(patterns: Iterable[str]) -> list[CatalogEntry]:
+    """The sessions with these names, or whose names match these patterns (`loco_*`), each once, in catalogue order."""
+    names: set[str] = set()
+    for pattern in patterns:
+        stem = pattern.removesuffix(".mat")
+        matches = {name for name in catalog() if fnmatchcase(name, stem)}
+        if not matches:
+            close = get_close_matches(stem, catalog(), n=3)
+            near = f"is it {' or '.join(close)}? the others: " if close else "there are: "
+            rest = ", ".join(name for name in catalog() if name not in close)
+            raise BciDecodeError("no session has this name", field=pattern, remedy=near + rest)
+        names |= matches
+    return [entry for name, entry in catalog().items() if name in names]
 
 
 def downloaded_file(session: str, folder: str) -> Path:
