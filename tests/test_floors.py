@@ -11,14 +11,14 @@ PACKAGE = Path(__file__).resolve().parents[1] / "bci_decode"
 FLOORS = [
     {"__init__", "errors", "metrics", "files", "config"},
     {"catalog", "session", "binning", "simulate"},
-    {"dataset", "layers", "checkpoint"},
+    {"dataset", "layers", "checkpoint", "inspection"},
     {"decoder", "baselines"},
     {"trainer", "compare"},
     {"report", "plots"},
     {"train"},
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
-WITHOUT_TORCH = FLOORS[0] | FLOORS[1] | {"dataset", "baselines", "compare", "plots", "train"}
+WITHOUT_TORCH = FLOORS[0] | FLOORS[1] | {"dataset", "inspection", "baselines", "compare", "plots", "train"}
 HEAVY = {"torch", "pandas", "scipy", "sklearn", "h5py", "matplotlib", "numpy"}
 
 
