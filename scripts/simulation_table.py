@@ -18,6 +18,7 @@ import pandas as pd
 from bci_decode.binning import bin_session
 from bci_decode.compare import markdown
 from bci_decode.errors import exit_on_mistake
+from bci_decode.inspection import inspect
 from bci_decode.session import Session, read_session
 
 ALPHAS = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0, 30000.0)
@@ -45,38 +46,28 @@ def described(output_dir: str, *choice: str) -> dict[str, float]:
     session = read_session(metrics["data"]["file"], name)
     binned = bin_session(session, bin_width=metrics["protocol"]["bin_width_s"])
     test = metrics["scores"]["test"]
-    return (
-        _units(session)
-        | _movement(session, binned.kinematics)
-        | {
-            "Wiener filter R2": wiener_r2(binned.counts, binned.kinematics, metrics["protocol"]["split_bins"]),
-            "GRU R2": test["r2"],
-        }
-    )
-
-
-def _units(session: Session) -> dict[str, float]:
-    rates = session.units["spikes"] / session.duration
-    silent = len(session.channels) - session.units["channel"].nunique()
-    return {
-        "minutes": session.duration / 60,
-        "units": len(session.units),
-        "of them hash": int((session.units["row"] == 0).sum()),
-        "channels without a unit": silent,
-        "mean rate of a unit, Hz": rates.mean(),
-        "median rate of a unit, Hz": rates.median(),
+    return _measured(session, binned.kinematics) | {
+        "Wiener filter R2": wiener_r2(binned.counts, binned.kinematics, metrics["protocol"]["split_bins"]),
+        "GRU R2": test["r2"],
     }
 
 
-def _movement(session: Session, velocity: np.ndarray) -> dict[str, float]:
-    speed = np.hypot(*np.gradient(session.finger_pos[:, :2], session.t, axis=0).T)
+def _measured(session: Session, velocity: np.ndarray) -> dict[str, float]:
+    numbers = inspect(session).numbers
+    rates, finger = numbers["rates"], numbers["finger_pos"]
     return {
+        "minutes": numbers["clock"]["minutes"],
+        "units": rates["units"],
+        "of them hash": rates["hash_units"],
+        "channels without a unit": numbers["channels"]["silent"],
+        "mean rate of a unit, Hz": rates["mean_hz"],
+        "median rate of a unit, Hz": rates["median_hz"],
         "variance of x velocity, (mm/s)²": velocity[:, 0].var(),
         "variance of y velocity, (mm/s)²": velocity[:, 1].var(),
-        "mean speed, mm/s": speed.mean(),
-        "95th percentile of speed, mm/s": float(np.quantile(speed, 0.95)),
-        "share of time below 10 mm/s": (speed < 10).mean(),
-        "targets per minute": 60 * np.count_nonzero(np.diff(session.target_pos, axis=0).any(1)) / session.duration,
+        "mean speed, mm/s": finger["mean_mm_s"],
+        "95th percentile of speed, mm/s": finger["p95_mm_s"],
+        "share of time below 10 mm/s": finger["rest_share"],
+        "targets per minute": numbers["targets"]["per_minute"],
     }
 
 

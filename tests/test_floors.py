@@ -12,7 +12,7 @@ FLOORS = [
     {"__init__", "errors", "metrics"},
     {"files", "config", "catalog"},
     {"session", "binning", "simulate", "transfer"},
-    {"dataset", "layers", "checkpoint", "run_folder", "download"},
+    {"dataset", "layers", "checkpoint", "run_folder", "download", "inspection"},
     {"decoder", "baselines"},
     {"trainer", "compare"},
     {"report", "plots"},
@@ -20,7 +20,10 @@ FLOORS = [
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 WITHOUT_TORCH = (
-    FLOORS[0] | FLOORS[1] | FLOORS[2] | {"dataset", "run_folder", "download", "baselines", "compare", "plots", "train"}
+    FLOORS[0]
+    | FLOORS[1]
+    | FLOORS[2]
+    | {"dataset", "run_folder", "download", "inspection", "baselines", "compare", "plots", "train"}
 )
 HEAVY = {"torch", "pandas", "scipy", "sklearn", "h5py", "matplotlib", "numpy"}
 
