@@ -47,12 +47,12 @@ def found(choice: str, data_dir: str) -> Path:
     if path.exists():
         return path
     if choice in catalog():
-        path = Path(data_dir, f"{choice}.mat")
-    elif path.suffix != ".mat":
+        return downloaded_file(choice, data_dir)
+    if path.suffix != ".mat":
         raise BciDecodeError(
             "is neither a file nor one of the 47 published sessions", file=choice, remedy="check the path or the name"
         )
-    return downloaded_file(str(path)) if path.stem in catalog() else path
+    return downloaded_file(path.stem, str(path.parent)) if path.stem in catalog() else path
 
 
 def draw(session: Session, path: Path, quiet: bool) -> None:
