@@ -31,6 +31,7 @@ FREE_KEYS = (
     "trainer.device",
     "trainer.threads",
 )
+FAILED = "failed.txt"
 ASIDE = ".before"  # where an overwritten run waits until the new one has finished
 
 
@@ -78,14 +79,42 @@ def is_finished(folder: Path, settings: dict[Any, Any], data: Path) -> bool:
     if changed:
         shown = ", ".join(f"{key}={before.get(key, 'absent')}" for key in changed[:4])
         raise _not_ours(folder, f"a run with other settings ({shown}{', ...' * (len(changed) > 4)})")
-    try:  # what is damaged or lacks a file is made again, from last.pt
-        about = json.loads((folder / "metrics.json").read_text())["data"]
-        whole = all((folder / name).stat().st_size for name in RUN_FILES)
-    except (OSError, ValueError, KeyError, TypeError):
+    if not is_complete(folder):
         return False
-    if whole and str(data) != about["file"] and data.is_file() and md5_of(data) != about["md5"]:
+    about = json.loads((folder / "metrics.json").read_text())["data"]
+    if str(data) != about["file"] and data.is_file() and md5_of(data) != about["md5"]:
         raise _not_ours(folder, f"a run on other data, {about['file']}")
-    return whole
+    return True
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a finished run stands here, all its files in it; one that lacks any is made whole from last.pt."""
+    try:
+        about = json.loads((folder / "metrics.json").read_text())["data"]
+        return {"file", "md5"} <= about.keys() and all((folder / name).stat().st_size for name in RUN_FILES)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def record_failure(folder: Path, reason: str | None) -> None:
+    """Leave `failed.txt` with the reason in a run's folder; None takes it away."""
+    path = folder / FAILED
+    if reason is None:
+        path.unlink(missing_ok=True)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(reason + "\n")
+
+
+def failure(folder: Path) -> str | None:
+    """Why the run in this folder failed, None if it did not."""
+    path = folder / FAILED
+    return path.read_text().strip() if path.is_file() else None
+
+
+def relative(folder: Path) -> Path:
+    """The folder as seen from here, where it lies below."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _not_ours(folder: Path, what: str) -> BciDecodeError:

@@ -17,6 +17,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -24,7 +25,8 @@ from bci_decode.catalog import catalog
 from bci_decode.config import TrainConfig
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import md5_of
-from bci_decode.run_folder import begin, finish, give_back, held, is_finished, run_folder
+from bci_decode.run_folder import begin, finish, give_back, held, is_finished, record_failure, relative, run_folder
+from bci_decode.sweep import SweepReport, report, wait_for_slurm
 
 log = logging.getLogger(__name__)
 
@@ -49,24 +51,36 @@ def register_configs() -> None:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def _job(config: DictConfig) -> None:
-    """A run, or a sweep's next one; whatever stops it is said once, here, and kept in a run folder that stays."""
+    """A run, alone or of a sweep; what stops it is said in one line, in a sweep kept in failed.txt, and the next begins."""
     logging.raiseExceptions = False  # a reader of the output that has gone, `head` say, does not stop a run
-    folder = _relative(Path(HydraConfig.get().runtime.output_dir))
+    folder = relative(Path(HydraConfig.get().runtime.output_dir))
+    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         with held(folder):
-            run(config, folder)
+            _run_or_give_back(config, folder)
+        record_failure(folder, None)
     except (BciDecodeError, OmegaConfBaseException) as mistake:
-        line = _told(mistake)
-        if give_back(folder):
-            _log_to_file(f"error: {line}")
-        _exit(line)
+        if not in_sweep:
+            _exit(_told(mistake))
+        log.error("%s", _told(mistake))
+        record_failure(folder, _told(mistake))
     except KeyboardInterrupt:
         again = "the same command, without overwrite=true," if config.overwrite else "the same command"
         _exit(f"interrupted; {again} goes on from the last whole epoch", code=130)
-    except Exception:
-        traceback.print_exc()  # a fault of the project, not of its user: all that is known helps
-        give_back(folder)
-        sys.exit(1)
+    except Exception as fault:  # of the project, not of its user: all that is known helps
+        traceback.print_exc()
+        if not in_sweep:
+            sys.exit(1)
+        record_failure(folder, f"{type(fault).__name__}: {_one_line(fault)}")
+
+
+def _run_or_give_back(config: DictConfig, folder: Path) -> None:
+    try:
+        run(config, folder)
+    except Exception as mistake:
+        if give_back(folder):
+            _log_to_file(f"error: {_told(mistake)}")
+        raise
 
 
 def run(config: DictConfig, folder: Path) -> None:
@@ -176,10 +190,6 @@ def _log_to_file(line: str) -> None:
             handler.handle(record)
 
 
-def _relative(folder: Path) -> Path:
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-
-
 def _told(mistake: BaseException) -> str:
     """What Hydra, OmegaConf or this project says of a mistake, in one line: the key, what is wrong, what exists."""
     if isinstance(mistake, BciDecodeError):
@@ -191,7 +201,8 @@ def _told(mistake: BaseException) -> str:
         r"Could not find '(\S+)/(\S+)'.*?Available options in '\S+':(.*?)Config search", str(mistake), re.S
     )
     if absent:
-        return f"{absent[1]}={absent[2]}: there is none; choose one of {', '.join(absent[3].split())}"
+        hint = "; 'pip install -e .[sweep]' brings more" * absent[1].startswith("hydra/")
+        return f"{absent[1]}={absent[2]}: there is none; choose one of {', '.join(absent[3].split())}{hint}"
     from_resolver = re.search(r"BciDecodeError raised while resolving interpolation: (.*)", str(mistake))
     if from_resolver:
         return from_resolver[1]
@@ -223,7 +234,8 @@ def main() -> None:
         _exit(f"{CONF}: no such folder; run from a clone of the project, installed with 'make setup'")
     wants_traceback = os.environ.setdefault("HYDRA_FULL_ERROR", "0") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own many lines and exits with 1
-    register_configs()
+    # what is no catalogued session is no part of all of them
+    sys.argv = [re.sub(r"^session=glob\(\*\)$", "session=glob(*,exclude=[local,simulated])", word) for word in sys.argv]
     try:
         _job()
     except BrokenPipeError:  # the reader of the output, `head` say, has gone
@@ -232,7 +244,27 @@ def main() -> None:
         if wants_traceback:
             raise
         _exit(_told(mistake))
+    except Exception as fault:
+        if type(fault).__module__.split(".")[0] != "submitit":
+            raise
+        print(f"error: {_one_line(fault)}", file=sys.stderr)  # a killed job; what became of all of them follows
+    finally:
+        if SweepReport.runs:
+            _end_sweep(SweepReport.runs)
+
+
+def _end_sweep(runs: dict[Path, bool]) -> None:
+    sweep_dir = next(iter(runs)).parents[3]
+    if (sweep_dir / ".submitit").is_dir():
+        wait_for_slurm(sweep_dir)
+    if report(runs):
+        sys.exit(1)
+
+
+register_configs()  # here, since the processes of a sweep import this module and call no main
 
 
 if __name__ == "__main__":
-    main()
+    from bci_decode.train import main as importable_main  # what __main__ holds, other processes cannot import
+
+    importable_main()

@@ -15,7 +15,7 @@ FLOORS = [
     {"dataset", "layers", "checkpoint", "run_folder", "download", "inspection"},
     {"decoder", "baselines"},
     {"trainer", "compare"},
-    {"report", "plots"},
+    {"report", "plots", "sweep"},
     {"train"},
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
@@ -23,7 +23,7 @@ WITHOUT_TORCH = (
     FLOORS[0]
     | FLOORS[1]
     | FLOORS[2]
-    | {"dataset", "run_folder", "download", "inspection", "baselines", "compare", "plots", "train"}
+    | {"dataset", "run_folder", "download", "inspection", "baselines", "compare", "plots", "sweep", "train"}
 )
 HEAVY = {"torch", "pandas", "scipy", "sklearn", "h5py", "matplotlib", "numpy"}
 

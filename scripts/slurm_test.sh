@@ -1,0 +1,141 @@
+#!/usr/bin/env bash
+# Sweep on a real SLURM: one node with accounting, started here without systemd, used, killed at, and taken down.
+#   scripts/slurm_test.sh [PYTHON]      as root, with slurm-wlm, munge, slurmdbd and mariadb-server (Debian packages)
+# Two sessions x two models; one job is killed with SIGKILL: the sweep has to report it, a second one to finish it alone.
+# Exit code 0: all seen; 1: not; 77: this machine cannot (no root or no packages), and why.
+set -euo pipefail
+python=$(readlink -f "$(dirname "${1:-.venv/bin/python}")")/$(basename "${1:-.venv/bin/python}")
+cannot() { echo "slurm test not run: $1"; exit 77; }
+[ "$(id -u)" = 0 ] || cannot "it needs root"
+for program in munged slurmctld slurmd slurmdbd mariadbd mariadb-install-db; do
+  command -v $program >/dev/null || cannot "$program is not installed (slurm-wlm munge slurmdbd mariadb-server)"
+done
+"$python" -c 'import hydra_plugins.hydra_submitit_launcher' 2>/dev/null || cannot "the extra is missing: pip install -e '.[sweep]'"
+
+D=$(mktemp -d); mkdir -p "$D"/{state,spool,log,work}; chmod 755 "$D"
+host=$(hostname -s)
+memory=$(awk '/MemTotal/{print int($2 / 1024 * 0.9)}' /proc/meminfo)
+port=$((20000 + $$ % 20000))
+
+take_down() {
+  status=$?
+  [ $status = 0 ] || { echo "--- logs"; tail -n 5 "$D"/log/*.log "$D"/work/*.out 2>/dev/null || true; }
+  for daemon in slurmd slurmctld slurmdbd mariadb munged; do
+    [ -s "$D/$daemon.pid" ] && kill "$(cat "$D/$daemon.pid")" 2>/dev/null || true
+  done
+  sleep 1
+  rm -rf "$D"
+  exit $status
+}
+trap take_down EXIT
+
+wait_for() {  # wait_for WHAT COMMAND...: up to a minute
+  local what=$1; shift
+  for _ in $(seq 300); do "$@" >/dev/null 2>&1 && return 0; sleep 0.2; done
+  echo "$what did not come up"; return 1
+}
+
+write_configuration() {
+  dd if=/dev/urandom of="$D/munge.key" bs=1024 count=1 status=none; chmod 400 "$D/munge.key"
+  cat > "$D/slurm.conf" <<C
+ClusterName=test
+SlurmctldHost=$host(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket=$D/munge.sock
+CredType=cred/munge
+SlurmctldPort=$port
+SlurmdPort=$((port + 1))
+StateSaveLocation=$D/state
+SlurmdSpoolDir=$D/spool
+SlurmctldPidFile=$D/slurmctld.pid
+SlurmdPidFile=$D/slurmd.pid
+SlurmctldLogFile=$D/log/slurmctld.log
+SlurmdLogFile=$D/log/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+ReturnToService=2
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU_Memory
+DefMemPerCPU=512
+SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort=$((port + 2))
+AccountingStoragePass=$D/munge.sock
+NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$memory State=UNKNOWN
+PartitionName=debug Nodes=$host Default=YES MaxTime=INFINITE State=UP
+C
+  cat > "$D/slurmdbd.conf" <<C
+AuthType=auth/munge
+AuthInfo=socket=$D/munge.sock
+DbdHost=localhost
+DbdAddr=127.0.0.1
+DbdPort=$((port + 2))
+SlurmUser=root
+LogFile=$D/log/slurmdbd.log
+PidFile=$D/slurmdbd.pid
+StorageType=accounting_storage/mysql
+StorageHost=localhost
+StorageUser=root
+StorageLoc=accounting
+C
+  chmod 600 "$D/slurmdbd.conf"
+}
+
+bring_up() {
+  munged --force --key-file="$D/munge.key" --socket="$D/munge.sock" --log-file="$D/log/munged.log" \
+         --pid-file="$D/munged.pid" --seed-file="$D/munge.seed" --num-threads=2
+  mariadb-install-db --no-defaults --datadir="$D/mysql" --user=root --auth-root-authentication-method=normal \
+    > "$D/log/mysql_install.log" 2>&1
+  setsid mariadbd --no-defaults --user=root --datadir="$D/mysql" --socket="$D/mysql.sock" --skip-networking \
+    --pid-file="$D/mariadb.pid" --innodb-buffer-pool-size=64M > "$D/log/mariadb.log" 2>&1 < /dev/null &
+  wait_for "the database" mariadb-admin --no-defaults -S "$D/mysql.sock" ping
+  MYSQL_UNIX_PORT="$D/mysql.sock" SLURM_CONF="$D/slurmdbd.conf" setsid slurmdbd -D > "$D/log/slurmdbd.out.log" 2>&1 < /dev/null &
+  wait_for "accounting" bash -c "exec 3<>/dev/tcp/127.0.0.1/$((port + 2))"
+  slurmctld -c -f "$SLURM_CONF"
+  slurmd -f "$SLURM_CONF" -N "$host"
+  wait_for "the node" bash -c '[ "$(timeout 2 sinfo -h -o %t)" = idle ]'
+}
+
+sweep() {  # two sessions x two models; enough epochs to be caught at it
+  (cd "$D/work" && "$python" -m bci_decode.train -m hydra/launcher=slurm_cpu hydra.launcher.mem_gb=1 \
+     hydra.launcher.partition=debug hydra.launcher.timeout_min=20 session.seed=1,2 'session.name=sim${session.seed}' \
+     session.minutes=1 model=gru,lngru model.recurrent.hidden_size=16 trainer.epochs=150 trainer.patience=null)
+}
+
+kill_one() {  # the first run that has an epoch on disk, whichever it is
+  for _ in $(seq 600); do
+    for last in "$D"/work/outputs/default/*/*/seed0/last.pt; do
+      [ -e "$last" ] || continue
+      victim=$(dirname "$last"); [ -e "$victim/metrics.json" ] && continue
+      for process in $(pgrep -f submitit.core._submit); do
+        if ls -l "/proc/$process/fd" 2>/dev/null | grep -q "$victim\$"; then
+          kill -9 "$process" && echo "killed the run in ${victim#"$D"/work/}" && return 0
+        fi
+      done
+    done
+    sleep 0.1
+  done
+  return 1
+}
+
+expect() { grep -q -- "$2" "$1" || { echo "expected '$2' in:"; cat "$1"; exit 1; }; }
+
+write_configuration
+export SLURM_CONF="$D/slurm.conf"
+bring_up
+echo "SLURM $(sinfo --version | cut -d' ' -f2) is up: node $host, $(nproc) processors"
+
+kill_one > "$D/work/kill.out" & killer=$!
+sweep > "$D/work/first.out" 2>&1 && { echo "the first sweep reported no failure"; cat "$D/work/first.out"; exit 1; }
+wait $killer || { echo "no run was caught"; exit 1; }
+cat "$D/work/kill.out"; tail -n 5 "$D/work/first.out"
+expect "$D/work/first.out" "sweep: 3 done, 0 skipped, 1 failed"
+
+sweep > "$D/work/second.out" 2>&1 || { cat "$D/work/second.out"; exit 1; }
+tail -n 5 "$D/work/second.out"
+expect "$D/work/second.out" "sweep: 1 done, 3 skipped, 0 failed"
+sacct -n -X -o JobID%12,State%12 | sed 's/^/accounting: /'
+echo "slurm test passed"
