@@ -19,7 +19,7 @@ $(READY): pyproject.toml
 	@echo "setting up $(VENV), once: a minute or two"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,sweep]'
 	@touch $@
 
 train: $(READY)  ## train the LayerNorm GRU on the simulated session; ARGS="model=gru session=..." to choose
@@ -39,7 +39,7 @@ data-list: $(READY)  ## list the recordings, and which are on disk and verified
 	@$(BIN)/python scripts/download.py --list --data-dir $(DATA) $(ARGS)
 
 test: $(READY)  ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 lint: $(READY)  ## ruff check, ruff format, mypy
 	$(BIN)/ruff check .

@@ -62,8 +62,8 @@ def _job(config: DictConfig) -> None:
     except (BciDecodeError, OmegaConfBaseException) as mistake:
         if not in_sweep:
             _exit(_told(mistake))
+        record_failure(folder, _told(mistake))  # first: it makes the folder that train.log lies in
         log.error("%s", _told(mistake))
-        record_failure(folder, _told(mistake))
     except KeyboardInterrupt:
         again = "the same command, without overwrite=true," if config.overwrite else "the same command"
         _exit(f"interrupted; {again} goes on from the last whole epoch", code=130)

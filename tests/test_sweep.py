@@ -1,0 +1,81 @@
+"""Sweeps as a user types them: what fails is recorded and passed over, what is finished is skipped, all is told."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SMALL = ["session.minutes=1", "trainer.epochs=1", "model.recurrent.hidden_size=8"]
+
+
+def sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "bci_decode.train", "-m", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def table(done: subprocess.CompletedProcess) -> list[list[str]]:
+    """The closing table's rows: state, model and seed."""
+    lines = [line.split() for line in done.stdout.splitlines() if line.startswith(("done ", "skipped ", "failed "))]
+    return [[line[0], *Path(line[1]).parts[-2:]] for line in lines]
+
+
+@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]], ids=["here", "joblib"])
+def test_a_failed_run_is_recorded_and_the_rest_goes_on(tmp_path, launcher):
+    finished = tmp_path / "outputs/default/simulated/gru/seed0"
+    blocked = tmp_path / "outputs/default/simulated/gru/seed1"
+    assert sweep(tmp_path, "model=gru", "seed=0,1", *SMALL, *launcher).returncode == 0
+    shutil.copy(blocked / "metrics.json", tmp_path / "kept.json")
+    for name in ("metrics.json", "last.pt"):
+        (blocked / name).unlink()
+    (blocked / "last.pt").write_text("no checkpoint")
+    before = (finished / "metrics.json").stat().st_mtime_ns
+
+    done = sweep(tmp_path, "model=gru,lngru", "seed=0,1", *SMALL, *launcher)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert table(done) == [
+        ["skipped", "gru", "seed0"], ["failed", "gru", "seed1"], ["done", "lngru", "seed0"], ["done", "lngru", "seed1"],
+    ]  # fmt: skip
+    assert "sweep: 2 done, 1 skipped, 1 failed" in done.stdout and "Traceback" not in done.stdout + done.stderr
+    assert (finished / "metrics.json").stat().st_mtime_ns == before
+    reason = (blocked / "failed.txt").read_text()
+    assert "last.pt: is damaged" in reason and reason.count("\n") == 1
+    assert "is damaged" in (blocked / "train.log").read_text()
+
+    (blocked / "last.pt").unlink()
+    done = sweep(tmp_path, "model=gru,lngru", "seed=0,1", *SMALL, *launcher)
+    assert done.returncode == 0 and "sweep: 1 done, 3 skipped, 0 failed" in done.stdout
+    assert not (blocked / "failed.txt").exists() and (blocked / "metrics.json").exists()
+
+
+def test_a_session_that_is_not_there_fails_alone(tmp_path):
+    done = sweep(tmp_path, "session=indy_20160927_04,simulated", "trainer.epochs=1", "model.recurrent.hidden_size=8")
+    assert done.returncode == 1
+    assert "sweep: 1 done, 0 skipped, 1 failed" in done.stdout
+    reason = (tmp_path / "outputs/default/indy_20160927_04/lngru/seed0/failed.txt").read_text()
+    assert "make data SESSION=indy_20160927_04" in reason
+
+
+def test_glob_is_all_catalogued_sessions(tmp_path):
+    done = sweep(tmp_path, "session=glob(*)", "model=gru")
+    assert done.returncode == 1 and "sweep: 0 done, 0 skipped, 47 failed" in done.stdout
+    sessions = {path.parts[-4] for path in tmp_path.rglob("failed.txt")}
+    assert len(sessions) == 47 and not sessions & {"local", "simulated"}
+
+
+def test_runs_that_would_share_a_folder_are_refused_before_any_begins(tmp_path):
+    done = sweep(tmp_path, "model=gru", "data.bin_width=0.064,0.032", *SMALL)
+    assert done.returncode == 2
+    assert "seed0: several runs of this sweep share this folder; give each its own" in done.stderr
+    assert not list(tmp_path.rglob("metrics.json"))
+    own = "output_dir=outputs/bins_${data.bin_width}"
+    assert sweep(tmp_path, "model=gru", "data.bin_width=0.064,0.032", *SMALL, own).returncode == 0
+    assert len(list(tmp_path.rglob("metrics.json"))) == 2
+
+
+def test_a_launcher_that_is_not_installed_says_where_more_are(tmp_path):
+    done = sweep(tmp_path, "hydra/launcher=moon", "model=gru")
+    assert done.returncode == 2 and "hydra/launcher=moon: there is none" in done.stderr and "[sweep]" in done.stderr
