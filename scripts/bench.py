@@ -33,6 +33,29 @@ for _ in range(int(sys.argv[3])):
     if len(times) == 1: peak = megabytes("VmHWM") - before
 print(binned.counts.shape, times[0], statistics.median(times), peak)
 """
+# what a cache of binned sessions would cost: the checksum that names the session, and loading the arrays
+CACHE = """
+import statistics, sys, time
+from pathlib import Path
+import numpy as np
+from bci_decode.binning import bin_session
+from bci_decode.files import md5_of
+from bci_decode.session import read_session
+binned = bin_session(read_session(sys.argv[1]), bin_width=float(sys.argv[2]))
+files = [Path(sys.argv[4], name + ".npy") for name in ("edges", "counts", "kinematics")]
+for file in files:
+    np.save(file, getattr(binned, file.stem))
+del binned
+loads, sums = [], []
+for _ in range(int(sys.argv[3])):
+    start = time.perf_counter()
+    arrays = [np.load(file) for file in files]
+    loads.append(time.perf_counter() - start)
+    start = time.perf_counter()
+    md5_of(Path(sys.argv[1]))
+    sums.append(time.perf_counter() - start)
+print(statistics.median(loads), statistics.median(sums))
+"""
 
 
 def main() -> None:
@@ -71,6 +94,12 @@ def read_and_bin(folder: Path, rounds: int) -> list[tuple[str, str]]:
                 f"read and bin at {width * 1e3:.0f} ms",
                 f"{median:.3f} s (first {first:.3f} s), peak {peak:.0f} MB, counts {shape})",
             )
+        )
+        with tempfile.TemporaryDirectory() as cache:
+            command = [sys.executable, "-c", CACHE, str(file), str(width), str(rounds), cache]
+            load, checksum = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        rows.append(
+            ("  instead from a cache", f"{float(load):.3f} s, after {float(checksum):.2f} s for the file's md5")
         )
     return rows
 
