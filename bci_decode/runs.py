@@ -90,11 +90,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Absent:
-    """Runs without figures: folder and reason of the failed, folders of the unfinished, names of the missing."""
+    """Runs without figures: folder and reason of the failed, folders of the unfinished, names of the missing.
+
+    `again`: finished runs, which count, whose folder says that a later start of them failed.
+    """
 
     failed: list[tuple[Path, str]]
     unfinished: list[Path]
     missing: list[str]
+    again: list[tuple[Path, str]]
 
     def lines(self) -> list[str]:
         lines = [f"failed: {path} ({reason})" for path, reason in self.failed]
@@ -113,7 +117,8 @@ def read_runs(folder: Path) -> tuple[list[Run], Absent]:
     others = [path for path in begun if path not in finished]
     failed = [(path, _reason(path)) for path in others if (path / FAILED).exists()]
     unfinished = [path for path in others if not (path / FAILED).exists()]
-    absent = Absent(failed, unfinished, _missing(begun))
+    again = [(path, _reason(path)) for path in finished if (path / FAILED).exists()]
+    absent = Absent(failed, unfinished, _missing(begun), again)
     if not finished:
         there = "; ".join(["", *absent.lines()[:3]])
         raise BciDecodeError(f"holds no finished run{there}", file=folder, remedy=remedy)

@@ -42,6 +42,9 @@ def summary(groups: list[Group], absent: Absent) -> str:
     ]
     if absent.lines():
         lines += ["", "In no figure and no table:", "", *(f"- {line}" for line in absent.lines())]
+    if absent.again:
+        told = (f"- {path} ({reason})" for path, reason in absent.again)
+        lines += ["", "Finished, and shown as they were before a later start failed:", "", *told]
     if len(groups) > 1:
         lines += ["", f"{len(groups)} protocols, each in a part of its own: their figures are not comparable."]
     return "\n".join(lines) + "\n" + "".join(f"\n{_part(group)}" for group in groups)

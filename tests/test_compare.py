@@ -183,6 +183,13 @@ def test_what_has_no_figures_is_listed(tmp_path, run):
     assert len(pd.read_csv(tmp_path / "sessions.csv")) == 2
 
 
+def test_a_finished_run_whose_later_start_failed_counts_and_says_so(tmp_path, run):
+    folder = write_run(tmp_path)
+    (folder / "failed.txt").write_text("holds a run with other settings\n")
+    _, out, _ = run(tmp_path)
+    assert "Runs: 1 finished, 0 failed" in out and f"- {folder} (holds a run with other settings)" in out
+
+
 def test_files_and_figures(tmp_path, run):
     for number in range(10):
         for model in ("gru", "lngru", "other"):
