@@ -53,6 +53,11 @@ def catalog() -> dict[str, CatalogEntry]:
         }
 
 
+def monkeys() -> set[str]:
+    """Their names, with which the sessions' names begin."""
+    return {entry.monkey for entry in catalog().values()}
+
+
 def sessions_named(patterns: Iterable[str]) -> list[CatalogEntry]:
     """The sessions with these names, or whose names match these patterns (`loco_*`), each once, in catalogue order."""
     names: set[str] = set()

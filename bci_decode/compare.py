@@ -1,96 +1,119 @@
-"""Gather finished runs below a folder and put their figures side by side."""
+"""The figures of runs side by side: by run, by session, over sessions, LN-GRU against GRU."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
+import itertools
 
+import numpy as np
 import pandas as pd
 
-from bci_decode.errors import BciDecodeError
+from bci_decode.catalog import monkeys
+from bci_decode.runs import SCORES, Group, Run
+
+FEWEST = 6  # paired sessions: with five, not even five wins of five would give p < 0.05
+ALL = "all"
 
 
-@dataclass(frozen=True, eq=False)
-class Run:
-    """A finished run: its `metrics.json` and its `history.csv`."""
-
-    folder: Path
-    metrics: dict
-    history: pd.DataFrame
-
-    @property
-    def label(self) -> str:
-        return " ".join(str(self.metrics[key]) for key in ("session", "model")) + f" seed {self.metrics['seed']}"
-
-
-def read_runs(folder: Path) -> tuple[list[Run], list[Path]]:
-    """All finished runs below `folder`, and the folders of those that were begun and are not finished."""
-    if not folder.is_dir():
-        raise BciDecodeError("no such folder", file=folder, remedy="train first; runs lie in outputs/<experiment>")
-    begun = sorted(path.parent for path in folder.rglob("config.yaml"))
-    finished = [path for path in begun if (path / "metrics.json").exists()]
-    if not finished:
-        raise BciDecodeError(
-            "holds no finished run", file=folder, remedy="train first; runs lie in outputs/<experiment>"
-        )
-    runs = [_read_run(path) for path in finished]
-    units = {run.metrics["protocol"]["unit"] for run in runs}
-    if len(units) > 1:
-        raise BciDecodeError(
-            f"holds runs with targets in {' and '.join(sorted(units))}", file=folder, remedy="name a folder below it"
-        )
-    return runs, [path for path in begun if path not in finished]
-
-
-def _read_run(path: Path) -> Run:
-    try:
-        run = Run(path, json.loads((path / "metrics.json").read_text()), pd.read_csv(path / "history.csv"))
-        _row(run)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BciDecodeError("holds a damaged run", file=path, remedy="start it again, it mends itself") from error
-    return run
-
-
-def r2_table(runs: list[Run]) -> pd.DataFrame:
-    """A row for each run: the test scores at its best epoch and how fast its test loss fell.
-
-    `plateau` is the target's variance on the test part, the loss of a decoder that knows but the mean;
-    `half_plateau_epoch` the first epoch with a test loss below half of it, empty if there was none.
-    """
-    return pd.DataFrame([_row(run) for run in runs]).sort_values(
+def run_table(runs: list[Run]) -> pd.DataFrame:
+    """A row for each run, in the order of experiment, session, model and seed; what it holds says `Run.row`."""
+    return pd.DataFrame([run.row() for run in runs]).sort_values(
         ["experiment", "session", "model", "seed"], ignore_index=True
     )
 
 
-def _row(run: Run) -> dict:
-    test, plateau = run.metrics["scores"]["test"], run.metrics["target_variance"]["test"]
-    below_half = run.history.loc[run.history["test_loss"] < plateau / 2, "epoch"]
-    return {
-        "experiment": run.metrics["experiment"],
-        "session": run.metrics["session"],
-        "model": run.metrics["model"],
-        "seed": run.metrics["seed"],
-        "select_on": run.metrics["select_on"],
-        "best_epoch": run.metrics["best_epoch"],
-        "epochs": run.metrics["epochs"],
-        "test_r2": test["r2"],
-        "test_r2_x": test["r2_x"],
-        "test_r2_y": test["r2_y"],
-        "test_loss": run.metrics["loss"]["test"],
-        "plateau": plateau,
-        "half_plateau_epoch": int(below_half.iloc[0]) if len(below_half) else None,
-        "seconds": run.metrics["seconds"],
-    }
+def sessions_csv(groups: list[Group]) -> str:
+    """All runs, a row each; `protocol` says which of them may be compared."""
+    return pd.concat([run_table(group.runs).assign(protocol=group.name) for group in groups]).to_csv(index=False)
 
 
 def loss_table(runs: list[Run], epochs=(0, 1, 2, 5, 10, 20, 30, 40, 50, 70, 100)) -> pd.DataFrame:
     """Test loss of each run at some epochs: a row for each epoch that a run has, a column for each run."""
-    several = len({run.metrics["experiment"] for run in runs}) > 1
-    labels = [f"{run.metrics['experiment']} " * several + run.label for run in runs]
     losses = [run.history.set_index("epoch")["test_loss"] for run in runs]
-    table = pd.concat(losses, axis=1, keys=labels)
+    table = pd.concat(losses, axis=1, keys=[run.label for run in runs])
     return table.loc[[epoch for epoch in epochs if epoch in table.index]]
+
+
+def session_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The mean over the seeds: a row for each session and model with its `seeds`, `test_bins`, `r2_x`, `r2_y`, `r2`."""
+    scores = {score: (column, lambda values: values.mean(skipna=False)) for score, column in SCORES.items()}
+    by = table.groupby(["monkey", "session", "model"], as_index=False)
+    return by.agg(seeds=("seed", "size"), test_bins=("test_bins", "first"), **scores)
+
+
+def mean_and_sd(values, weights=None) -> tuple[float, float]:
+    """Plain: mean and sample SD (n - 1). Weighted: weighted mean, root of the weighted mean squared deviation from it."""
+    values = np.asarray(values, dtype=float)
+    if weights is None:
+        return values.mean(), values.std(ddof=1) if len(values) > 1 else float("nan")
+    mean = np.average(values, weights=weights)
+    spread = np.sqrt(np.average((values - mean) ** 2, weights=weights))
+    return mean, spread if len(values) > 1 else float("nan")
+
+
+def score_table(sessions: pd.DataFrame) -> pd.DataFrame:
+    """Mean and SD of R2 over the sessions, plain and weighted by test bins, per monkey of the catalogue, model, axis."""
+    known = monkeys() & set(sessions["monkey"])
+    rows = []
+    for monkey, model in itertools.product([*sorted(known), ALL], sorted(set(sessions["model"]))):
+        some = sessions[(sessions["model"] == model) & ((sessions["monkey"] == monkey) | (monkey == ALL))]
+        for score in SCORES:
+            scored = some.dropna(subset=[score])  # a score that is no number is no score of 0
+            if len(scored):
+                plain, weighted = mean_and_sd(scored[score]), mean_and_sd(scored[score], scored["test_bins"])
+                cells = (monkey, model, score, len(scored), *plain, *weighted)
+                rows.append(cells)
+    columns = ["monkey", "model", "score", "sessions", "mean", "SD", "weighted mean", "weighted SD"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def pairs(sessions: pd.DataFrame, score: str, first: str = "gru", second: str = "lngru") -> pd.DataFrame:
+    """`score` of two models by session and monkey: a row for each session that has both, a column for each model."""
+    wide = sessions.pivot(index=["monkey", "session"], columns="model", values=score)
+    return wide.reindex(columns=[first, second]).dropna()
+
+
+def paired_tests(sessions: pd.DataFrame) -> pd.DataFrame:
+    """LN-GRU less GRU across sessions: two-sided sign test and Wilcoxon signed-rank test; sessions without a difference
+    tell neither anything and are left out of both. Empty p where fewer than `FEWEST` sessions are paired."""
+    from scipy.stats import binomtest, wilcoxon
+
+    rows = []
+    for score in SCORES:
+        both = pairs(sessions, score)
+        gain = (both["lngru"] - both["gru"]).to_numpy()
+        moved = gain[gain != 0]
+        tested = len(gain) >= FEWEST and len(moved) > 0
+        rows.append(
+            {
+                "score": score,
+                "paired sessions": len(gain),
+                "LN-GRU higher": int((gain > 0).sum()),
+                "mean gain": gain.mean() if len(gain) else float("nan"),
+                "median gain": np.median(gain) if len(gain) else float("nan"),
+                "sign test p": binomtest(int((moved > 0).sum()), len(moved)).pvalue if tested else float("nan"),
+                "Wilcoxon p": wilcoxon(moved).pvalue if tested else float("nan"),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def epoch_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Median epochs over the runs of each model; a run that never falls below half the plateau counts as later than
+    any other, so the median is empty where half of the runs never do."""
+    rows = []
+    for model, some in table.groupby("model"):
+        half = float(np.median(some["half_plateau_epoch"].astype(float).fillna(np.inf)))
+        rows.append(
+            {
+                "model": model,
+                "runs": len(some),
+                "half the plateau": half if np.isfinite(half) else float("nan"),
+                "never": int(some["half_plateau_epoch"].isna().sum()),
+                "best validation loss": some["best_val_epoch"].astype(float).median(),
+                "chosen": float(some["best_epoch"].median()),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def markdown(table: pd.DataFrame, index: bool = False) -> str:
@@ -104,6 +127,8 @@ def markdown(table: pd.DataFrame, index: bool = False) -> str:
 def _cell(value) -> str:
     if pd.isna(value):
         return ""
-    if isinstance(value, float) and value != int(value):
+    if isinstance(value, float) and (np.isinf(value) or value != int(value)):
+        if 0 < abs(value) < 0.001:
+            return f"{value:.1e}"
         return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
     return str(int(value)) if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""Pictures of runs, drawn from the CSV and npz files that they wrote, and of sessions; all readable in grey."""
+"""Pictures of a run, drawn from the CSV and npz files that they wrote, and of sessions; all readable in grey."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from bci_decode.compare import Run
 from bci_decode.files import written_whole
 
 if TYPE_CHECKING:
@@ -47,8 +46,8 @@ def draw_run(folder: Path) -> None:
     for score, label in (("loss", f"mean squared error, ({decoded['unit']})²"), ("r2", "R² (mean of x and y)")):
         figure = _history_figure(history, metrics, score)
         figure.axes[0].set(xlabel="epoch (0: untrained)", ylabel=label, title=title)
-        _save(figure, folder / f"{score}.png")
-    _save(_trajectory_figure(decoded, title), folder / "trajectory.png")
+        save_figure(figure, folder / f"{score}.png")
+    save_figure(_trajectory_figure(decoded, title), folder / "trajectory.png")
 
 
 def _history_figure(history: pd.DataFrame, metrics: dict, score: str) -> plt.Figure:
@@ -106,37 +105,6 @@ def _draw_path(axes: plt.Axes, true: np.ndarray, guess: np.ndarray, bin_width: f
     axes.set_aspect("equal", adjustable="datalim")
 
 
-def draw_comparison(runs: list[Run], path: Path) -> None:
-    """Test loss against epoch of all runs in one axis, a thin line each; dotted, the plateau: the target's variance."""
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    named: set[str] = set()
-    for run in runs:
-        model = run.metrics["model"]
-        look = MODELS.get(model, {"label": model})
-        label = None if model in named else look["label"]
-        named.add(model)
-        style = look | {"label": label, "linewidth": 1.5 if len(runs) < 9 else 0.8}
-        axes.plot(run.history["epoch"], run.history["test_loss"], **style)
-    plateaus = {run.metrics["target_variance"]["test"] for run in runs}
-    for plateau in plateaus:
-        axes.axhline(plateau, **PLATEAU)
-    axes.set(
-        xlabel="epoch (0: untrained)", ylabel=f"test loss, ({runs[0].metrics['protocol']['unit']})²", title=_what(runs)
-    )
-    axes.set_ylim(0, 1.25 * max(plateaus))
-    axes.margins(x=0.02)
-    axes.plot([], [], label="variance of the target", **PLATEAU)
-    axes.legend(frameon=False)
-    _save(figure, path)
-
-
-def _what(runs: list[Run]) -> str:
-    sessions = sorted({run.metrics["session"] for run in runs})
-    seeds = sorted({run.metrics["seed"] for run in runs})
-    first = sessions[0] if len(sessions) == 1 else f"{len(sessions)} sessions"
-    return f"{runs[0].metrics['experiment']}: {first}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
-
-
 def draw_session(session: Session, path: Path, raster: float = 10.0, seconds: float = 30.0) -> None:
     """Rates per channel over the whole session; from its middle on `raster` s of spikes and `seconds` of movement."""
     height = min(max(0.011 * len(session.units), 2.0), 5.2)  # inches, so that a unit has a pixel at least
@@ -154,7 +122,7 @@ def draw_session(session: Session, path: Path, raster: float = 10.0, seconds: fl
         axes.axvspan(start, start + raster, color="0.94", zorder=0)
     figure.align_ylabels()
     figure.suptitle(f"{session.name}: {session.duration / 60:.1f} minutes, {len(session.units)} units")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_rates(axes: plt.Axes, session: Session) -> None:
@@ -209,7 +177,8 @@ def _draw_positions(both: list[plt.Axes], session: Session, start: float, stop: 
     both[1].set_xlabel("time of the recording, s")
 
 
-def _save(figure: plt.Figure, path: Path) -> None:
+def save_figure(figure: plt.Figure, path: Path) -> None:
+    """As PNG, whole or not at all; the figure is closed."""
     with written_whole(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     plt.close(figure)

@@ -13,9 +13,9 @@ FLOORS = [
     {"files", "config", "catalog"},
     {"session", "binning", "simulate", "transfer"},
     {"dataset", "layers", "checkpoint", "run_folder", "download", "inspection"},
-    {"decoder", "baselines"},
-    {"trainer", "compare"},
-    {"report", "plots", "sweep"},
+    {"decoder", "baselines", "runs"},
+    {"trainer", "compare", "plots"},
+    {"report", "summary", "compare_plots", "sweep"},
     {"train"},
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
@@ -23,7 +23,20 @@ WITHOUT_TORCH = (
     FLOORS[0]
     | FLOORS[1]
     | FLOORS[2]
-    | {"dataset", "run_folder", "download", "inspection", "baselines", "compare", "plots", "sweep", "train"}
+    | {
+        "dataset",
+        "run_folder",
+        "download",
+        "inspection",
+        "baselines",
+        "runs",
+        "compare",
+        "plots",
+        "summary",
+        "compare_plots",
+        "sweep",
+        "train",
+    }
 )
 HEAVY = {"torch", "pandas", "scipy", "sklearn", "h5py", "matplotlib", "numpy"}
 

@@ -117,56 +117,14 @@ def test_compare_draws_and_tabulates(swept):
     )
     assert done.returncode == 0, done.stderr
     folder = swept / "outputs" / "default"
-    table = pd.read_csv(folder / "comparison.csv")
+    table = pd.read_csv(folder / "sessions.csv")
     assert table["model"].tolist() == ["gru", "lngru"]
     for _, row in table.iterrows():
         metrics = json.loads((folder / "simulated" / row["model"] / "seed0" / "metrics.json").read_text())
         assert row["test_r2_x"] == pytest.approx(metrics["scores"]["test"]["r2_x"])
-    assert "| simulated lngru seed 0 |" in (folder / "comparison.md").read_text()
-    assert imread(folder / "comparison.png").shape[0] > 300
-
-
-def test_compare_of_several_runs_of_a_model(swept):
-    assert (
-        train(swept, "-m", "model=gru,lngru", "seed=1,2", *SMALL, "trainer.epochs=1", "output_dir=seeds").returncode
-        == 0
-    )
-    unfinished = swept / "seeds" / "default" / "simulated" / "gru" / "seed9"
-    unfinished.mkdir()
-    (unfinished / "config.yaml").write_text("seed: 9\n")
-    done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "compare.py", "seeds"], cwd=swept, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert pd.read_csv(swept / "seeds" / "comparison.csv")[["model", "seed"]].values.tolist() == [
-        ["gru", 1], ["gru", 2], ["lngru", 1], ["lngru", 2],
-    ]  # fmt: skip
-    assert "Not finished, left out: seeds/default/simulated/gru/seed9" in done.stdout
-
-
-def test_compare_of_runs_that_do_not_belong_together(swept):
-    def compare():
-        return subprocess.run(
-            [sys.executable, ROOT / "scripts" / "compare.py", "mixed"], cwd=swept, capture_output=True, text=True
-        )
-
-    small = [*SMALL, "trainer.epochs=1", "model=gru"]
-    train(swept, *small, "output_dir=mixed/a")
-    train(swept, *small, "output_dir=mixed/b", "data.target=position")
-    done = compare()
-    assert done.returncode == 2 and "holds runs with targets in mm and mm/s" in done.stderr
-    for damage in ("", "{}", '{"session": "a"}'):
-        (swept / "mixed/b/default/simulated/gru/seed0/metrics.json").write_text(damage)
-        done = compare()
-        assert done.returncode == 2 and "seed0: holds a damaged run" in done.stderr and "Traceback" not in done.stderr
-
-
-def test_compare_without_runs(tmp_path):
-    for folder, words in (("absent", "no such folder"), (".", "holds no finished run")):
-        done = subprocess.run(
-            [sys.executable, ROOT / "scripts" / "compare.py", folder], cwd=tmp_path, capture_output=True, text=True
-        )
-        assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+    assert "| simulated lngru seed 0 |" in (folder / "summary.md").read_text()
+    for picture in ("comparison.png", "r2_scatter.png"):
+        assert imread(folder / picture).shape[0] > 300
 
 
 @pytest.mark.parametrize("model", ["gru", "lngru"])
