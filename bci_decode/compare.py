@@ -66,20 +66,29 @@ def score_table(sessions: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def pairs(sessions: pd.DataFrame, score: str, first: str = "gru", second: str = "lngru") -> pd.DataFrame:
-    """`score` of two models by session and monkey: a row for each session that has both, a column for each model."""
-    wide = sessions.pivot(index=["monkey", "session"], columns="model", values=score)
+def matched(table: pd.DataFrame, first: str = "gru", second: str = "lngru") -> pd.DataFrame:
+    """Of a run table, the runs whose session and seed both models have: a seed of one alone would tilt a pair."""
+    by_model = {model: set(zip(some["session"], some["seed"], strict=True)) for model, some in table.groupby("model")}
+    both = by_model.get(first, set()) & by_model.get(second, set())
+    return table[[key in both for key in zip(table["session"], table["seed"], strict=True)]]
+
+
+def pairs(table: pd.DataFrame, score: str, first: str = "gru", second: str = "lngru") -> pd.DataFrame:
+    """`score` of two models by session and monkey, mean over the seeds that both have: a column for each model."""
+    wide = session_table(matched(table, first, second)).pivot(
+        index=["monkey", "session"], columns="model", values=score
+    )
     return wide.reindex(columns=[first, second]).dropna()
 
 
-def paired_tests(sessions: pd.DataFrame) -> pd.DataFrame:
+def paired_tests(runs: pd.DataFrame) -> pd.DataFrame:
     """LN-GRU less GRU across sessions: two-sided sign test and Wilcoxon signed-rank test; sessions without a difference
     tell neither anything and are left out of both. Empty p where fewer than `FEWEST` sessions are paired."""
     from scipy.stats import binomtest, wilcoxon
 
     rows = []
     for score in SCORES:
-        both = pairs(sessions, score)
+        both = pairs(runs, score)
         gain = (both["lngru"] - both["gru"]).to_numpy()
         moved = gain[gain != 0]
         tested = len(gain) >= FEWEST and len(moved) > 0

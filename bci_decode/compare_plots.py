@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from bci_decode.catalog import monkeys
-from bci_decode.compare import pairs, run_table, session_table
+from bci_decode.compare import pairs, run_table
 from bci_decode.plots import MODELS, PLATEAU, save_figure
 from bci_decode.runs import Group
 
@@ -61,7 +61,7 @@ def _draw_scatter(axes: plt.Axes, group: Group) -> None:
     known, fills = sorted(monkeys()), {}
     ends: list[float] = []
     for score, shape in AXES.items():
-        both = pairs(session_table(run_table(group.runs)), score).reset_index()
+        both = pairs(run_table(group.runs), score).reset_index()
         for monkey, gru, lngru in both[["monkey", "gru", "lngru"]].itertuples(index=False):
             name, place = (monkey, known.index(monkey)) if monkey in known else ("other sessions", -1)
             fills[name] = FILLS[place]

@@ -32,6 +32,8 @@ FREE_KEYS = (
     "trainer.threads",
 )
 FAILED = "failed.txt"
+FAILED_RUN = ".failed"  # what there is of a run that was to overwrite another one and failed
+GONE = ".gone"
 ASIDE = ".before"  # where an overwritten run waits until the new one has finished
 
 
@@ -39,7 +41,7 @@ def run_folder(output_dir: str, experiment: str, session: str, model: str, seed:
     """The folder's path below `output_dir`; names that would lead out of it are refused before it is made."""
     if not str(output_dir or "").strip():
         raise BciDecodeError("is empty", field="output_dir", remedy="name a folder, outputs say")
-    if not session or session != Path(str(session)).name:
+    if not session or session == ".." or session != Path(str(session)).name:
         raise BciDecodeError(
             f"is {session!r}", field="session.name", remedy="give a name without slashes: a folder bears it"
         )
@@ -52,6 +54,7 @@ def held(folder: Path) -> Iterator[None]:
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        recover(folder)
         yield
     except BlockingIOError as error:
         raise BciDecodeError(
@@ -82,18 +85,27 @@ def is_finished(folder: Path, settings: dict[Any, Any], data: Path) -> bool:
     if not is_complete(folder):
         return False
     about = json.loads((folder / "metrics.json").read_text())["data"]
-    if str(data) != about["file"] and data.is_file() and md5_of(data) != about["md5"]:
-        raise _not_ours(folder, f"a run on other data, {about['file']}")
+    same = identity(data).items() <= about.items() if data.is_file() else True  # the data may be gone by now
+    if not same and md5_of(data) != about["md5"]:
+        raise _not_ours(folder, f"a run on other data, {about['file']} as it was then")
     return True
 
 
 def is_complete(folder: Path) -> bool:
     """Whether a finished run stands here, all its files in it; one that lacks any is made whole from last.pt."""
     try:
-        about = json.loads((folder / "metrics.json").read_text())["data"]
-        return {"file", "md5"} <= about.keys() and all((folder / name).stat().st_size for name in RUN_FILES)
+        metrics = json.loads((folder / "metrics.json").read_text())
+        epochs = (folder / "history.csv").read_text().count("\n") - 2  # a header, and a row for epoch 0
+        whole = all((folder / name).stat().st_size for name in RUN_FILES)
+        return whole and epochs == metrics["epochs"] and {"file", "md5"} <= metrics["data"].keys()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
+
+
+def identity(data: Path) -> dict[str, Any]:
+    """What tells cheaply that a data file is still the same: its path, size in bytes and time of its last change."""
+    about = data.stat()
+    return {"file": str(data), "bytes": about.st_size, "modified_ns": about.st_mtime_ns}
 
 
 def record_failure(folder: Path, reason: str | None) -> None:
@@ -122,37 +134,88 @@ def _not_ours(folder: Path, what: str) -> BciDecodeError:
     return BciDecodeError(f"holds {what}", file=folder, remedy=remedy)
 
 
-def begin(folder: Path, settings: dict[Any, Any], overwrite: bool) -> None:
-    """Make the folder this run's own: an overwritten run is set aside, the settings are written."""
+@contextmanager
+def begun(folder: Path, settings: dict[Any, Any], overwrite: bool) -> Iterator[None]:
+    """Make the folder this run's own while it trains: an overwritten run is set aside till this one has finished.
+
+    If this one fails, the other is put back, and what there is of this one goes to `.failed`. If it is interrupted or
+    killed, both stay, and it can go on.
+    """
     if overwrite:
-        aside = folder / ASIDE
-        aside.mkdir(exist_ok=True)
-        keep = (aside / "metrics.json").exists()  # a finished run set aside is worth more than what came after it
-        for name in RUN_FILES:
-            if (folder / name).exists():
-                (folder / name).unlink() if keep else (folder / name).replace(aside / name)
+        _set_aside(folder)
     with written_whole(folder / "config.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(settings, sort_keys=False))
+    try:
+        yield
+    except Exception:
+        if overwrite and (folder / ASIDE).is_dir():
+            _put_back(folder)
+        raise
+    _let_go(folder)
 
 
-def finish(folder: Path) -> None:
-    """The new run is complete: let go of the one that it replaced."""
-    _empty(folder / ASIDE)
+# Whatever is moved is first gathered under a name ending in .part and then renamed at once, so that after a kill at any
+# moment `recover` knows how far it came. No file of a run is deleted before another whole run stands in its place.
 
 
-def give_back(folder: Path) -> bool:
-    """After a mistake: put back the run that was set aside, or take away a folder that was made for nothing.
+def recover(folder: Path) -> None:
+    """Undo or finish what a kill cut short in this folder; to be called by whoever has just got hold of it."""
+    for cut in (ASIDE + ".part", FAILED_RUN + ".part"):
+        _move(folder / cut, folder)
+    if (folder / FAILED_RUN).is_dir() and (folder / ASIDE).is_dir():
+        _move(folder / ASIDE, folder)
+    if (folder / ASIDE).is_dir() and is_complete(folder):
+        _let_go(folder)
+    _delete(folder / GONE)
 
-    Returns whether the folder still holds a run, or what there is of one.
-    """
-    aside = folder / ASIDE
-    if aside.is_dir():
+
+def _set_aside(folder: Path) -> None:
+    _delete(folder / FAILED_RUN)
+    if (folder / ASIDE).is_dir():  # a whole run waits there already; what came after it is not worth as much
         for name in RUN_FILES:
             (folder / name).unlink(missing_ok=True)
-            if (aside / name).exists():
-                (aside / name).replace(folder / name)
-        _empty(aside)
-    if any((folder / name).exists() for name in RUN_FILES):
+    elif (folder / "metrics.json").exists():
+        _move(folder, folder / (ASIDE + ".part"))
+        (folder / (ASIDE + ".part")).rename(folder / ASIDE)
+    else:  # not finished: nothing to come back to
+        for name in RUN_FILES:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _put_back(folder: Path) -> None:
+    _move(folder, folder / (FAILED_RUN + ".part"))
+    (folder / (FAILED_RUN + ".part")).rename(folder / FAILED_RUN)
+    _move(folder / ASIDE, folder)
+
+
+def _let_go(folder: Path) -> None:
+    if (folder / ASIDE).is_dir():
+        (folder / ASIDE).rename(folder / GONE)
+    _delete(folder / GONE)
+
+
+def _move(here: Path, there: Path) -> None:
+    """Move a run's files; `here` is taken away if nothing is left in it."""
+    if not here.is_dir():
+        return
+    there.mkdir(exist_ok=True)
+    for name in RUN_FILES:
+        if (here / name).exists():
+            (here / name).replace(there / name)
+    if not any(here.iterdir()):
+        here.rmdir()
+
+
+def _delete(folder: Path) -> None:
+    if folder.is_dir():
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+
+
+def leave_nothing(folder: Path) -> bool:
+    """After a mistake, take away a folder that was made for nothing; returns whether it was not, and so still stands."""
+    if (folder / ASIDE).exists() or any((folder / name).exists() for name in RUN_FILES):
         return True
     (folder / "train.log").unlink(missing_ok=True)
     for path in (folder, *folder.parents[:3]):
@@ -161,10 +224,3 @@ def give_back(folder: Path) -> bool:
         except OSError:  # not empty: someone else's
             break
     return False
-
-
-def _empty(aside: Path) -> None:
-    if aside.is_dir():
-        for path in aside.iterdir():
-            path.unlink()
-        aside.rmdir()

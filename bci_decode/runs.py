@@ -16,7 +16,7 @@ import yaml
 from bci_decode.catalog import monkeys
 from bci_decode.config import flat
 from bci_decode.errors import BciDecodeError
-from bci_decode.run_folder import ASIDE, FAILED, failure
+from bci_decode.run_folder import FAILED, failure
 
 SCORES = {"r2_x": "test_r2_x", "r2_y": "test_r2_y", "r2": "test_r2"}  # a session's score, a run's column
 PROTOCOL = ("data.", "optimizer.", "scheduler.", "trainer.")  # settings that runs of one column share
@@ -99,10 +99,14 @@ class Absent:
     unfinished: list[Path]
     missing: list[str]
     again: list[tuple[Path, str]]
+    damaged: list[Path]
 
     def lines(self) -> list[str]:
         lines = [f"failed: {path} ({reason})" for path, reason in self.failed]
         lines += [f"not finished: {path}" for path in self.unfinished]
+        lines += [
+            f"damaged: {path} (start it again, with overwrite=true if that does not mend it)" for path in self.damaged
+        ]
         return lines + [f"missing: {name}" for name in self.missing]
 
 
@@ -112,26 +116,29 @@ def read_runs(folder: Path) -> tuple[list[Run], Absent]:
     if not folder.is_dir():
         raise BciDecodeError("no such folder", file=folder, remedy=remedy)
     marks = [path for name in ("config.yaml", "metrics.json", FAILED) for path in folder.rglob(name)]
-    begun = sorted({path.parent for path in marks if path.parent.name != ASIDE})
+    begun = sorted({path.parent for path in marks if not path.parent.name.startswith(".")})
     finished = [path for path in begun if (path / "metrics.json").exists()]
     others = [path for path in begun if path not in finished]
     failed = [(path, _reason(path)) for path in others if (path / FAILED).exists()]
     unfinished = [path for path in others if not (path / FAILED).exists()]
     again = [(path, _reason(path)) for path in finished if (path / FAILED).exists()]
-    absent = Absent(failed, unfinished, _missing(begun), again)
-    if not finished:
+    runs = {path: _read_run(path) for path in finished}
+    damaged = [path for path, run in runs.items() if run is None]
+    absent = Absent(failed, unfinished, _missing(begun), again, damaged)
+    if len(damaged) == len(finished):
         there = "; ".join(["", *absent.lines()[:3]])
         raise BciDecodeError(f"holds no finished run{there}", file=folder, remedy=remedy)
-    return [_read_run(path) for path in finished], absent
+    return [run for run in runs.values() if run is not None], absent
 
 
-def _read_run(path: Path) -> Run:
+def _read_run(path: Path) -> Run | None:
+    """The run in a folder; None where its files are damaged."""
     try:
         settings = flat(yaml.safe_load((path / "config.yaml").read_text()))
         run = Run(path, json.loads((path / "metrics.json").read_text()), pd.read_csv(path / "history.csv"), settings)
         run.row(), run.metrics["selection_rule"], run.metrics["data"]["md5"]  # all that a comparison takes is there
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise BciDecodeError("holds a damaged run", file=path, remedy="start it again, it mends itself") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+        return None
     return run
 
 

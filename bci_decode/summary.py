@@ -13,6 +13,7 @@ from bci_decode.compare import (
     epoch_table,
     loss_table,
     markdown,
+    matched,
     paired_tests,
     run_table,
     score_table,
@@ -37,7 +38,7 @@ def summary(groups: list[Group], absent: Absent) -> str:
     count = sum(len(group.runs) for group in groups)
     lines = ["# Comparison of runs", ""]
     lines += [
-        f"Runs: {count} finished, {len(absent.failed)} failed, {len(absent.unfinished)} not finished, "
+        f"Runs: {count} finished, {len(absent.failed)} failed, {len(absent.unfinished)} not finished, {len(absent.damaged)} damaged, "
         f"{len(absent.missing)} missing (a session, model and seed that others there have, never begun)."
     ]
     if absent.lines():
@@ -53,7 +54,7 @@ def summary(groups: list[Group], absent: Absent) -> str:
 def _part(group: Group) -> str:
     table = run_table(group.runs)
     sessions = session_table(table)
-    parts = [f"## {group.name}\n", _protocol(group), *_scores(sessions), *_tests(sessions), *_epochs(table)]
+    parts = [f"## {group.name}\n", _protocol(group), *_scores(sessions), *_tests(table), *_epochs(table)]
     parts += _published(table.iloc[0])
     if sessions["session"].nunique() > 1:
         parts += ["### Sessions, mean over seeds\n", _side_by_side(sessions, table.iloc[0])]
@@ -91,10 +92,13 @@ def _scores(sessions: pd.DataFrame) -> list[str]:
     return text
 
 
-def _tests(sessions: pd.DataFrame) -> list[str]:
-    table = paired_tests(sessions)
+def _tests(runs: pd.DataFrame) -> list[str]:
+    table = paired_tests(runs)
+    alone = len(runs) - len(matched(runs))
     paired = int(table["paired sessions"].max())
     text = ["### LN-GRU less GRU, session by session\n"]
+    if paired and alone:
+        text.append(f"Left out of the pairs: {alone} runs of a seed that the other model has not run there.\n")
     if not paired:
         return [*text, "No session has both a GRU and an LN-GRU run: nothing to pair.\n"]
     if table["sign test p"].isna().all():

@@ -6,10 +6,11 @@ their folders hold, so that a run that was killed is seen as well.
 
 from __future__ import annotations
 
-import logging
+import shutil
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,24 @@ from omegaconf import DictConfig, OmegaConf
 
 from bci_decode.run_folder import failure, is_complete, record_failure, relative
 
-log = logging.getLogger(__name__)
-
 OWN_FOLDER = "give each its own, as in 'output_dir=outputs/bins_${data.bin_width}'"
+
+
+@dataclass
+class Sweep:
+    """A sweep that has begun: its runs' folders, and what is needed to tell later what became of them."""
+
+    finished: dict[Path, int | None]  # when each run's metrics.json was written; None: not a finished run
+    overwrite: bool
+    slurm: bool
+    folder: Path
+    started: float
 
 
 class SweepReport(Callback):
     """Hydra's callback that notes, before a sweep starts, its runs' folders and which of them are finished already."""
 
-    runs: dict[Path, bool] | None = None  # folder -> whether it was finished before; of the sweep of this process
+    sweep: Sweep | None = None  # of this process
 
     def on_multirun_start(self, config: DictConfig, **kwargs) -> None:
         folders = _folders(config)
@@ -37,9 +47,19 @@ class SweepReport(Callback):
         if shared:  # Hydra takes a callback's exceptions for warnings
             print(f"error: {shared[0]}: several runs of this sweep share this folder; {OWN_FOLDER}", file=sys.stderr)
             sys.exit(2)
-        SweepReport.runs = {folder: is_complete(folder) for folder in folders}
+        SweepReport.sweep = Sweep(
+            finished={folder: _finished_at(folder) for folder in folders},
+            overwrite=bool(config.overwrite),
+            slurm="Slurm" in config.hydra.launcher._target_,
+            folder=Path(config.hydra.sweep.dir),
+            started=time.time(),
+        )
         for folder in folders:  # what an earlier sweep says of its failures is none of this one's
             record_failure(folder, None)
+
+
+def _finished_at(folder: Path) -> int | None:
+    return (folder / "metrics.json").stat().st_mtime_ns if is_complete(folder) else None
 
 
 def _folders(config: DictConfig) -> list[Path]:
@@ -59,36 +79,48 @@ def _folders(config: DictConfig) -> list[Path]:
     return folders
 
 
-def outcomes(runs: dict[Path, bool]) -> dict[Path, tuple[str, str]]:
-    """What became of each run: "done", "skipped" (finished before) or "failed", and in the last case why."""
+def outcomes(sweep: Sweep) -> dict[Path, tuple[str, str]]:
+    """What became of each run, and why: done, skipped (finished before), failed, or open (killed or never begun)."""
     found = {}
-    for folder, finished_before in runs.items():
-        reason = failure(folder)
+    for folder, before in sweep.finished.items():
+        reason, after = failure(folder), _finished_at(folder)
         if reason is not None:
-            found[folder] = ("failed", reason)
-        elif is_complete(folder):
-            found[folder] = ("skipped" if finished_before else "done", "")
+            found[folder] = ("failed", reason.removeprefix(f"{folder}: "))
+        elif after is not None and after != before:
+            found[folder] = ("done", "")
+        elif after is not None and not sweep.overwrite:
+            found[folder] = ("skipped", "")
+        elif after is None and (folder / "config.yaml").exists():
+            found[folder] = ("failed", "killed or out of memory; the same command goes on with it")
         else:
-            found[folder] = ("failed", "no result and no word: killed, out of memory or never begun; see train.log")
-            record_failure(folder, found[folder][1])
+            found[folder] = ("open", "not begun; the same command begins it")
     return found
 
 
-def report(runs: dict[Path, bool]) -> int:
-    """Print the sweep's closing table; the number of failed runs."""
-    found = outcomes(runs)
+def end_of_sweep(sweep: Sweep, interrupted: bool = False) -> bool:
+    """Print the closing table and leave a word where a run was killed; whether any run is failed or open."""
+    if sweep.slurm:
+        _wait_for_slurm(sweep)
+    found = outcomes(sweep)
     width = max(len(str(folder)) for folder in found)
     for folder, (state, reason) in found.items():
+        if interrupted and state == "failed" and failure(folder) is None:
+            state, reason = "open", "interrupted; the same command goes on with it"
+            found[folder] = (state, reason)
+        elif state == "failed":
+            record_failure(folder, reason)
         print(f"{state:<8} {folder!s:<{width}}  {reason}".rstrip())
     states = [state for state, _ in found.values()]
-    print("sweep: " + ", ".join(f"{states.count(state)} {state}" for state in ("done", "skipped", "failed")))
-    return states.count("failed")
+    shown = ["done", "skipped", "failed"] + ["open"] * ("open" in states)
+    print("sweep: " + ", ".join(f"{states.count(state)} {state}" for state in shown))
+    return "failed" in states or "open" in states
 
 
-def wait_for_slurm(sweep_dir: Path, poll: float = 2.0) -> None:
-    """Wait until no SLURM job of a sweep is left: the launcher stops at the first that was killed, the others go on."""
-    jobs = {path.name.split("_")[0] for path in (sweep_dir / ".submitit").glob("[0-9]*")}
-    while jobs:
+def _wait_for_slurm(sweep: Sweep, poll: float = 2.0) -> None:
+    """Wait until none of the sweep's jobs is left: the launcher stops at the first that was killed, the others go on."""
+    paths = [path for path in (sweep.folder / ".submitit").glob("[0-9]*") if path.stat().st_mtime >= sweep.started - 1]
+    jobs = {path.name.split("_")[0] for path in paths}
+    while jobs and shutil.which("squeue"):
         queue = subprocess.run(["squeue", "-h", "-j", ",".join(sorted(jobs))], capture_output=True, text=True)
         if queue.returncode or not queue.stdout.strip():  # SLURM forgets jobs that ended some time ago
             return

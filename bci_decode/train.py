@@ -25,8 +25,17 @@ from bci_decode.catalog import catalog
 from bci_decode.config import TrainConfig
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import md5_of
-from bci_decode.run_folder import begin, finish, give_back, held, is_finished, record_failure, relative, run_folder
-from bci_decode.sweep import SweepReport, report, wait_for_slurm
+from bci_decode.run_folder import (
+    begun,
+    held,
+    identity,
+    is_finished,
+    leave_nothing,
+    record_failure,
+    relative,
+    run_folder,
+)
+from bci_decode.sweep import SweepReport, end_of_sweep
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +66,7 @@ def _job(config: DictConfig) -> None:
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         with held(folder):
-            _run_or_give_back(config, folder)
+            _run_or_leave_nothing(config, folder)
         record_failure(folder, None)
     except (BciDecodeError, OmegaConfBaseException) as mistake:
         if not in_sweep:
@@ -74,11 +83,11 @@ def _job(config: DictConfig) -> None:
         record_failure(folder, f"{type(fault).__name__}: {_one_line(fault)}")
 
 
-def _run_or_give_back(config: DictConfig, folder: Path) -> None:
+def _run_or_leave_nothing(config: DictConfig, folder: Path) -> None:
     try:
         run(config, folder)
     except Exception as mistake:
-        if give_back(folder):
+        if leave_nothing(folder):
             _log_to_file(f"error: {_told(mistake)}")
         raise
 
@@ -112,23 +121,23 @@ def run(config: DictConfig, folder: Path) -> None:
     optimizer, scheduler = (_part(config[key], key) for key in ("optimizer", "scheduler"))
     fingerprint = md5_of(path)
     trainer = Trainer(decoder, data, folder, typed.trainer, optimizer, scheduler, typed.seed, fingerprint)
-    begin(folder, settings, config.overwrite)  # not before all settings have proved good
-    log.info("%s: %d units, bins %s", folder, len(data.units), {name: len(part) for name, part in data.parts.items()})
-    if typed.trainer.select_on == "test":
-        log.warning(
-            "select_on=test: the best epoch is chosen on the TEST part, as in the source study; no honest score"
-        )
-    history = trainer.fit()
     about = {
         "session": config.session.name,
         "model": choices["model"],
         "experiment": choices["experiment"],
         "seed": typed.seed,
-        "data": {"file": str(path), "md5": fingerprint, "seconds": session.duration},
+        "data": identity(path) | {"md5": fingerprint, "seconds": session.duration},
     }
-    report = write_report(trainer, history, typed.data, about)
-    draw_run(folder)
-    finish(folder)
+    with begun(folder, settings, config.overwrite):  # not before all settings have proved good
+        bins = {name: len(part) for name, part in data.parts.items()}
+        log.info("%s: %d units, bins %s", folder, len(data.units), bins)
+        if typed.trainer.select_on == "test":
+            log.warning(
+                "select_on=test: the best epoch is chosen on the TEST part, as in the source study; no honest score"
+            )
+        history = trainer.fit()
+        report = write_report(trainer, history, typed.data, about)
+        draw_run(folder)
     test = report["scores"]["test"]
     log.info(
         "test R2 %.3f (x %.3f, y %.3f) at epoch %d, chosen by the %s; all files in %s",
@@ -234,8 +243,7 @@ def main() -> None:
         _exit(f"{CONF}: no such folder; run from a clone of the project, installed with 'make setup'")
     wants_traceback = os.environ.setdefault("HYDRA_FULL_ERROR", "0") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own many lines and exits with 1
-    # what is no catalogued session is no part of all of them
-    sys.argv = [re.sub(r"^session=glob\(\*\)$", "session=glob(*,exclude=[local,simulated])", word) for word in sys.argv]
+    sys.argv = [sys.argv[0], *_arranged(sys.argv[1:])]
     try:
         _job()
     except BrokenPipeError:  # the reader of the output, `head` say, has gone
@@ -245,20 +253,21 @@ def main() -> None:
             raise
         _exit(_told(mistake))
     except Exception as fault:
-        if type(fault).__module__.split(".")[0] != "submitit":
+        if SweepReport.sweep is None:
             raise
-        print(f"error: {_one_line(fault)}", file=sys.stderr)  # a killed job; what became of all of them follows
+        # a launcher's: a process of its was killed, say; what became of all runs follows
+        print(f"error: the launcher stopped: {type(fault).__name__}: {_one_line(fault)}", file=sys.stderr)
     finally:
-        if SweepReport.runs:
-            _end_sweep(SweepReport.runs)
+        stop = sys.exc_info()[1]
+        interrupted = isinstance(stop, SystemExit) and stop.code == 130
+        if SweepReport.sweep is not None and end_of_sweep(SweepReport.sweep, interrupted) and not interrupted:
+            sys.exit(1)
 
 
-def _end_sweep(runs: dict[Path, bool]) -> None:
-    sweep_dir = next(iter(runs)).parents[3]
-    if (sweep_dir / ".submitit").is_dir():
-        wait_for_slurm(sweep_dir)
-    if report(runs):
-        sys.exit(1)
+def _arranged(words: list[str]) -> list[str]:
+    """The command line as Hydra wants it: -m before all overrides; and all sessions are those of the catalogue."""
+    words = sorted(words, key=lambda word: word not in ("-m", "--multirun"))
+    return [re.sub(r"^session=glob\(\*\)$", "session=glob(*,exclude=[local,simulated])", word) for word in words]
 
 
 register_configs()  # here, since the processes of a sweep import this module and call no main

@@ -121,11 +121,20 @@ def test_paired_tests_by_hand(tmp_path):
         write_run(tmp_path, f"own{number}", "gru", x=0.5)
         write_run(tmp_path, f"own{number}", "lngru", x=0.5 + gain)
     write_run(tmp_path, "unpaired", "lngru", x=0.1)
-    row = paired_tests(sessions_of(tmp_path)).iloc[0]
+    row = paired_tests(run_table(read_runs(tmp_path)[0])).iloc[0]
     assert row[["paired sessions", "LN-GRU higher"]].tolist() == [7, 6]
     assert row["mean gain"] == pytest.approx(0.26 / 7) and row["median gain"] == pytest.approx(0.04)
     assert row["sign test p"] == pytest.approx(2 * (1 + 7) / 128)
     assert row["Wilcoxon p"] == pytest.approx(2 * 2 / 128)
+
+
+def test_a_seed_of_one_model_alone_is_in_no_pair(tmp_path, run):
+    write_run(tmp_path, A, "gru", seed=0, x=0.5)
+    write_run(tmp_path, A, "gru", seed=1, x=0.9)
+    write_run(tmp_path, A, "lngru", seed=0, x=0.6)
+    row = paired_tests(run_table(read_runs(tmp_path)[0])).iloc[0]
+    assert row["mean gain"] == pytest.approx(0.1)
+    assert "Left out of the pairs: 1 runs" in run(tmp_path)[1]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +182,7 @@ def test_what_has_no_figures_is_listed(tmp_path, run):
     code, out, _ = run(tmp_path)
     assert code == 0
     for text in (out, (tmp_path / "summary.md").read_text()):
-        assert "Runs: 2 finished, 1 failed, 1 not finished, 2 missing" in text
+        assert "Runs: 2 finished, 1 failed, 1 not finished, 0 damaged, 2 missing" in text
         assert [line for line in text.splitlines() if line.startswith("- ")] == [
             f"- failed: {failed} (the loss became nan)",
             f"- not finished: {unfinished}",
@@ -259,7 +268,10 @@ def test_a_damaged_run_is_one_line(tmp_path, run, name, content):
     folder = write_run(tmp_path)
     (folder / name).unlink() if content is None else (folder / name).write_text(content)
     code, _, error = run(tmp_path)
-    assert code == 2 and error == f"error: {folder}: holds a damaged run; start it again, it mends itself\n"
+    assert code == 2 and error.count("\n") == 1 and f"holds no finished run; damaged: {folder}" in error
+    write_run(tmp_path, "whole")
+    code, out, _ = run(tmp_path)
+    assert code == 0 and f"- damaged: {folder}" in out and "1 finished, 0 failed, 0 not finished, 1 damaged" in out
 
 
 def test_metrics_that_lack_a_key_that_only_the_text_takes(tmp_path, run):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,32 @@ def test_a_session_that_is_not_there_fails_alone(tmp_path):
     assert "sweep: 1 done, 0 skipped, 1 failed" in done.stdout
     reason = (tmp_path / "outputs/default/indy_20160927_04/lngru/seed0/failed.txt").read_text()
     assert "make data SESSION=indy_20160927_04" in reason
+
+
+def test_an_overwriting_sweep_says_what_it_did(tmp_path):
+    assert sweep(tmp_path, "model=gru", "seed=0,1", *SMALL).returncode == 0
+    done = sweep(tmp_path, "model=gru", "seed=0,1", *SMALL, "overwrite=true")
+    assert done.returncode == 0 and "sweep: 2 done, 0 skipped, 0 failed" in done.stdout
+
+
+@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]], ids=["here", "joblib"])
+def test_an_interrupted_sweep_says_what_is_open(tmp_path, launcher):
+    command = [sys.executable, "-m", "bci_decode.train", "-m", "model=gru", "seed=0,1", "session.minutes=1", *launcher]
+    command += ["trainer.epochs=9999", "trainer.patience=null", "model.recurrent.hidden_size=8"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    while process.poll() is None and not list(tmp_path.rglob("last.pt")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode != 0 and "sweep: 0 done, 0 skipped, 0 failed, 2 open" in out
+    assert "seed1  not begun; the same command begins it" in out
+    assert not list(tmp_path.rglob("failed.txt"))
+
+
+def test_m_may_stand_anywhere(tmp_path):
+    command = [sys.executable, "-m", "bci_decode.train", "model=gru", "-m", "seed=0,1", *SMALL]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "sweep: 2 done" in done.stdout
 
 
 def test_glob_is_all_catalogued_sessions(tmp_path):
