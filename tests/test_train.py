@@ -253,13 +253,15 @@ def test_a_mistake_with_overwrite_loses_nothing(swept):
     """A run set aside by overwrite=true is put back where the new one fails, however late."""
     folder = swept / "kept" / "default" / "simulated" / "gru" / "seed0"
     assert train(swept, "model=gru", *SMALL, "output_dir=kept").returncode == 0
-    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "train.log"}
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != "train.log"}
     for late in (
         ["optimizer=sgd", "optimizer.lr=1e30", "trainer.clip_norm=null"],
         ["scheduler=cosine", "scheduler.T_max=0"],
     ):
         fails(swept, "model=gru", *SMALL, "output_dir=kept", "overwrite=true", *late)
-        assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "train.log"} == before
+        assert {
+            path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != "train.log"
+        } == before
     assert "error: " in (folder / "train.log").read_text()
     assert "finished already" in train(swept, "model=gru", *SMALL, "output_dir=kept").stdout
 
