@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from os import PathLike
@@ -40,6 +41,14 @@ def exit_on_mistake(main: Callable[[], None]) -> None:
     """Run a command's `main`; a `BciDecodeError` becomes one line on standard error and exit code 2."""
     try:
         main()
+        sys.stdout.flush()
     except BciDecodeError as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:
+        stop_writing()
+
+
+def stop_writing() -> None:
+    """The reader of the output, `head` say, has gone: what is still printed goes nowhere, and Python says nothing of it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

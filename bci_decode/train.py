@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bci_decode.catalog import catalog
 from bci_decode.config import TrainConfig
-from bci_decode.errors import BciDecodeError
+from bci_decode.errors import BciDecodeError, stop_writing
 from bci_decode.files import md5_of
 from bci_decode.run_folder import (
     begun,
@@ -246,8 +246,8 @@ def main() -> None:
     sys.argv = [sys.argv[0], *_arranged(sys.argv[1:])]
     try:
         _job()
-    except BrokenPipeError:  # the reader of the output, `head` say, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        stop_writing()
     except (HydraException, OmegaConfBaseException, OSError, ValueError) as mistake:  # of composing; a run has its own
         if wants_traceback:
             raise
