@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,7 @@ FILLS = ("#1a3a9c", "white", "0.75")  # the catalogue's monkeys in order, then w
 
 def draw_losses(groups: list[Group], path: Path) -> None:
     """Test loss against epoch, a line for each run; dotted, the plateau: the variance of the test part's target."""
-    figure, panels = _panels(groups, (7, 4.5))
-    for axes, group in zip(panels, groups, strict=True):
-        _draw_losses(axes, group)
-    save_figure(figure, path)
+    _draw_panels(groups, path, (7, 4.5), _draw_losses)
 
 
 def _draw_losses(axes: plt.Axes, group: Group) -> None:
@@ -51,10 +49,7 @@ def _draw_losses(axes: plt.Axes, group: Group) -> None:
 
 def draw_scatter(groups: list[Group], path: Path) -> None:
     """Test R2 of the LN-GRU against that of the GRU, a mark for each session and axis: above the diagonal it is higher."""
-    figure, panels = _panels(groups, (6.5, 5))
-    for axes, group in zip(panels, groups, strict=True):
-        _draw_scatter(axes, group)
-    save_figure(figure, path)
+    _draw_panels(groups, path, (6.5, 5), _draw_scatter)
 
 
 def _draw_scatter(axes: plt.Axes, group: Group) -> None:
@@ -85,7 +80,9 @@ def _draw_scatter(axes: plt.Axes, group: Group) -> None:
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 
 
-def _panels(groups: list[Group], size: tuple[float, float]) -> tuple[plt.Figure, list[plt.Axes]]:
+def _draw_panels(
+    groups: list[Group], path: Path, size: tuple[float, float], draw: Callable[[plt.Axes, Group], None]
+) -> None:
     columns = min(len(groups), 3)
     rows = -(-len(groups) // columns)
     figure, grid = plt.subplots(
@@ -94,7 +91,9 @@ def _panels(groups: list[Group], size: tuple[float, float]) -> tuple[plt.Figure,
     panels = list(np.ravel(grid))
     for spare in panels[len(groups) :]:
         spare.remove()
-    return figure, panels[: len(groups)]
+    for axes, group in zip(panels, groups, strict=False):
+        draw(axes, group)
+    save_figure(figure, path)
 
 
 def _title(group: Group) -> str:

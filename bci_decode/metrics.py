@@ -1,6 +1,6 @@
-"""The scores of a decoder: R2, CC, RMSE and SNR, one value per axis.
+"""The scores of a decoder: R2, CC, RMSE and SNR, one value per axis, and the loss.
 
-`true` and `decoded` are (T, D), or (T,) for one axis, in the same physical unit; every score is (D,). An axis that
+`true` and `decoded` are (T, D), or (T,) for one axis, in the same physical unit; every score but the loss is (D,). An axis that
 never moves has no variance to explain: its R2, CC and SNR are NaN.
 """
 
@@ -15,6 +15,12 @@ def r2(true: np.ndarray, decoded: np.ndarray) -> np.ndarray:
     sse = ((true - decoded) ** 2).sum(0)
     sst = ((true - true.mean(0)) ** 2).sum(0)
     return 1.0 - sse / np.where(sst > 0, sst, np.nan)
+
+
+def mse(true: np.ndarray, decoded: np.ndarray) -> float:
+    """Mean squared error, averaged over the axes too, in the unit of the target squared: the loss of every table."""
+    true, decoded = _paired(true, decoded)
+    return float(((decoded - true) ** 2).mean())
 
 
 def cc(true: np.ndarray, decoded: np.ndarray) -> np.ndarray:

@@ -52,7 +52,7 @@ def write_report(trainer: Trainer, history: pd.DataFrame, config: DataConfig, ab
         "select_on": trainer.config.select_on,
         "selection_rule": RULES[trainer.config.select_on],
         "scores": {name: scores(data.parts[name].target, decoded[name]) for name in decoded},
-        "loss": {name: float(((decoded[name] - data.parts[name].target) ** 2).mean()) for name in decoded},
+        "loss": {name: metrics.mse(data.parts[name].target, decoded[name]) for name in decoded},
         "target_variance": {name: float(part.target.var(axis=0).mean()) for name, part in data.parts.items()},
         "protocol": _protocol(data, decoder, config),
         "parameters": sum(parameter.numel() for parameter in decoder.parameters()),

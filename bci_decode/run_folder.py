@@ -53,13 +53,14 @@ def held(folder: Path) -> Iterator[None]:
     """Keep every other process out of the folder; one that comes second is told so."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BciDecodeError(
+                "another process is at this run", file=folder, remedy="wait for it, or use another output_dir="
+            ) from error
         recover(folder)
         yield
-    except BlockingIOError as error:
-        raise BciDecodeError(
-            "another process is at this run", file=folder, remedy="wait for it, or use another output_dir="
-        ) from error
     finally:
         os.close(handle)
 
@@ -78,7 +79,7 @@ def is_finished(folder: Path, settings: dict[Any, Any], data: Path) -> bool:
         raise _not_ours(folder, "a run whose config.yaml is damaged") from error
     now, absent = flat(settings), object()
     changed = [key for key in {**before, **now} if before.get(key, absent) != now.get(key, absent)]
-    changed = [key for key in changed if not key.startswith(FREE_KEYS)]
+    changed = [key for key in changed if key not in FREE_KEYS]
     if changed:
         shown = ", ".join(f"{key}={before.get(key, 'absent')}" for key in changed[:4])
         raise _not_ours(folder, f"a run with other settings ({shown}{', ...' * (len(changed) > 4)})")
@@ -155,7 +156,7 @@ def begun(folder: Path, settings: dict[Any, Any], overwrite: bool) -> Iterator[N
 
 
 # Whatever is moved is first gathered under a name ending in .part and then renamed at once, so that after a kill at any
-# moment `recover` knows how far it came. No file of a run is deleted before another whole run stands in its place.
+# moment `recover` knows how far it came. No file of a finished run is deleted before another one stands in its place.
 
 
 def recover(folder: Path) -> None:
@@ -171,13 +172,10 @@ def recover(folder: Path) -> None:
 
 def _set_aside(folder: Path) -> None:
     _delete(folder / FAILED_RUN)
-    if (folder / ASIDE).is_dir():  # a whole run waits there already; what came after it is not worth as much
-        for name in RUN_FILES:
-            (folder / name).unlink(missing_ok=True)
-    elif (folder / "metrics.json").exists():
+    if (folder / "metrics.json").exists() and not (folder / ASIDE).is_dir():
         _move(folder, folder / (ASIDE + ".part"))
         (folder / (ASIDE + ".part")).rename(folder / ASIDE)
-    else:  # not finished: nothing to come back to
+    else:  # what stands here is not finished, or came after a finished run that waits aside already
         for name in RUN_FILES:
             (folder / name).unlink(missing_ok=True)
 

@@ -79,7 +79,7 @@ def _folders(config: DictConfig) -> list[Path]:
     return folders
 
 
-def outcomes(sweep: Sweep) -> dict[Path, tuple[str, str]]:
+def outcomes(sweep: Sweep, interrupted: bool = False) -> dict[Path, tuple[str, str]]:
     """What became of each run, and why: done, skipped (finished before), failed, or open (killed or never begun)."""
     found = {}
     for folder, before in sweep.finished.items():
@@ -91,7 +91,8 @@ def outcomes(sweep: Sweep) -> dict[Path, tuple[str, str]]:
         elif after is not None and not sweep.overwrite:
             found[folder] = ("skipped", "")
         elif after is None and (folder / "config.yaml").exists():
-            found[folder] = ("failed", "killed or out of memory; the same command goes on with it")
+            state, how = ("open", "interrupted") if interrupted else ("failed", "killed or out of memory")
+            found[folder] = (state, f"{how}; the same command goes on with it")
         else:
             found[folder] = ("open", "not begun; the same command begins it")
     return found
@@ -101,13 +102,10 @@ def end_of_sweep(sweep: Sweep, interrupted: bool = False) -> bool:
     """Print the closing table and leave a word where a run was killed; whether any run is failed or open."""
     if sweep.slurm:
         _wait_for_slurm(sweep)
-    found = outcomes(sweep)
+    found = outcomes(sweep, interrupted)
     width = max(len(str(folder)) for folder in found)
     for folder, (state, reason) in found.items():
-        if interrupted and state == "failed" and failure(folder) is None:
-            state, reason = "open", "interrupted; the same command goes on with it"
-            found[folder] = (state, reason)
-        elif state == "failed":
+        if state == "failed" and failure(folder) is None:  # a killed run leaves no word itself
             record_failure(folder, reason)
         print(f"{state:<8} {folder!s:<{width}}  {reason}".rstrip())
     states = [state for state, _ in found.values()]

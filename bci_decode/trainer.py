@@ -85,14 +85,14 @@ class Trainer:
         """Train to the last epoch, or until the validation loss has not fallen for `patience` epochs; the history."""
         self._resume()
         if not self.history:
-            self._finish_epoch(self._row(0, *self._score("train"), seconds=0.0))
+            self._finish_epoch(self._row(0, *self._score("train")))
         bar = tqdm(total=self.config.epochs, initial=len(self.history) - 1, unit="epoch", disable=None)
         with bar, logging_redirect_tqdm():
             while len(self.history) <= self.config.epochs and not self._patience_is_over():
                 started = time.perf_counter()
                 epoch = len(self.history)
                 train_loss, train_r2 = self._train_epoch()
-                row = self._row(epoch, train_loss, train_r2, seconds=0.0)
+                row = self._row(epoch, train_loss, train_r2)
                 row["seconds"] = time.perf_counter() - started
                 self._finish_epoch(row)
                 bar.set_postfix(train_loss=f"{train_loss:.4g}", **self._shown_r2())
@@ -124,14 +124,14 @@ class Trainer:
         """Loss and R2 per axis of a part, decoded as one stream."""
         part = self.data.parts[name]
         decoded = decode_part(self.decoder, self.data, name, self.counts[name])
-        return float(((decoded - part.target) ** 2).mean()), metrics.r2(part.target, decoded)
+        return metrics.mse(part.target, decoded), metrics.r2(part.target, decoded)
 
     def _loss_and_r2(self, true: Tensor, decoded: Tensor) -> tuple[float, np.ndarray]:
         """The same of scaled (bins, D) tensors."""
         true_mm, decoded_mm = (self.data.target_scaler.inverse(a.double().cpu().numpy()) for a in (true, decoded))
-        return float(((decoded_mm - true_mm) ** 2).mean()), metrics.r2(true_mm, decoded_mm)
+        return metrics.mse(true_mm, decoded_mm), metrics.r2(true_mm, decoded_mm)
 
-    def _row(self, epoch: int, train_loss: float, train_r2: np.ndarray, seconds: float) -> dict[str, float]:
+    def _row(self, epoch: int, train_loss: float, train_r2: np.ndarray) -> dict[str, float]:
         """A row of the history; epoch 0 is the decoder before any training."""
         row = {"epoch": epoch, "train_loss": train_loss, "train_r2": float(train_r2.mean())}
         for name in ("val", "test"):
@@ -146,7 +146,7 @@ class Trainer:
                 file=self.folder,
                 remedy=f"{kept}lower optimizer.lr or set trainer.clip_norm, and start again with overwrite=true",
             )
-        return row | {"lr": self.optimizer.param_groups[0]["lr"], "seconds": seconds}
+        return row | {"lr": self.optimizer.param_groups[0]["lr"], "seconds": 0.0}
 
     def _finish_epoch(self, row: dict[str, float]) -> None:
         """Step the schedule, then put the epoch on disk: best.pt, history.csv, and last.pt, which makes it count."""

@@ -29,18 +29,17 @@ def main() -> None:
     parser.add_argument("files", nargs="*", type=Path, help="real recordings, .mat")
     parser.add_argument("--output-dir", default="outputs", help="where the GRU's runs are kept (default: outputs)")
     arguments = parser.parse_args()
-    columns = {"simulated": described(arguments.output_dir, "session=simulated")}
+    columns = {"simulated": described(arguments.output_dir, "simulated", "session=simulated")}
     for file in arguments.files:
-        columns[file.stem] = described(arguments.output_dir, "session=local", f'session.path="{file}"')
+        columns[file.stem] = described(arguments.output_dir, file.stem, "session=local", f'session.path="{file}"')
     print(markdown(pd.DataFrame(columns).rename_axis(""), index=True))
 
 
-def described(output_dir: str, *choice: str) -> dict[str, float]:
+def described(output_dir: str, name: str, *choice: str) -> dict[str, float]:
     """One column of the table."""
     command = [sys.executable, "-m", "bci_decode.train", "model=gru", f"output_dir={output_dir}", *choice]
     if subprocess.run(command, stdout=sys.stderr).returncode:
         raise SystemExit(2)  # it has said why
-    name = "simulated" if choice == ("session=simulated",) else Path(choice[1].split("=", 1)[1].strip('"')).stem
     folder = Path(output_dir, "default", name, "gru", "seed0")
     metrics = json.loads((folder / "metrics.json").read_text())
     session = read_session(metrics["data"]["file"], name)
