@@ -11,8 +11,85 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bci_decode.recurrence import Side, recur
 
-class LayerNormGRU(nn.Module):
+
+class _Stacked(nn.Module):
+    """Layers and directions over each other, called as `torch.nn.GRU` is; a subclass brings `_one_way`."""
+
+    _fast = True  # False: never `recur`; for tests, benchmarks, second derivatives and torch.func
+
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    batch_first: bool
+    dropout: float
+    bidirectional: bool
+    weight_hh_l0: nn.Parameter
+
+    def _one_way(self, x: Tensor, h: Tensor, suffix: str, index: Tensor | None) -> Tensor:
+        """States (T, B, H) of one layer in one direction, over x (T, B, I), or over x[index] for an index (T, B)."""
+        raise NotImplementedError
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """input (T, B, I), or (B, T, I) with batch_first, or (T, I); hx (L S, B, H) or (L S, H), zeros if not given.
+
+        Returns y (T, B, S H), laid out as the input, the last layer's states at every bin, and h (L S, B, H) after the
+        last. Packed sequences are not taken.
+        """
+        x, h = self._time_major(input, hx)
+        y, final = self._layers(x, h, None)
+        if input.dim() == 2:
+            return y.squeeze(1), final.squeeze(1)
+        return (y.transpose(0, 1) if self.batch_first else y), final
+
+    def forward_windows(self, bins: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` returns for bins[windows], a bin that many windows share being projected once.
+
+        bins (n, I), windows (B, T) of indices into them, or (T, B) without batch_first; from zero states.
+        """
+        index = windows.t() if self.batch_first else windows
+        states = self.num_layers * (1 + self.bidirectional), index.shape[1], self.hidden_size
+        y, final = self._layers(bins, bins.new_zeros(states), index)
+        return (y.transpose(0, 1) if self.batch_first else y), final
+
+    def _layers(self, x: Tensor, h: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor]:
+        """All layers over x (T, B, I), or over x[index] for an index (T, B)."""
+        finals: list[Tensor] = []
+        for layer in range(self.num_layers):
+            if layer:
+                x, index = F.dropout(x, self.dropout, self.training), None
+            ways = [self._one_way(x, h[len(finals)], f"l{layer}", index)]
+            finals.append(ways[0][-1])
+            if self.bidirectional:
+                flipped = (x.flip(0), None) if index is None else (x, index.flip(0))
+                ways.append(self._one_way(flipped[0], h[len(finals)], f"l{layer}_reverse", flipped[1]))
+                finals.append(ways[1][-1])
+                ways[1] = ways[1].flip(0)
+            x = torch.cat(ways, dim=-1) if self.bidirectional else ways[0]
+        return x, torch.stack(finals)
+
+    def _time_major(self, x: Tensor, h: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x as (T, B, I) and h as (L S, B, H), checked, whatever layout they came in."""
+        if not isinstance(x, Tensor) or x.dim() not in (2, 3):
+            raise ValueError("LayerNormGRU takes a tensor (T, B, I), (B, T, I) with batch_first, or (T, I)")
+        if x.dim() == 2:
+            x, h = x.unsqueeze(1), h if h is None else h.unsqueeze(1)
+        elif self.batch_first:
+            x = x.transpose(0, 1)
+        states = (self.num_layers * (1 + self.bidirectional), x.shape[1], self.hidden_size)
+        if x.shape[-1] != self.input_size:
+            raise ValueError(f"the input has {x.shape[-1]} columns, the layer's input_size is {self.input_size}")
+        if len(x) == 0:
+            raise ValueError("the input has no bin")
+        if h is None:
+            h = x.new_zeros(states)
+        elif tuple(h.shape) != states:
+            raise ValueError(f"hx has shape {tuple(h.shape)}, this input needs {states}")
+        return x, h
+
+
+class LayerNormGRU(_Stacked):
     """A GRU whose pre-activations are layer-normalised, after Ba, Kiros and Hinton 2016 (supplement).
 
     Per bin, with LN over the two gates' 2 H pre-activations together and over the candidate's H:
@@ -84,50 +161,12 @@ class LayerNormGRU(nn.Module):
             else:
                 nn.init.uniform_(parameter, -bound, bound)
 
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """input (T, B, I), or (B, T, I) with batch_first, or (T, I); hx (L S, B, H) or (L S, H), zeros if not given.
-
-        Returns y (T, B, S H), laid out as the input, the last layer's states at every bin, and h (L S, B, H) after the
-        last. Packed sequences are not taken.
-        """
-        x, h = self._time_major(input, hx)
-        finals: list[Tensor] = []
-        for layer in range(self.num_layers):
-            if layer:
-                x = F.dropout(x, self.dropout, self.training)
-            ways = [self._one_way(x, h[len(finals)], f"l{layer}")]
-            finals.append(ways[0][-1])
-            if self.bidirectional:
-                ways.append(self._one_way(x.flip(0), h[len(finals)], f"l{layer}_reverse"))
-                finals.append(ways[1][-1])
-                ways[1] = ways[1].flip(0)
-            x = torch.cat(ways, dim=-1) if self.bidirectional else ways[0]
-        final = torch.stack(finals)
-        if input.dim() == 2:
-            return x.squeeze(1), final.squeeze(1)
-        return (x.transpose(0, 1) if self.batch_first else x), final
-
-    def _time_major(self, x: Tensor, h: Tensor | None) -> tuple[Tensor, Tensor]:
-        """x as (T, B, I) and h as (L S, B, H), checked, whatever layout they came in."""
-        if not isinstance(x, Tensor) or x.dim() not in (2, 3):
-            raise ValueError("LayerNormGRU takes a tensor (T, B, I), (B, T, I) with batch_first, or (T, I)")
-        if x.dim() == 2:
-            x, h = x.unsqueeze(1), h if h is None else h.unsqueeze(1)
-        elif self.batch_first:
-            x = x.transpose(0, 1)
-        states = (self.num_layers * (1 + self.bidirectional), x.shape[1], self.hidden_size)
-        if x.shape[-1] != self.input_size:
-            raise ValueError(f"the input has {x.shape[-1]} columns, the layer's input_size is {self.input_size}")
-        if len(x) == 0:
-            raise ValueError("the input has no bin")
-        if h is None:
-            h = x.new_zeros(states)
-        elif tuple(h.shape) != states:
-            raise ValueError(f"hx has shape {tuple(h.shape)}, this input needs {states}")
-        return x, h
-
-    def _one_way(self, x: Tensor, h: Tensor, suffix: str) -> Tensor:
-        """States (T, B, H) of one layer in one direction. The arithmetic of the layer: all of it is here."""
+    def _one_way(self, x: Tensor, h: Tensor, suffix: str, index: Tensor | None) -> Tensor:
+        """The arithmetic of the layer: all of it is here. `recur` does the same on CPU, faster, and is held against it."""
+        if self._fast and _can_recur(x, h, self.weight_hh_l0) and _pays(len(x if index is None else index)):
+            return recur(x, h, Side(*self._side("ih", suffix)), Side(*self._side("hh", suffix)), self.eps, index)
+        if index is not None:
+            x = x[index]
         weight, bias, gain, shift = self._side("hh", suffix)
         weight_x, bias_x, gain_x, shift_x = self._side("ih", suffix)
         gates_x, candidate_x = self._norm(F.linear(x, weight_x, bias_x), gain_x, shift_x)  # all bins at once
@@ -161,6 +200,48 @@ class LayerNormGRU(nn.Module):
     def extra_repr(self) -> str:
         names = ("num_layers", "bias", "batch_first", "dropout", "bidirectional", "affine")
         return ", ".join([f"{self.input_size}, {self.hidden_size}", *(f"{n}={getattr(self, n)}" for n in names)])
+
+
+class GRU(_Stacked, nn.GRU):
+    """`torch.nn.GRU`, its parameters, checkpoints and results, faster on CPU and with `forward_windows`."""
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """As `torch.nn.GRU`, packed sequences included."""
+        if self._fast and isinstance(input, Tensor) and _can_recur(input, hx, self.weight_hh_l0):
+            bins = input.shape[-2 if self.batch_first or input.dim() == 2 else 0]
+            return _Stacked.forward(self, input, hx) if _pays(bins) else nn.GRU.forward(self, input, hx)
+        return nn.GRU.forward(self, input, hx)
+
+    def forward_windows(self, bins: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
+        if self._fast and _can_recur(bins, None, self.weight_hh_l0):
+            return super().forward_windows(bins, windows)
+        return nn.GRU.forward(self, bins[windows])
+
+    def _one_way(self, x: Tensor, h: Tensor, suffix: str, index: Tensor | None) -> Tensor:
+        inputs, recurrent = (
+            Side(getattr(self, f"weight_{side}_{suffix}"), getattr(self, f"bias_{side}_{suffix}", None), None, None)
+            for side in ("ih", "hh")
+        )
+        return recur(x, h, inputs, recurrent, None, index)
+
+
+def _can_recur(x: Tensor, h: Tensor | None, weight: Tensor) -> bool:
+    """Whether `recur` does what the operations one by one would: on CPU, in the weights' precision, neither traced nor
+    cast. Elsewhere the layers run as PyTorch runs them."""
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype in (torch.float32, torch.float64)
+        and all(
+            tensor.dtype == weight.dtype and tensor.device == weight.device for tensor in (x, h) if tensor is not None
+        )
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
+def _pays(bins: int) -> bool:
+    """A few bins without gradients are done before `recur` has laid out its buffers."""
+    return torch.is_grad_enabled() or bins > 4
 
 
 class HistoryNorm(nn.Module):

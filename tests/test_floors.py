@@ -9,9 +9,9 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "bci_decode"
 FLOORS = [
-    {"__init__", "errors", "metrics"},
-    {"files", "config", "catalog"},
-    {"session", "binning", "simulate", "transfer"},
+    {"__init__", "errors", "metrics", "gemm", "buffers"},
+    {"files", "config", "catalog", "projection"},
+    {"session", "binning", "simulate", "transfer", "recurrence"},
     {"dataset", "layers", "checkpoint", "run_folder", "download", "inspection"},
     {"decoder", "baselines", "runs"},
     {"trainer", "compare", "plots"},

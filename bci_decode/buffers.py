@@ -1,0 +1,110 @@
+"""Memory that the recurrence writes to, used again: a fresh page costs as much as the arithmetic done on it."""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from collections import OrderedDict, defaultdict
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+CHUNK = 2**17  # bins * sequences * hidden_size worked on at once: a few MB, that stay in cache
+KEPT_WORKSPACES = 4  # of a thread
+KEPT_SLABS = 2  # free ones of a size; more only where graphs overlap
+WORTHWHILE = 2**23  # bytes of a slab; the C library keeps smaller pieces at hand itself
+_free: dict[int, list[Tensor]] = defaultdict(list)
+
+
+def lease(like: Tensor, *shapes: tuple[int, ...]) -> list[Tensor]:
+    """Uninitialised tensors of these shapes, of like's dtype, on the CPU; together one piece of memory.
+
+    The memory is handed on when the last tensor that looks at it is gone, whoever holds it: two graphs at once,
+    `retain_graph` and hooks on saved tensors need no care. Threads may share it, since a list's pop is atomic.
+    """
+    sizes = [math.prod(shape) for shape in shapes]
+    if sum(sizes) * like.element_size() < WORTHWHILE:
+        return [like.new_empty(shape) for shape in shapes]
+    places = [0]
+    for size in sizes:
+        places.append(places[-1] + -(-size // 16) * 16)  # each starts at a cache line
+    whole = _slab(places[-1] * like.element_size()).view(like.dtype)
+    return [whole[at : at + size].view(shape) for at, size, shape in zip(places, sizes, shapes, strict=False)]
+
+
+def _slab(size: int) -> Tensor:
+    """`size` bytes or more."""
+    with torch.inference_mode(False):  # else it could not be written to outside of it later
+        step = 2 ** (size.bit_length() - 3)  # sizes in steps of an eighth to a quarter, so that like ones are shared
+        size = -(-size // step) * step
+        try:
+            slab = _free[size].pop()
+        except IndexError:
+            slab = torch.empty(size, dtype=torch.uint8)
+        window = slab.numpy()
+        weakref.finalize(window, _take_back, slab).atexit = False
+        return torch.from_numpy(window)  # its storage keeps `window` alive, and nothing else does
+
+
+def _take_back(slab: Tensor) -> None:
+    free = _free[slab.numel()]
+    if len(free) < KEPT_SLABS:
+        free.append(slab)
+
+
+class ForwardWork:
+    """Buffers of a chunk of `length` bins and, made once, their views bin by bin."""
+
+    def __init__(self, length: int, sequences: int, hidden: int, dtype: torch.dtype):
+        self.length = length
+        self.h = torch.empty(length + 1, sequences, hidden, dtype=dtype)
+        self.a, self.u = (torch.empty(length, sequences, 3 * hidden, dtype=dtype) for _ in range(2))
+        self.zr = torch.empty(length, sequences, 2 * hidden, dtype=dtype)
+        self.c = torch.empty(length, sequences, hidden, dtype=dtype)
+        self.rs = torch.empty(length, sequences, 3, dtype=dtype)
+        self.squares = torch.empty(sequences, 3, dtype=dtype)
+        self.m = torch.empty(sequences, hidden, dtype=dtype)
+        gates = 2 * hidden
+        views = (
+            self.h[:-1], self.a, self.a.view(length, sequences, 3, hidden), self.a[..., :gates], self.a[..., gates:],
+            self.rs, self.rs[..., None], self.u[..., :gates], self.u[..., gates:],
+            self.zr, self.zr[..., :hidden], self.zr[..., hidden:], self.c, self.h[1:],
+        )  # fmt: skip
+        self.steps = list(zip(*(view.unbind(0) for view in views), strict=True))
+
+
+class BackwardWork:
+    """The same for the way back; f, da and d are (length, B, 3, H)."""
+
+    def __init__(self, length: int, sequences: int, hidden: int, dtype: torch.dtype):
+        self.length = length
+        self.dh = torch.empty(length + 1, sequences, hidden, dtype=dtype)
+        self.a, self.f, self.d, self.da = (torch.empty(length, sequences, 3, hidden, dtype=dtype) for _ in range(4))
+        self.t, self.stay = (torch.empty(length, sequences, hidden, dtype=dtype) for _ in range(2))
+        self.products = torch.empty(sequences, 3, hidden, dtype=dtype)
+        self.sums, self.means = (torch.empty(sequences, 3, dtype=dtype) for _ in range(2))
+        views = (
+            self.da, self.da.view(length, sequences, 3 * hidden), self.a,
+            self.dh[1:], self.dh[1:, :, None], self.stay, self.dh[:-1],
+        )  # fmt: skip
+        self.steps = list(zip(*(view.unbind(0) for view in views), strict=True))
+
+
+Work = TypeVar("Work", ForwardWork, BackwardWork)
+_of_thread = threading.local()  # .kept: the workspaces used last; no other thread sees them
+
+
+def workspace(kind: type[Work], bins: int, sequences: int, hidden: int, dtype: torch.dtype) -> Work:
+    """One for up to `bins` bins, made or used before by this thread; for use within a call, so that calls can share it."""
+    length = min(bins, max(1, CHUNK // (sequences * hidden)))
+    key = (kind, length, sequences, hidden, dtype)
+    kept = _of_thread.__dict__.setdefault("kept", OrderedDict())
+    if key not in kept:
+        with torch.inference_mode(False):  # else later calls could not write to it
+            kept[key] = kind(length, sequences, hidden, dtype)
+        if len(kept) > KEPT_WORKSPACES:
+            kept.popitem(last=False)
+    kept.move_to_end(key)
+    return kept[key]

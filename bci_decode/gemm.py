@@ -1,0 +1,114 @@
+"""The float32 matrix products of PyTorch on CPU: by oneDNN where that is exact and faster, else as they come.
+
+PyTorch multiplies float32 matrices by MKL, which on AMD processors runs AVX2 kernels; its oneDNN is 1.3 to 2 times faster
+there with AVX-512. The public way to it, `torch.backends.mkldnn.matmul.fp32_precision = "bf16"`, allows bfloat16
+products: a processor with AMX takes that offer and loses precision, one without keeps to float32. So it is taken only
+where the processor has AVX-512 and no AMX and a product has been compared with float64, for the time of a call, and
+only while no other Python thread could be multiplying, since the setting belongs to the whole process.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+WORTHWHILE = 1_500_000  # multiply-adds of a product from which oneDNN's larger start-up pays
+TOLERANCE = 2e-6  # relative, of a product against float64; bfloat16 would be at 2e-3
+
+
+class _OfThread(threading.local):
+    """What encloses the present call in this thread."""
+
+    defaults = 0  # of `gemm_backend("default")`
+    onednn = False
+
+
+_within = _OfThread()
+
+
+@contextmanager
+def gemm_backend(choice: str = "auto", multiply_adds: float = float("inf")) -> Iterator[str]:
+    """Inside, float32 products of `multiply_adds` each run by what is yielded: "onednn" or "default".
+
+    "auto" chooses oneDNN where it is exact, safe and worthwhile; "default" leaves PyTorch as it came, also for every
+    "auto" further in. The former setting is put back at the end, whatever happens.
+    """
+    if choice not in ("auto", "default"):
+        raise ValueError(f"the GEMM backend is {choice!r}, choose auto or default")
+    if choice == "default":
+        _within.defaults += 1
+        try:
+            yield "default"
+        finally:
+            _within.defaults -= 1
+    elif _within.onednn and not _within.defaults:
+        yield "onednn"
+    elif multiply_adds < WORTHWHILE or _within.defaults or not onednn_is_exact() or not _alone():
+        yield "default"
+    else:
+        before, _within.onednn = _precision("bf16"), True
+        try:
+            yield "onednn"
+        finally:
+            _within.onednn = False
+            _precision(before)
+
+
+@cache
+def onednn_is_exact() -> bool:
+    """Whether this processor multiplies in float32 where bfloat16 is allowed: looked at, then tried, once a process."""
+    settings = getattr(torch.backends.mkldnn, "matmul", None)
+    if not hasattr(settings, "fp32_precision") or not torch.backends.mkldnn.is_available() or not _alone():
+        return False
+    flags = _processor_flags()
+    if "avx512f" not in flags or any(flag.startswith("amx") for flag in flags):
+        return False
+    before = _precision("bf16")
+    try:
+        return all(
+            _error_of_product(*sizes) < TOLERANCE for sizes in ((16, 256, 768), (128, 384, 128), (1024, 96, 384))
+        )
+    finally:
+        _precision(before)
+
+
+def _precision(value: str) -> str:
+    """Set what float32 products may be made of, in the whole process, and return what it was."""
+    settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = settings.fp32_precision
+    settings.fp32_precision = value
+    return before
+
+
+def _error_of_product(rows: int, inner: int, columns: int) -> float:
+    """The largest relative error (Frobenius) of the layouts that the layers use: A B, A B^T and A^T B."""
+    random = torch.Generator().manual_seed(0)
+    a, b = (torch.rand(shape, generator=random) - 0.4 for shape in ((rows, inner), (inner, columns)))
+    c = torch.rand(rows, columns, generator=random) - 0.4
+    pairs = ((a, b), (a, b.t().contiguous().t()), (a.t(), c))
+    with torch.no_grad():
+        exact = [left.double() @ right.double() for left, right in pairs]
+        errors = [torch.mm(left, right) - true for (left, right), true in zip(pairs, exact, strict=True)]
+    return max((error.norm() / true.norm()).item() for error, true in zip(errors, exact, strict=True))
+
+
+def _processor_flags() -> frozenset[str]:
+    """What Linux says the processor can do; nothing elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
+
+
+def _alone() -> bool:
+    """Whether no other Python thread runs that could multiply meanwhile; tqdm's monitor only looks at the clock."""
+    return all(
+        thread is threading.current_thread() or type(thread).__name__ == "TMonitor" for thread in threading.enumerate()
+    )

@@ -1,0 +1,190 @@
+"""Measure the LayerNorm GRU against torch.nn.GRU and the public cell loop: forward and backward, float32, CPU.
+
+A round runs every side a few times in a row, one side after the other; a side's time is the median over the rounds.
+Rounds in which another process held the processor are dropped (one thread only, where that can be seen).
+Ratios below 1 are faster than the side they are held against. `--device cuda` measures the reference loop there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from bci_decode.gemm import gemm_backend, onednn_is_exact
+from bci_decode.layers import LayerNormGRU
+
+KEY = [
+    (128, 50, 128, 96, 1), (64, 256, 256, 192, 1), (64, 256, 256, 192, 2), (16, 10, 256, 96, 1),
+    (16, 10, 256, 480, 1), (32, 50, 128, 96, 1), (1, 1000, 128, 96, 1),
+]  # fmt: skip
+GRID = [
+    (1, 50, 128, 96, 1), (32, 1000, 128, 96, 1), (128, 20, 128, 96, 1), (32, 20, 64, 96, 1), (1024, 50, 128, 96, 1),
+    (128, 50, 512, 96, 1), (128, 50, 128, 960, 1), (16, 10, 256, 256, 1),
+]  # fmt: skip
+
+
+class CellLoop(nn.Module):
+    """The usual public LayerNorm GRU: nn.Linear and nn.LayerNorm, bin by bin, in a Python loop under autograd."""
+
+    def __init__(self, inputs: int, hidden: int, layers: int):
+        super().__init__()
+        self.hidden = hidden
+        self.layers = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    "x": nn.Linear(inputs if layer == 0 else hidden, 3 * hidden, bias=False),
+                    "h": nn.Linear(hidden, 3 * hidden, bias=False),
+                    **{f"{side}_gates": nn.LayerNorm(2 * hidden) for side in "xh"},
+                    **{f"{side}_candidate": nn.LayerNorm(hidden) for side in "xh"},
+                }
+            )
+            for layer in range(layers)
+        )
+
+    def cell(self, layer: nn.ModuleDict, x: Tensor, h: Tensor) -> Tensor:
+        gates_x, candidate_x = layer["x"](x).split((2 * self.hidden, self.hidden), dim=-1)
+        gates_h, candidate_h = layer["h"](h).split((2 * self.hidden, self.hidden), dim=-1)
+        z, r = torch.sigmoid(layer["x_gates"](gates_x) + layer["h_gates"](gates_h)).chunk(2, dim=-1)
+        candidate = torch.tanh(layer["x_candidate"](candidate_x) + r * layer["h_candidate"](candidate_h))
+        return (1 - z) * h + z * candidate
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        for layer in self.layers:
+            h, states = x.new_zeros(x.shape[1], self.hidden), []
+            for x_t in x:
+                h = self.cell(layer, x_t, h)  # type: ignore[arg-type]
+                states.append(h)
+            x = torch.stack(states)
+        return x, h
+
+
+def main() -> None:
+    arguments = _arguments()
+    torch.set_num_threads(arguments.threads)
+    shapes = [tuple(map(int, shape.split(","))) for shape in arguments.shapes] or KEY + GRID * (not arguments.key)
+    print(
+        f"torch {torch.__version__}, {_processor()}, {arguments.threads} thread(s), oneDNN exact: {onednn_is_exact()}"
+    )
+    print(
+        "| B, T, H, I, layers | nn.GRU ms | LN-GRU / nn.GRU | / cell loop | / nn.GRU, same GEMM | / reference | GEMM share |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for shape in shapes:
+        print(_row(shape, arguments), flush=True)
+
+
+def _row(shape: tuple[int, ...], arguments: argparse.Namespace) -> str:
+    batch, bins, hidden, inputs, layers = (*shape, 1)[:5]
+    torch.manual_seed(0)
+    options = {"bias": arguments.plain, "affine": not arguments.plain}
+    gru, cell = nn.GRU(inputs, hidden, layers), CellLoop(inputs, hidden, layers)
+    fast, reference = (LayerNormGRU(inputs, hidden, layers, **options) for _ in range(2))
+    reference._fast = False
+    x, dy = torch.randn(bins, batch, inputs), torch.randn(bins, batch, hidden)
+
+    def step(layer: nn.Module) -> Callable[[], None]:
+        def run() -> None:
+            layer(x)[0].backward(dy)
+            for parameter in layer.parameters():
+                parameter.grad = None
+
+        return run
+
+    def with_same_backend() -> None:
+        with gemm_backend(multiply_adds=batch * 3 * hidden * hidden):
+            step(gru)()
+
+    def products() -> None:
+        with gemm_backend(multiply_adds=batch * 3 * hidden * hidden):
+            _products(batch, bins, hidden, inputs, layers)
+
+    sides = {"gru": step(gru), "fast": step(fast), "cell": step(cell), "same": with_same_backend}
+    sides |= {"reference": step(reference), "products": products}
+    if arguments.only:
+        sides = {name: sides[name] for name in ("gru", "fast")}
+    times = interleaved(sides, arguments.rounds, arguments.threads == 1)
+    fast_time = times["fast"]
+    ratios = [fast_time / times[name] for name in ("gru", "cell", "same", "reference") if name in times]
+    cells = [", ".join(map(str, (batch, bins, hidden, inputs, layers))), f"{times['gru'] * 1e3:.2f}"]
+    cells += [f"{ratio:.2f}" for ratio in ratios]
+    if "products" in times:
+        cells.append(f"{times['products'] / fast_time:.0%}")
+    return f"| {' | '.join(cells)} |"
+
+
+def _products(batch: int, bins: int, hidden: int, inputs: int, layers: int) -> None:
+    """The matrix products of a training step alone, and nothing else: the floor."""
+    h, dh, wide = torch.ones(batch, hidden), torch.ones(batch, hidden), torch.ones(batch, 3 * hidden)
+    weight = torch.ones(hidden, 3 * hidden)
+    back = weight.t().contiguous()
+    rows_h, rows = torch.ones(bins * batch, hidden), torch.ones(bins * batch, 3 * hidden)
+    for layer in range(layers):
+        rows_x = torch.ones(bins * batch, inputs if layer == 0 else hidden)
+        torch.mm(rows_x, torch.ones(rows_x.shape[1], 3 * hidden), out=rows)
+        for _ in range(bins):
+            torch.mm(h, weight, out=wide)
+            torch.mm(wide, back, out=dh)
+        rows.t() @ rows_h
+        rows.t() @ rows_x
+        if layer:
+            rows @ torch.ones(3 * hidden, rows_x.shape[1])
+
+
+def interleaved(sides: dict[str, Callable[[], None]], rounds: int, one_thread: bool) -> dict[str, float]:
+    """Median seconds of one call of each side."""
+    repeats = {}
+    for name, side in sides.items():
+        side()
+        started = time.perf_counter()
+        side()
+        repeats[name] = max(1, min(50, round(0.03 / (time.perf_counter() - started))))
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    kept = tried = 0
+    while kept < rounds and tried < 4 * rounds:
+        tried += 1
+        this_round, busy = {}, False
+        for name, side in sides.items():
+            side()  # the caches that another side has filled
+            wall, cpu = time.perf_counter(), time.thread_time()
+            for _ in range(repeats[name]):
+                side()
+            wall, cpu = time.perf_counter() - wall, time.thread_time() - cpu
+            busy |= one_thread and wall > 1.05 * cpu + 1e-4
+            this_round[name] = wall / repeats[name]
+        if not busy:
+            kept += 1
+            for name, seconds in this_round.items():
+                times[name].append(seconds)
+    if not kept:
+        raise SystemExit("error: other processes held the processor in every round; stop them, then measure again")
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown processor")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shapes", nargs="*", help="B,T,H,I or B,T,H,I,layers; default: the tables of docs/speed.md")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--key", action="store_true", help="the first seven shapes alone")
+    parser.add_argument("--only", action="store_true", help="nn.GRU and the LayerNorm GRU alone")
+    parser.add_argument(
+        "--plain", action="store_true", help="no gain and bias in the norms, bias in the maps: the source study's"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,294 @@
+"""The fast recurrence against the loop that defines it: same outputs, same gradients, nothing shared, nothing kept."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import threading
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from bci_decode import buffers
+from bci_decode.layers import GRU, LayerNormGRU
+
+SIZES = [(1, 1, 1, 1), (1, 3, 5, 4), (7, 1, 5, 4), (23, 4, 33, 6), (12, 16, 64, 30)]  # T, B, H, I
+
+
+def pair(kind, inputs, hidden, dtype=torch.float64, seed=0, **options):
+    """A layer in `dtype` and the float64 layer that it is held against: the Python loop, or torch.nn.GRU."""
+    torch.manual_seed(seed)
+    if kind is GRU:
+        reference = nn.GRU(inputs, hidden, dtype=torch.float64, **options)
+    else:
+        reference = LayerNormGRU(inputs, hidden, dtype=torch.float64, **options)
+        reference._fast = False
+        with torch.no_grad():
+            for parameter in reference.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    fast = kind(inputs, hidden, dtype=dtype, **options)
+    fast.load_state_dict(reference.state_dict())
+    return fast, reference
+
+
+def results(layer, x, h, seed=1):
+    """y, h and all gradients of a loss that weighs each output by its own factor."""
+    dtype = next(layer.parameters()).dtype
+    x = x.to(dtype).requires_grad_()
+    h = None if h is None else h.to(dtype).requires_grad_()
+    y, final = layer(x, h)
+    random = torch.Generator().manual_seed(seed)
+    loss = sum((a * torch.randn(a.shape, generator=random, dtype=torch.float64).to(dtype)).sum() for a in (y, final))
+    inputs = [x, *([] if h is None else [h]), *layer.parameters()]
+    return [y, final, *torch.autograd.grad(loss, inputs)]
+
+
+def error(found, expected):
+    """The largest relative error (Frobenius) among the results, each held against the size of the largest of its kind."""
+    return max(((a - b).norm() / (b.norm() + 1e-12)).item() for a, b in zip(found, expected, strict=True))
+
+
+def gives_the_same(kind, dtype, tolerance, size, x=None, with_h=True, **options):
+    bins, batch, hidden, inputs = size
+    fast, reference = pair(kind, inputs, hidden, dtype, **options)
+    if x is None:
+        shape = (batch, bins, inputs) if options.get("batch_first") else (bins, batch, inputs)
+        x = torch.randn(shape, dtype=torch.float64)
+    states = options.get("num_layers", 1) * (1 + options.get("bidirectional", False))
+    h = torch.randn(states, batch, hidden, dtype=torch.float64) if with_h else None
+    assert error(results(fast, x, h), results(reference, x, h)) < tolerance
+
+
+@pytest.fixture(params=[buffers.CHUNK, 64], ids=["one chunk", "many chunks"])
+def chunk(request, monkeypatch):
+    monkeypatch.setattr(buffers, "CHUNK", request.param)
+
+
+NORMS = [{"affine": affine, "bias": bias} for affine in (True, False) for bias in (True, False)]
+LAYERS = [(LayerNormGRU, options) for options in NORMS] + [(GRU, {"bias": True}), (GRU, {"bias": False})]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "size"),
+    # LayerNorm of a single unit is its bias, whatever comes in: nothing to compare
+    [(*layer, size) for layer in LAYERS for size in SIZES if size[2] > 1 or layer[0] is GRU],
+    ids=str,
+)
+def test_outputs_and_gradients_in_float64(kind, options, size, chunk):
+    gives_the_same(kind, torch.float64, 1e-10, size, **options)
+
+
+@pytest.mark.parametrize("size", SIZES[3:], ids=str)
+@pytest.mark.parametrize(("kind", "options"), LAYERS)
+def test_outputs_and_gradients_in_float32(kind, options, size):
+    gives_the_same(kind, torch.float32, 1e-5, size, **options)
+
+
+@pytest.mark.parametrize("with_h", [False, True])
+@pytest.mark.parametrize(
+    "options", [{"num_layers": 3}, {"bidirectional": True}, {"num_layers": 2, "bidirectional": True}]
+)
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("kind", [LayerNormGRU, GRU])
+def test_layers_directions_and_layouts(kind, options, batch_first, with_h):
+    gives_the_same(kind, torch.float64, 1e-10, (9, 3, 8, 4), with_h=with_h, batch_first=batch_first, **options)
+
+
+@pytest.mark.parametrize("kind", [LayerNormGRU, GRU])
+def test_inputs_that_are_not_contiguous(kind):
+    x = torch.randn(4, 30, 6, dtype=torch.float64).transpose(0, 1)[::2, :, 1:5]
+    gives_the_same(kind, torch.float64, 1e-10, (15, 4, 8, 4), x=x)
+    gives_the_same(kind, torch.float64, 1e-10, (15, 4, 8, 4), x=torch.ones(4, dtype=torch.float64).expand(15, 4, 4))
+
+
+@pytest.mark.parametrize("kind", [LayerNormGRU, GRU])
+def test_a_sequence_without_batch(kind):
+    fast, reference = pair(kind, 4, 8)
+    x = torch.randn(9, 4, dtype=torch.float64)
+    assert error(results(fast, x, None), results(reference, x, None)) < 1e-10
+
+
+@pytest.mark.parametrize(("kind", "options"), LAYERS)
+def test_gradcheck(kind, options):
+    torch.manual_seed(0)
+    layer = kind(3, 4, dtype=torch.float64, **options)
+    x = torch.randn(5, 2, 3, dtype=torch.float64, requires_grad=True)
+    h = torch.randn(1, 2, 4, dtype=torch.float64, requires_grad=True)
+    names = [name for name, _ in layer.named_parameters()]
+    values = [torch.randn_like(parameter).requires_grad_() for parameter in layer.parameters()]
+
+    def run(x, h, *parameters):
+        return torch.func.functional_call(layer, dict(zip(names, parameters, strict=True)), (x, h))
+
+    assert torch.autograd.gradcheck(run, (x, h, *values))
+
+
+@pytest.mark.parametrize("kind", [LayerNormGRU, GRU])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_windows_that_share_bins(kind, bidirectional, batch_first):
+    fast, reference = pair(kind, 4, 8, num_layers=2, bidirectional=bidirectional, batch_first=batch_first)
+    bins = torch.randn(20, 4, dtype=torch.float64, requires_grad=True)
+    windows = torch.arange(5)[:, None] + torch.arange(7) + 3  # (B, T), bins 0 to 2 and 14 to 19 in none
+    windows[0] = 19  # one bin, seven times in one window
+    index = windows if batch_first else windows.t()
+    (y, h), (y_true, h_true) = fast.forward_windows(bins, index), reference(bins[index])
+    gradients = [
+        torch.autograd.grad(a.sin().sum() + b.cos().sum(), [bins, *layer.parameters()])
+        for layer, a, b in ((fast, y, h), (reference, y_true, h_true))
+    ]
+    assert error([y, h, *gradients[0]], [y_true, h_true, *gradients[1]]) < 1e-10
+
+
+def test_windows_without_the_fast_path():
+    layer = LayerNormGRU(4, 8, batch_first=True)
+    layer._fast = False
+    bins, windows = torch.randn(20, 4), torch.arange(5)[:, None] + torch.arange(7)
+    assert torch.equal(layer.forward_windows(bins, windows)[0], layer(bins[windows])[0])
+
+
+def test_second_derivatives_are_refused():
+    layer, x = LayerNormGRU(3, 4), torch.randn(5, 2, 3, requires_grad=True)
+    with pytest.raises(RuntimeError, match="cannot be differentiated twice: set _fast = False"):
+        torch.autograd.grad(layer(x)[0].sum(), x, create_graph=True)
+    layer._fast = False
+    (first,) = torch.autograd.grad(layer(x)[0].sum(), x, create_graph=True)
+    first.sum().backward()
+
+
+@pytest.mark.parametrize("kind", [LayerNormGRU, GRU])
+@pytest.mark.parametrize("pooled", [False, True])
+def test_passes_do_not_disturb_each_other(kind, pooled, monkeypatch):
+    """Two forwards before a backward, backward twice, an old graph dropped, another model of the same sizes."""
+    if pooled:
+        monkeypatch.setattr(buffers, "WORTHWHILE", 0)
+    (one, _), (other, _) = pair(kind, 4, 8), pair(kind, 4, 8, seed=5)
+    x1, x2 = torch.randn(2, 9, 3, 4, dtype=torch.float64)
+    alone = [torch.autograd.grad(layer(x)[0].sin().sum(), layer.parameters()) for layer, x in ((one, x1), (other, x2))]
+    y1, y2, y3 = one(x1)[0], other(x2)[0], one(x1)[0]
+    second = torch.autograd.grad(y2.sin().sum(), other.parameters())
+    first = torch.autograd.grad(y1.sin().sum(), one.parameters(), retain_graph=True)
+    del y3
+    gc.collect()
+    other(x2)[0].sum().backward()
+    again = torch.autograd.grad(y1.sin().sum(), one.parameters())
+    for found, expected in ((first, alone[0]), (again, alone[0]), (second, alone[1])):
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_threads_do_not_disturb_each_other(monkeypatch):
+    monkeypatch.setattr(buffers, "WORTHWHILE", 0)
+    layers = [pair(LayerNormGRU, 4, 16, seed=seed)[0] for seed in range(4)]
+    inputs = torch.randn(4, 30, 3, 4, dtype=torch.float64)
+
+    def gradients(layer, x):
+        return torch.autograd.grad(layer(x)[0].sin().sum(), layer.parameters())
+
+    expected = [gradients(layer, x) for layer, x in zip(layers, inputs, strict=True)]
+    wrong: list[int] = []
+
+    def work(number):
+        for _ in range(20):
+            found = gradients(layers[number], inputs[number])
+            if not all(torch.equal(a, b) for a, b in zip(found, expected[number], strict=True)):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_saved_tensor_hooks_and_checkpointing(monkeypatch):
+    monkeypatch.setattr(buffers, "WORTHWHILE", 0)
+    layer, _ = pair(LayerNormGRU, 4, 8)
+    x = torch.randn(9, 3, 4, dtype=torch.float64, requires_grad=True)
+
+    def gradients(y):
+        return torch.autograd.grad(y.sin().sum(), [x, *layer.parameters()])
+
+    expected = gradients(layer(x)[0])
+    with torch.autograd.graph.save_on_cpu():
+        y = layer(x)[0]
+    layer(x + 1)[0].sum().backward()  # takes the memory that was given back
+    for found in (gradients(y), gradients(checkpoint(lambda x: layer(x)[0], x, use_reentrant=False))):
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_memory_comes_back_when_its_last_user_is_gone(monkeypatch):
+    monkeypatch.setattr(buffers, "WORTHWHILE", 0)
+    monkeypatch.setattr(buffers, "_free", type(buffers._free)(list))
+    like = torch.zeros(0)
+    first = buffers.lease(like, (100, 3), (7,))[0]
+    address, view = first.data_ptr(), first[3:5]
+    assert buffers.lease(like, (100, 3), (7,))[0].data_ptr() != address
+    del first
+    assert buffers.lease(like, (100, 3), (7,))[0].data_ptr() != address, "a view still looks at it"
+    del view
+    held = [buffers.lease(like, (100, 3), (7,))[0] for _ in range(2)]
+    assert address in {tensor.data_ptr() for tensor in held}
+
+
+def test_no_gradient_nothing_kept():
+    layer, reference = pair(LayerNormGRU, 4, 8)
+    x = torch.randn(9, 3, 4, dtype=torch.float64)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            y = layer(x)[0]
+        assert y.grad_fn is None
+        assert torch.allclose(y, reference(x)[0], rtol=0, atol=1e-12)
+    assert torch.allclose(layer(x)[0], reference(x)[0], rtol=0, atol=1e-12), "after inference mode"
+
+
+def test_frozen_parameters_get_no_gradient():
+    layer, reference = pair(LayerNormGRU, 4, 8)
+    x = torch.randn(9, 3, 4, dtype=torch.float64)
+    for made in (layer, reference):
+        made.weight_hh_l0.requires_grad_(False)
+        made(x)[0].sin().sum().backward()
+    assert layer.weight_hh_l0.grad is None
+    assert torch.allclose(layer.weight_ih_l0.grad, reference.weight_ih_l0.grad, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [LayerNormGRU, GRU])
+def test_bfloat16_autocast_runs_and_is_near(kind):
+    """Its error is bfloat16's, 8 bits of mantissa, and far from float32's."""
+    layer, reference = pair(kind, 30, 64, torch.float32)
+    x = torch.randn(12, 16, 30, dtype=torch.float64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = layer(x.float())[0]
+    assert y.dtype in (torch.bfloat16, torch.float32)
+    assert 1e-5 < error([y.double()], [reference(x)[0]]) < 0.03
+    y.float().sum().backward()
+
+
+def test_a_copy_and_a_checkpoint_are_the_same_layer():
+    layer, reference = pair(LayerNormGRU, 4, 8)
+    assert list(layer.state_dict()) == list(reference.state_dict())
+    x = torch.randn(9, 3, 4, dtype=torch.float64)
+    assert torch.equal(copy.deepcopy(layer)(x)[0], layer(x)[0])
+    gru = GRU(4, 8, 2, bidirectional=True)
+    nn.GRU(4, 8, 2, bidirectional=True).load_state_dict(gru.state_dict(), strict=True)
+
+
+def test_packed_sequences_go_to_torch():
+    gru = GRU(4, 8)
+    packed = nn.utils.rnn.pack_sequence([torch.randn(5, 4), torch.randn(3, 4)])
+    torch_gru = nn.GRU(4, 8)
+    torch_gru.load_state_dict(gru.state_dict())
+    assert torch.equal(gru(packed)[0].data, torch_gru(packed)[0].data)
+
+
+def test_dropout_between_layers_draws_as_torch_does():
+    gru, torch_gru = GRU(4, 8, 2, dropout=0.5), nn.GRU(4, 8, 2, dropout=0.5)
+    torch_gru.load_state_dict(gru.state_dict())
+    x = torch.randn(9, 3, 4)
+    outputs = []
+    for layer in (gru, torch_gru):
+        torch.manual_seed(0)
+        outputs.append(layer(x)[0])
+    torch.testing.assert_close(*outputs)
