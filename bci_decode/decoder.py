@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from bci_decode.errors import BciDecodeError
 
+SHARED = 1.5  # windows a bin, from which projecting each bin once pays for gathering the projections
+
 
 class Decoder(nn.Module):
     """Counts (B, T, N) -> kinematics (B, T, D) and the recurrent state; both in the data set's scaled units.
@@ -50,6 +52,20 @@ class Decoder(nn.Module):
         y, state = self.recurrent(self.dropout(counts), state)
         return self.head(self.norm(y)[:, first_output:]), state
 
+    def forward_windows(self, counts: Tensor, windows: Tensor, first_output: int = 0) -> Tensor:
+        """Kinematics (B, T - first_output, D) of counts (n, N) in windows (B, T) of indices, from zero states.
+
+        The same as of counts[windows], but where windows lie close together, so that they share bins, a layer with
+        `forward_windows` of its own projects each bin once. Dropout of the counts falls on each window separately.
+        """
+        first, last = (int(end) for end in torch.aminmax(windows))
+        shared = windows.numel() > SHARED * (last + 1 - first)
+        drops = self.training and isinstance(self.dropout, nn.Dropout)
+        if drops or not shared or not hasattr(self.recurrent, "forward_windows"):
+            return self(counts[windows], first_output=first_output)[0]
+        y, _ = self.recurrent.forward_windows(counts[first : last + 1], windows - first)  # type: ignore[operator]
+        return self.head(self.norm(y)[:, first_output:])
+
 
 class MLPHead(nn.Sequential):
     """One hidden layer of `width` with a ReLU, all axes together: (..., H) -> (..., D)."""
@@ -80,8 +96,9 @@ def decode_stream(decoder: Decoder, counts: Tensor, history: int | None, batch: 
     if history is None:
         return decoder(counts[None])[0][0]
     first = [decoder(counts[None, : t + 1], first_output=t)[0][0] for t in range(min(history - 1, len(counts)))]
-    windows = counts.unfold(0, history, 1).transpose(1, 2) if len(counts) >= history else counts.new_empty(0)
-    rest = [decoder(part, first_output=history - 1)[0][:, 0] for part in windows.split(batch)] if len(windows) else []
+    starts = torch.arange(max(len(counts) - history + 1, 0), device=counts.device)[:, None]
+    windows = starts + torch.arange(history, device=counts.device)
+    rest = [decoder.forward_windows(counts, part, history - 1)[:, 0] for part in windows.split(batch) if len(part)]
     return torch.cat(first + rest)
 
 

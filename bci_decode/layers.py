@@ -27,7 +27,7 @@ class _Stacked(nn.Module):
     bidirectional: bool
     weight_hh_l0: nn.Parameter
 
-    def _one_way(self, x: Tensor, h: Tensor, suffix: str, index: Tensor | None) -> Tensor:
+    def _one_way(self, x: Tensor, h: Tensor | None, suffix: str, index: Tensor | None) -> Tensor:
         """States (T, B, H) of one layer in one direction, over x (T, B, I), or over x[index] for an index (T, B)."""
         raise NotImplementedError
 
@@ -49,27 +49,27 @@ class _Stacked(nn.Module):
         bins (n, I), windows (B, T) of indices into them, or (T, B) without batch_first; from zero states.
         """
         index = windows.t() if self.batch_first else windows
-        states = self.num_layers * (1 + self.bidirectional), index.shape[1], self.hidden_size
-        y, final = self._layers(bins, bins.new_zeros(states), index)
+        y, final = self._layers(bins, None, index)
         return (y.transpose(0, 1) if self.batch_first else y), final
 
-    def _layers(self, x: Tensor, h: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _layers(self, x: Tensor, h: Tensor | None, index: Tensor | None) -> tuple[Tensor, Tensor]:
         """All layers over x (T, B, I), or over x[index] for an index (T, B)."""
         finals: list[Tensor] = []
         for layer in range(self.num_layers):
             if layer:
                 x, index = F.dropout(x, self.dropout, self.training), None
-            ways = [self._one_way(x, h[len(finals)], f"l{layer}", index)]
+            ways = [self._one_way(x, None if h is None else h[len(finals)], f"l{layer}", index)]
             finals.append(ways[0][-1])
             if self.bidirectional:
                 flipped = (x.flip(0), None) if index is None else (x, index.flip(0))
-                ways.append(self._one_way(flipped[0], h[len(finals)], f"l{layer}_reverse", flipped[1]))
+                state = None if h is None else h[len(finals)]
+                ways.append(self._one_way(flipped[0], state, f"l{layer}_reverse", flipped[1]))
                 finals.append(ways[1][-1])
                 ways[1] = ways[1].flip(0)
             x = torch.cat(ways, dim=-1) if self.bidirectional else ways[0]
         return x, torch.stack(finals)
 
-    def _time_major(self, x: Tensor, h: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _time_major(self, x: Tensor, h: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """x as (T, B, I) and h as (L S, B, H), checked, whatever layout they came in."""
         if not isinstance(x, Tensor) or x.dim() not in (2, 3):
             raise ValueError("LayerNormGRU takes a tensor (T, B, I), (B, T, I) with batch_first, or (T, I)")
@@ -82,9 +82,7 @@ class _Stacked(nn.Module):
             raise ValueError(f"the input has {x.shape[-1]} columns, the layer's input_size is {self.input_size}")
         if len(x) == 0:
             raise ValueError("the input has no bin")
-        if h is None:
-            h = x.new_zeros(states)
-        elif tuple(h.shape) != states:
+        if h is not None and tuple(h.shape) != states:
             raise ValueError(f"hx has shape {tuple(h.shape)}, this input needs {states}")
         return x, h
 
@@ -161,12 +159,14 @@ class LayerNormGRU(_Stacked):
             else:
                 nn.init.uniform_(parameter, -bound, bound)
 
-    def _one_way(self, x: Tensor, h: Tensor, suffix: str, index: Tensor | None) -> Tensor:
+    def _one_way(self, x: Tensor, h: Tensor | None, suffix: str, index: Tensor | None) -> Tensor:
         """The arithmetic of the layer: all of it is here. `recur` does the same on CPU, faster, and is held against it."""
         if self._fast and _can_recur(x, h, self.weight_hh_l0) and _pays(len(x if index is None else index)):
             return recur(x, h, Side(*self._side("ih", suffix)), Side(*self._side("hh", suffix)), self.eps, index)
         if index is not None:
             x = x[index]
+        if h is None:
+            h = x.new_zeros(x.shape[1], self.hidden_size)
         weight, bias, gain, shift = self._side("hh", suffix)
         weight_x, bias_x, gain_x, shift_x = self._side("ih", suffix)
         gates_x, candidate_x = self._norm(F.linear(x, weight_x, bias_x), gain_x, shift_x)  # all bins at once
@@ -217,7 +217,7 @@ class GRU(_Stacked, nn.GRU):
             return super().forward_windows(bins, windows)
         return nn.GRU.forward(self, bins[windows])
 
-    def _one_way(self, x: Tensor, h: Tensor, suffix: str, index: Tensor | None) -> Tensor:
+    def _one_way(self, x: Tensor, h: Tensor | None, suffix: str, index: Tensor | None) -> Tensor:
         inputs, recurrent = (
             Side(getattr(self, f"weight_{side}_{suffix}"), getattr(self, f"bias_{side}_{suffix}", None), None, None)
             for side in ("ih", "hh")

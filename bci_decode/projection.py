@@ -1,6 +1,7 @@
 """The linear maps of the recurrence and their normalisation: the input side of all bins at once, and its gradients.
 
-Shapes: rows of T * B bins, I inputs, H hidden_size; 3 H columns are update gate z, reset gate r and candidate.
+Shapes: rows of T * B bins, I inputs, H hidden_size; 3 H columns are update gate z, reset gate r and candidate, of the
+plain GRU reset gate, update gate and candidate.
 
 The rows of a weight are centred over each LayerNorm group: W x then has mean zero over the group, and its norm is all that
 LayerNorm needs. The candidate's columns hold twice its pre-activation after the norm; `Norms` has the factors for that.
@@ -28,22 +29,9 @@ class Side(NamedTuple):
     shift: Tensor | None
 
 
-def prepared(side: Side, eps: float | None) -> Side:
-    """The linear map as the recurrence takes it: centred, or of the plain GRU in its order and signs."""
-    change = _from_torch if eps is None else _centred
-    return side._replace(weight=change(side.weight), bias=None if side.bias is None else change(side.bias))
-
-
-def _from_torch(tensor: Tensor) -> Tensor:
-    """Rows r, z, candidate of torch.nn.GRU as z, r, candidate, with -z, which is 1 - z of the gate, and 2 candidate."""
-    r, z, candidate = tensor.chunk(3)
-    return torch.cat([-z, r, 2 * candidate])
-
-
-def _back_to_torch(gradient: Tensor) -> Tensor:
-    """The same way back."""
-    z, r, candidate = gradient.chunk(3)
-    return torch.cat([r, -z, 2 * candidate])
+def centred(side: Side) -> Side:
+    """The side with its linear map centred."""
+    return side._replace(weight=_centred(side.weight), bias=None if side.bias is None else _centred(side.bias))
 
 
 def _centred(tensor: Tensor) -> Tensor:
@@ -104,9 +92,10 @@ class Projection:
                 torch.mm(x, self.weight.t(), out=u)
             else:
                 torch.addmm(self.bias, x, self.weight.t(), out=u)
-        if self.norms is None:
-            return
         thirds = u.view(-1, 3, self.hidden)
+        if self.norms is None:
+            thirds[:, 2].mul_(2)
+            return
         norms = torch.linalg.vector_norm(thirds, dim=2)
         rs = torch.addmm(self.norms.eps, norms.mul_(norms), self.norms.to_variance).rsqrt_()
         thirds.mul_(rs[:, :, None])
@@ -158,8 +147,9 @@ class Gradients:
         if len(self.bias):
             self.bias.add_(d.sum(0))
 
-    def finished(self, eps: float | None) -> tuple[Tensor | None, ...]:
-        """Of the tensors as they were given: weight, bias, gain and shift, None where the side has none."""
-        change = _back_to_torch if eps is None else _centred  # the centring's gradient is the centring
-        bias = change(self.bias) if len(self.bias) else None
-        return change(self.weight), bias, *(grad if len(grad) else None for grad in (self.gain, self.shift))
+    def finished(self, norms: Norms | None) -> tuple[Tensor | None, ...]:
+        """Of weight, bias, gain and shift, None where the side has none. The centring's gradient is the centring."""
+        if norms is not None:
+            self.weight = _centred(self.weight)
+            self.bias = _centred(self.bias) if len(self.bias) else self.bias
+        return self.weight, *(grad if len(grad) else None for grad in (self.bias, self.gain, self.shift))

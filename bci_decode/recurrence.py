@@ -1,6 +1,7 @@
 """The recurrence of `layers.LayerNormGRU` and of the plain GRU, with a backward of its own: the same, faster on CPU.
 
-Shapes: T bins, B sequences, I inputs, H hidden_size; 3 H columns are update gate z, reset gate r and candidate.
+Shapes: T bins, B sequences, I inputs, H hidden_size; 3 H columns are update gate z, reset gate r and candidate. The plain
+GRU keeps to torch's way: r before z, and z the share of the OLD state.
 
 What makes it fast. The rows of a weight are centred over each LayerNorm group once a call (the group's mean row is
 subtracted), so pre-activations have mean zero and a bin needs only their norms. Elementwise work goes over chunks of
@@ -18,35 +19,39 @@ from torch import Tensor
 
 from bci_decode.buffers import BackwardWork, ForwardWork, lease, workspace
 from bci_decode.gemm import gemm_backend
-from bci_decode.projection import Gradients, Norms, Projection, Side, minus_one, norms_of, prepared
+from bci_decode.projection import Gradients, Norms, Projection, Side, centred, minus_one, norms_of
 
 sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
 
 def recur(
-    x: Tensor, h: Tensor, inputs: Side, recurrent: Side, eps: float | None, index: Tensor | None = None
+    x: Tensor, h: Tensor | None, inputs: Side, recurrent: Side, eps: float | None, index: Tensor | None = None
 ) -> Tensor:
     """States (T, B, H) of inputs x (T, B, I) from the state h (B, H), of a LayerNorm GRU with `eps` under its variances.
 
-    Without `eps` it is the plain one of `torch.nn.GRU`, whose rows are r, z, candidate and whose z is 1 - z. With `index`
+    Without h it starts from zeros, and saves the products with them; without `eps` it is the plain GRU. With `index`
     (T, B) x is (bins, I), sequence b holds the bins index[:, b], and each is projected once. Differentiable once.
     """
     tensors = (x, h, *inputs, *recurrent)
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
         return _Recurrence.apply(eps, index, *tensors)
-    return _forward(x, h, prepared(inputs, eps), prepared(recurrent, eps), eps, index, None)
+    if eps is not None:
+        inputs, recurrent = centred(inputs), centred(recurrent)
+    return _forward(x, h, inputs, recurrent, eps, index, None)
 
 
 class _Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, eps: float | None, index: Tensor | None, x: Tensor, h: Tensor, *sides: Tensor | None
+        ctx: Any, eps: float | None, index: Tensor | None, x: Tensor, h: Tensor | None, *sides: Tensor | None
     ) -> Tensor:
         bins, sequences = (x if index is None else index).shape[:2]
-        hidden, rows = h.shape[1], x.shape[:-1].numel() * (eps is not None)
-        saved = lease(h, (rows, 3 * hidden), (rows, 3), (bins, sequences, 6 * hidden), (bins, sequences, 3))
-        inputs, recurrent = (prepared(Side(*side), eps) for side in (sides[:4], sides[4:]))  # type: ignore[arg-type]
+        inputs, recurrent = Side(*sides[:4]), Side(*sides[4:])  # type: ignore[arg-type]
+        if eps is not None:
+            inputs, recurrent = centred(inputs), centred(recurrent)
+        hidden, rows = recurrent.weight.shape[1], x.shape[:-1].numel() * (eps is not None)
+        saved = lease(x, (rows, 3 * hidden), (rows, 3), (bins, sequences, 6 * hidden), (bins, sequences, 3))
         y = _forward(x, h, inputs, recurrent, eps, index, saved)
         ctx.save_for_backward(x, h, y, index, *inputs, *recurrent, *saved)
         ctx.eps = eps
@@ -65,26 +70,29 @@ class _Recurrence(torch.autograd.Function):
 
 def _forward(
     x: Tensor,
-    h: Tensor,
+    h: Tensor | None,
     inputs: Side,
     recurrent: Side,
     eps: float | None,
     index: Tensor | None,
     saved: list[Tensor] | None,
 ) -> Tensor:
-    (bins, sequences), hidden = (x if index is None else index).shape[:2], h.shape[1]
-    work = workspace(ForwardWork, bins, sequences, hidden, h.dtype)
+    (bins, sequences), hidden = (x if index is None else index).shape[:2], recurrent.weight.shape[1]
+    work = workspace(ForwardWork, bins, sequences, hidden, x.dtype)
     weight, bias = recurrent.weight.t(), recurrent.bias
     if bins > 5:
         weight = weight.contiguous()  # dearer than a few slower products
-    norms = norms_of(hidden, eps, h.dtype)
+    norms = norms_of(hidden, eps, x.dtype)
     project = Projection(inputs, recurrent.shift, norms)
     rows = x.reshape(-1, x.shape[-1])
     if index is not None:
         projected = rows.new_empty(len(rows), 3 * hidden)
         project(rows, projected, saved and saved[:2])
-    y = h.new_empty(bins, sequences, hidden)
-    work.h[0].copy_(h)
+    y = x.new_empty(bins, sequences, hidden)
+    if h is None:
+        work.h[0].zero_()
+    else:
+        work.h[0].copy_(h)
     with gemm_backend(multiply_adds=sequences * 3 * hidden * hidden):
         for start in range(0, bins, work.length):
             stop = min(start + work.length, bins)
@@ -96,7 +104,13 @@ def _forward(
                 project(rows[part], u, saved and [tensor[part] for tensor in saved[:2]])
             if bias is not None:
                 work.a[:n].copy_(bias)
-            _steps(work, n, weight, bias is not None, recurrent, norms)
+            elif start == 0 and h is None:
+                work.a[0].zero_()
+            begin = weight, bias is not None, start == 0 and h is None
+            if norms is None:
+                _plain_steps(work, n, *begin)
+            else:
+                _steps(work, n, *begin, recurrent, norms)
             y[start:stop].copy_(work.h[1 : n + 1])
             work.h[0].copy_(work.h[n])
             if saved is not None:
@@ -113,22 +127,26 @@ def _keep(work: ForwardWork, n: int, kept: Tensor, rs: Tensor) -> None:
     rs.copy_(work.rs[:n])
 
 
-def _steps(work: ForwardWork, n: int, weight: Tensor, biased: bool, side: Side, norms: Norms | None) -> None:
-    """The chunk's bins one after the other, from work.h[0] and work.u to work.h[1:], a, rs, zr and c."""
+def _steps(work: ForwardWork, n: int, weight: Tensor, biased: bool, known: bool, side: Side, norms: Norms) -> None:
+    """The chunk's bins one after the other, from work.h[0] and work.u to work.h[1:], a, rs, zr and c.
+
+    `biased`: work.a holds the linear map's bias; `known`: the first bin's whole a, since its state is zero.
+    """
     hidden, minus = work.c.shape[-1], minus_one(work.c.dtype)
     gain, shift, squares, m = side.gain, side.shift, work.squares, work.m
     if gain is not None and shift is not None:
         gain_gates, gain_c, shift_c = gain[: 2 * hidden], gain[2 * hidden :], 2 * shift[2 * hidden :]
     for h, a, a3, a_gates, a_c, rs, rs3, u_gates, u_c, zr, z, r, c, new in work.steps[:n]:
-        if biased:
+        if known:
+            known = False
+        elif biased:
             a.addmm_(h, weight)
         else:
             torch.mm(h, weight, out=a)
-        if norms is not None:
-            torch.linalg.vector_norm(a3, dim=2, out=squares)
-            torch.addmm(norms.eps, squares.mul_(squares), norms.to_variance, out=rs)
-            rs.rsqrt_()
-            a3.mul_(rs3)
+        torch.linalg.vector_norm(a3, dim=2, out=squares)
+        torch.addmm(norms.eps, squares.mul_(squares), norms.to_variance, out=rs)
+        rs.rsqrt_()
+        a3.mul_(rs3)
         if gain is None:
             torch.add(u_gates, a_gates, out=zr)
             m = a_c
@@ -142,10 +160,28 @@ def _steps(work: ForwardWork, n: int, weight: Tensor, biased: bool, side: Side, 
         torch.lerp(h, c, z, out=new)
 
 
+def _plain_steps(work: ForwardWork, n: int, weight: Tensor, biased: bool, known: bool) -> None:
+    """The same of the plain GRU, whose r stands where the other's z does."""
+    minus = minus_one(work.c.dtype)
+    for h, a, _, a_gates, a_c, _, _, u_gates, u_c, rz, r, z, c, new in work.steps[:n]:
+        if known:
+            known = False
+        elif biased:
+            a.addmm_(h, weight)
+        else:
+            torch.mm(h, weight, out=a)
+        torch.add(u_gates, a_gates, out=rz)
+        rz.sigmoid_()
+        torch.addcmul(u_c, r, a_c, value=2, out=c)
+        c.sigmoid_()
+        torch.add(minus, c, alpha=2, out=c)
+        torch.lerp(c, h, z, out=new)
+
+
 def _backward(
     dy: Tensor,
     x: Tensor,
-    h: Tensor,
+    h: Tensor | None,
     y: Tensor,
     inputs: Side,
     recurrent: Side,
@@ -166,16 +202,21 @@ def _backward(
         for start in reversed(range(0, bins, work.length)):
             stop = min(start + work.length, bins)
             n, part = stop - start, slice(start * sequences, stop * sequences)
-            before = y[start - 1 : stop - 1] if start else torch.cat([h[None], y[: stop - 1]])
+            before = y[start - 1 : stop - 1] if start else _shifted(y[:stop], h)
             work.dh[n].copy_(dy[-1] if stop == bins else work.dh[0])
             work.dh[1:n].copy_(dy[start : stop - 1])
             if start:
                 work.dh[0].copy_(dy[start - 1])
             else:
                 work.dh[0].zero_()
-            _factors(work, n, before, saved[2][start:stop], norms and saved[3][start:stop], recurrent)
-            _steps_back(work, n, recurrent.weight, norms)
-            d = _of_pre_activations(work, n, of_h)
+            ends = start == 0 and h is None
+            if norms is None:
+                _plain_factors(work, n, before, saved[2][start:stop])
+                _plain_steps_back(work, n, recurrent.weight, ends)
+            else:
+                _factors(work, n, before, saved[2][start:stop], saved[3][start:stop], recurrent)
+                _steps_back(work, n, recurrent.weight, ends, norms)
+            d = _of_pre_activations(work, n, recurrent, of_h, norms)
             of_h.add(before.reshape(-1, hidden), work.da[:n].view(-1, 3 * hidden))
             if du is None:
                 project.backward(d, rows[part], [t[part] for t in saved[:2]], of_x, None if dx is None else dx[part])
@@ -187,10 +228,15 @@ def _backward(
         of_h.shift[: 2 * hidden] = of_x.shift[: 2 * hidden]
         of_h.shift[2 * hidden :] *= 2
         of_x.shift.mul_(norms.doubled)
-    return None if dx is None else dx.view_as(x), work.dh[0].clone(), *of_x.finished(eps), *of_h.finished(eps)
+    return (
+        None if dx is None else dx.view_as(x),
+        None if h is None else work.dh[0].clone(),
+        *of_x.finished(norms),
+        *of_h.finished(norms),
+    )
 
 
-def _factors(work: BackwardWork, n: int, before: Tensor, kept: Tensor, rs: Tensor | None, side: Side) -> None:
+def _factors(work: BackwardWork, n: int, before: Tensor, kept: Tensor, rs: Tensor, side: Side) -> None:
     """What each bin's dh (B, H) is to be multiplied by: work.f for the pre-activations (of the candidate, r's share),
     work.d's last third for the candidate's whole, work.da for the linear map's outputs, work.stay for the state before.
     """
@@ -206,32 +252,68 @@ def _factors(work: BackwardWork, n: int, before: Tensor, kept: Tensor, rs: Tenso
         m = torch.addcmul(2 * side.shift[2 * hidden :], m, side.gain[2 * hidden :], out=t)
     sigmoid_backward(torch.mul(whole, m, out=t), r, grad_input=f[:, :, 1])
     torch.mul(whole, r, out=f[:, :, 2])
-    da = work.da[:n].copy_(f) if rs is None else torch.mul(f, rs[..., None], out=work.da[:n])
+    da = torch.mul(f, rs[..., None], out=work.da[:n])
     if side.gain is not None:
         da.mul_(side.gain.view(3, hidden))
     torch.sub(1, z, out=stay)
 
 
-def _steps_back(work: BackwardWork, n: int, weight: Tensor, norms: Norms | None) -> None:
-    """From the last bin of a chunk to its first: work.dh[:n] from dy to all of dh, work.da from factor to gradient."""
+def _plain_factors(work: BackwardWork, n: int, before: Tensor, kept: Tensor) -> None:
+    """The same of the plain GRU; work.da is work.f."""
+    hidden = before.shape[-1]
+    _, m, r, z, c = kept.split((2 * hidden, hidden, hidden, hidden, hidden), dim=2)
+    f, t, stay = work.da[:n], work.t[:n], work.stay[:n]
+    whole = work.d[:n, :, 2]
+    sigmoid_backward(torch.sub(before, c, out=t), z, grad_input=f[:, :, 1])
+    tanh_backward(torch.sub(1, z, out=stay), c, grad_input=whole)
+    sigmoid_backward(torch.mul(whole, m, out=t), r, grad_input=f[:, :, 0])
+    torch.mul(whole, r, out=f[:, :, 2])
+    stay.copy_(z)
+
+
+def _steps_back(work: BackwardWork, n: int, weight: Tensor, ends: bool, norms: Norms) -> None:
+    """From the last bin of a chunk to its first: work.dh[:n] from dy to all of dh, work.da from factor to gradient.
+
+    `ends`: nobody asks for the gradient of the state before the first bin.
+    """
     products, sums, means, means3 = work.products, work.sums, work.means, work.means[:, :, None]
-    for da, da2, a, dh, dh3, stay, dh_before in reversed(work.steps[:n]):
+    for da, da2, a, dh, dh3, stay, dh_before in reversed(work.steps[ends:n]):
         da.mul_(dh3)
-        if norms is not None:
-            torch.sum(torch.mul(da, a, out=products), dim=2, out=sums)
-            torch.mm(sums, norms.to_mean, out=means)
-            da.addcmul_(a, means3, value=-1)
+        torch.sum(torch.mul(da, a, out=products), dim=2, out=sums)
+        torch.mm(sums, norms.to_mean, out=means)
+        da.addcmul_(a, means3, value=-1)
         dh_before.addcmul_(dh, stay).addmm_(da2, weight)
+    if ends:
+        da, _, a, _, dh3, *_ = work.steps[0]
+        torch.sum(torch.mul(da.mul_(dh3), a, out=products), dim=2, out=sums)
+        da.addcmul_(a, torch.mm(sums, norms.to_mean)[:, :, None], value=-1)
 
 
-def _of_pre_activations(work: BackwardWork, n: int, of_h: Gradients) -> Tensor:
+def _plain_steps_back(work: BackwardWork, n: int, weight: Tensor, ends: bool) -> None:
+    for da, da2, _, dh, dh3, stay, dh_before in reversed(work.steps[ends:n]):
+        da.mul_(dh3)
+        dh_before.addcmul_(dh, stay).addmm_(da2, weight)
+    if ends:
+        da, _, _, _, dh3, *_ = work.steps[0]
+        da.mul_(dh3)
+
+
+def _of_pre_activations(work: BackwardWork, n: int, side: Side, of_h: Gradients, norms: Norms | None) -> Tensor:
     """Gradients of u (rows, 3 H); the recurrent norm's gain and bias get theirs on the way."""
     hidden, dh, f, d = work.t.shape[-1], work.dh[1 : n + 1, :, None], work.f[:n], work.d[:n]
     d[:, :, 2].mul_(dh[:, :, 0])
-    torch.mul(f[:, :, :2], dh, out=d[:, :, :2])
-    if len(of_h.gain):
+    if norms is None:
+        d[:, :, :2].copy_(work.da[:n, :, :2])
+    else:
+        torch.mul(f[:, :, :2], dh, out=d[:, :, :2])
+    if side.gain is not None:
         dm = f[:, :, 2].mul_(dh[:, :, 0])
         of_h.shift[2 * hidden :] += dm.sum((0, 1))
         of_h.gain[2 * hidden :] += dm.mul_(work.a[:n, :, 2]).sum((0, 1))
         of_h.gain[: 2 * hidden] += torch.mul(d[:, :, :2], work.a[:n, :, :2], out=f[:, :, :2]).sum((0, 1)).flatten()
     return d.view(-1, 3 * hidden)
+
+
+def _shifted(y: Tensor, h: Tensor | None) -> Tensor:
+    """The state before each bin: h, or zeros, and y (T, B, H) up to its last but one."""
+    return torch.cat([y.new_zeros(1, *y.shape[1:]) if h is None else h[None], y[:-1]])

@@ -109,7 +109,7 @@ class Trainer:
         decoded, wanted = [], []
         for bins in windows.split(self.config.batch_size):  # (B, T)
             y = target[bins[:, first:]]
-            outputs, _ = self.decoder(counts[bins], first_output=first)
+            outputs = self.decoder.forward_windows(counts, bins, first)
             loss = F.mse_loss(outputs, y)
             self.optimizer.zero_grad()
             loss.backward()

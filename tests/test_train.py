@@ -85,7 +85,7 @@ def test_a_run_leaves_all_that_it_promises(swept, model):
     for picture in ("loss.png", "r2.png", "trajectory.png"):
         assert len(np.unique(imread(folder / picture).reshape(-1, 4), axis=0)) > 10  # lines were drawn
     assert "torch" in metrics["versions"] and len(metrics["data"]["md5"]) == 32
-    layer = {"gru": "torch.nn.GRU", "lngru": "bci_decode.layers.LayerNormGRU"}[model]
+    layer = {"gru": "bci_decode.layers.GRU", "lngru": "bci_decode.layers.LayerNormGRU"}[model]
     assert layer in (folder / "config.yaml").read_text()
 
 
