@@ -15,7 +15,7 @@ from bci_decode.dataset import Dataset, Part, Scaler, Window
 from bci_decode.decoder import Decoder
 from bci_decode.errors import BciDecodeError
 from bci_decode.layers import LayerNormGRU
-from bci_decode.trainer import HISTORY_COLUMNS, Trainer, decode_part
+from bci_decode.trainer import Trainer, decode_part, history_columns
 
 
 def made_data(with_val=True, window=None, scale=20.0) -> Dataset:
@@ -71,7 +71,7 @@ def test_learns_and_logs(tmp_path, window):
     data = made_data(window=window)
     trainer = made(tmp_path, data, epochs=12)
     history = trainer.fit()
-    assert list(history.columns) == HISTORY_COLUMNS
+    assert list(history.columns) == history_columns()
     assert history["epoch"].tolist() == list(range(13))
     assert history["val_r2"].iloc[0] < 0.3 and history["val_r2"].iloc[-1] > 0.8
     np.testing.assert_allclose(pd.read_csv(tmp_path / "history.csv"), history)
