@@ -79,7 +79,8 @@ def matched(table: pd.DataFrame, first: str = "gru", second: str = "lngru") -> p
     """Of a run table, the runs whose session and seed both models have: a seed of one alone would tilt a pair."""
     by_model = {model: set(zip(some["session"], some["seed"], strict=True)) for model, some in table.groupby("model")}
     both = by_model.get(first, set()) & by_model.get(second, set())
-    return table[[key in both for key in zip(table["session"], table["seed"], strict=True)]]
+    keys = zip(table["session"], table["seed"], strict=True)
+    return table[np.array([key in both for key in keys], dtype=bool)]
 
 
 def pairs(table: pd.DataFrame, score: str, first: str = "gru", second: str = "lngru") -> pd.DataFrame:

@@ -177,7 +177,7 @@ def _epochs(found: list[float], before: str, never: str) -> str:
 
 def plateau_end(epochs: pd.Series, losses: pd.Series, variance: float, share: float = 0.02) -> float:
     """The last epoch up to which every loss is within `share` of the variance; NaN if the first one is not."""
-    away = np.flatnonzero(np.abs(np.asarray(losses) / variance - 1) > share)
+    away = np.flatnonzero(np.abs(np.asarray(losses) - variance) > share * variance)
     last = away[0] - 1 if len(away) else len(losses) - 1
     return float(np.asarray(epochs)[last]) if last >= 0 else float("nan")
 
