@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 AXES = ("x", "y")
 MOST = 1_000_000  # of epochs, windows or threads: beyond it, surely a slip
+# how the best epoch is chosen: the column of the history that decides, and the sign that makes the best the lowest
+SELECTION = {"val": ("val_loss", 1.0), "test": ("test_r2", -1.0)}
 
 
 def history_columns(parts: tuple[str, ...] = ("val", "test")) -> list[str]:
@@ -36,10 +38,6 @@ def history_columns(parts: tuple[str, ...] = ("val", "test")) -> list[str]:
     scores = ("loss", "r2", *(f"r2_{axis}" for axis in AXES))
     scored = [f"{part}_{score}" for part in parts for score in scores]
     return ["epoch", "train_loss", "train_r2", *scored, "lr", "seconds"]
-
-
-# how the best epoch is chosen: the column of the history that decides, and the sign that makes the best the lowest
-SELECTION = {"val": ("val_loss", 1.0), "test": ("test_r2", -1.0)}
 
 
 class Trainer:
