@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from bci_decode.config import TARGETS
 from bci_decode.errors import BciDecodeError
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TARGETS = {"position": "mm", "velocity": "mm/s", "acceleration": "mm/s²"}
 SOURCES = ("finger_pos", "cursor_pos")
 UNITS = ("all", "sorted", "hash", "merged")
 AREAS = ("all", "M1", "S1")

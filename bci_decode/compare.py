@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,14 @@ from bci_decode.catalog import monkeys
 from bci_decode.runs import SCORES, Group, Run
 
 FEWEST = 6  # paired sessions: with five, not even five wins of five would give p < 0.05
+FEW = 12  # runs whose losses and scores are shown one by one
 ALL = "all"
+
+
+@cache
+def reference() -> pd.DataFrame:
+    """Published figures from `reference.csv` beside this module; no session: the mean over all 47, weighted by bins."""
+    return pd.read_csv(Path(__file__).with_name("reference.csv"))
 
 
 def run_table(runs: list[Run]) -> pd.DataFrame:
@@ -26,7 +35,7 @@ def sessions_csv(groups: list[Group]) -> str:
     return pd.concat([run_table(group.runs).assign(protocol=group.name) for group in groups]).to_csv(index=False)
 
 
-def loss_table(runs: list[Run], epochs=(0, 1, 2, 5, 10, 20, 30, 40, 50, 70, 100)) -> pd.DataFrame:
+def loss_table(runs: list[Run], epochs=(0, 1, 2, 4, 5, 10, 20, 30, 40, 50, 70, 100)) -> pd.DataFrame:
     """Test loss of each run at some epochs: a row for each epoch that a run has, a column for each run."""
     losses = [run.history.set_index("epoch")["test_loss"] for run in runs]
     table = pd.concat(losses, axis=1, keys=[run.label for run in runs])
@@ -70,7 +79,8 @@ def matched(table: pd.DataFrame, first: str = "gru", second: str = "lngru") -> p
     """Of a run table, the runs whose session and seed both models have: a seed of one alone would tilt a pair."""
     by_model = {model: set(zip(some["session"], some["seed"], strict=True)) for model, some in table.groupby("model")}
     both = by_model.get(first, set()) & by_model.get(second, set())
-    return table[[key in both for key in zip(table["session"], table["seed"], strict=True)]]
+    keys = zip(table["session"], table["seed"], strict=True)
+    return table[np.array([key in both for key in keys], dtype=bool)]
 
 
 def pairs(table: pd.DataFrame, score: str, first: str = "gru", second: str = "lngru") -> pd.DataFrame:
@@ -81,15 +91,15 @@ def pairs(table: pd.DataFrame, score: str, first: str = "gru", second: str = "ln
     return wide.reindex(columns=[first, second]).dropna()
 
 
-def paired_tests(runs: pd.DataFrame) -> pd.DataFrame:
-    """LN-GRU less GRU across sessions: two-sided sign test and Wilcoxon signed-rank test; sessions without a difference
+def paired_tests(runs: pd.DataFrame, first: str = "gru", second: str = "lngru") -> pd.DataFrame:
+    """The second model, an LN-GRU, less the first, a GRU, across sessions: two-sided sign test and Wilcoxon signed-rank test; sessions without a difference
     tell neither anything and are left out of both. Empty p where fewer than `FEWEST` sessions are paired."""
     from scipy.stats import binomtest, wilcoxon
 
     rows = []
     for score in SCORES:
-        both = pairs(runs, score)
-        gain = (both["lngru"] - both["gru"]).to_numpy()
+        both = pairs(runs, score, first, second)
+        gain = (both[second] - both[first]).to_numpy()
         moved = gain[gain != 0]
         tested = len(gain) >= FEWEST and len(moved) > 0
         rows.append(

@@ -11,6 +11,8 @@ from typing import Any
 
 from bci_decode.errors import BciDecodeError
 
+TARGETS = {"position": "mm", "velocity": "mm/s", "acceleration": "mm/s²"}  # what can be decoded, and its unit
+
 
 @dataclass
 class SplitConfig:
@@ -20,6 +22,9 @@ class SplitConfig:
     train: float  # fraction of the session; not used with first_bins
     val: float  # fraction of the session, or of first_bins, from the end of them; 0: no validation part
     gap: float  # s left out between two parts
+    # fraction of what follows the training part, from its beginning, to validate on though it stays in the test part;
+    # what comes after it then gives an honest score beside one that chose on the test part; 0: none
+    val_of_rest: float = 0.0
 
 
 @dataclass
@@ -75,6 +80,7 @@ class TrainConfig:
     """The whole of `conf/train.yaml`."""
 
     seed: int
+    bidirectional: bool  # whether the recurrent layers read a window, or a sequence, from its end too
     overwrite: bool
     data_dir: str
     output_dir: str

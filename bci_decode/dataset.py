@@ -5,7 +5,7 @@ Everything that is fitted here is fitted on the training part alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -106,7 +106,9 @@ class Dataset:
     """A session ready for a decoder: three parts in the order of time, and what was fitted on the first.
 
     `parts` maps "train", "val" (absent without a validation part) and "test" to a `Part`; `bins` gives each part's
-    bins in the session's grid; `units` is the table of the N columns that passed the rate filter.
+    bins in the session's grid; `units` is the table of the N columns that passed the rate filter. With `val_of_rest`
+    "val" and "held" are no parts of their own but `stretches` of the test part: in `parts`, not in `bins`, and their
+    bins counted from the test part's first.
     """
 
     parts: dict[str, Part]
@@ -115,6 +117,7 @@ class Dataset:
     counts_scaler: Scaler
     target_scaler: Scaler
     window: Window
+    stretches: dict[str, slice] = field(default_factory=dict)
 
 
 def prepare(binned: BinnedSession, config: DataConfig) -> Dataset:
@@ -122,11 +125,14 @@ def prepare(binned: BinnedSession, config: DataConfig) -> Dataset:
     window = Window.from_config(config.window)
     try:
         bins = split_in_time(len(binned.counts), binned.bin_width, config.split, window.length)
+        test = bins["test"]
+        stretches = split_rest(test.stop - test.start, binned.bin_width, config.split, window.length)
     except BciDecodeError as mistake:
         raise BciDecodeError(mistake.problem, file=binned.name, field=mistake.field, remedy=mistake.remedy) from mistake
     fast = _fast_units(binned, bins["train"], config.min_rate)
     counts = binned.counts if fast.all() else binned.counts[:, fast]
-    _check_movement(binned, bins)
+    every = bins | {name: slice(test.start + s.start, test.start + s.stop) for name, s in stretches.items()}
+    _check_movement(binned, every)
     counts_scaler = Scaler.fit(counts[bins["train"]], config.scale.counts, "data.scale.counts")
     target_scaler = Scaler.fit(binned.kinematics[bins["train"]], config.scale.target, "data.scale.target")
     parts = {
@@ -135,9 +141,10 @@ def prepare(binned: BinnedSession, config: DataConfig) -> Dataset:
             counts=counts_scaler.transform(counts[where], np.float32),
             target=binned.kinematics[where],
         )
-        for name, where in bins.items()
+        for name, where in every.items()
     }
-    return Dataset(parts, bins, binned.units[fast].reset_index(drop=True), counts_scaler, target_scaler, window)
+    units = binned.units[fast].reset_index(drop=True)
+    return Dataset(parts, bins, units, counts_scaler, target_scaler, window, stretches)
 
 
 def split_in_time(bins: int, bin_width: float, config: SplitConfig, window_length: int) -> dict[str, slice]:
@@ -172,6 +179,36 @@ def split_in_time(bins: int, bin_width: float, config: SplitConfig, window_lengt
         del limits["val"]
     _check_lengths(bins, limits, config, window_length)
     return {name: slice(*limit) for name, limit in limits.items()}
+
+
+def split_rest(rest: int, bin_width: float, config: SplitConfig, window_length: int) -> dict[str, slice]:
+    """Bins of a test part of `rest` bins that are validated on ("val"), and of those that nothing is chosen on ("held").
+
+    "val" is the first `val_of_rest` share; `gap` seconds, a window at least, lie between the two, so that no window
+    sees both. Empty where the share is 0.
+    """
+    key, share = "data.split.val_of_rest", config.val_of_rest
+    if not 0 <= share < 1:
+        raise BciDecodeError(f"is {share}", field=key, remedy="choose 0 or more, below 1")
+    if share == 0:
+        return {}
+    if config.val:
+        raise BciDecodeError(
+            f"is {share} beside data.split.val={config.val}",
+            field=key,
+            remedy="validate on one of the two, set 0 for the other",
+        )
+    stop = round(rest * share)
+    start = stop + max(window_length, int(np.ceil(config.gap / bin_width - 1e-9)))
+    need = max(window_length, 2)
+    if min(stop, rest - start) < need:
+        raise BciDecodeError(
+            f"is {share} of a test part of {rest} bins, that leaves {stop} to validate on and {max(rest - start, 0)} to score, "
+            f"but it takes {need} for each",
+            field=key,
+            remedy="change it, or data.split.first_bins; 0 does without the honest score",
+        )
+    return {"val": slice(0, stop), "held": slice(start, rest)}
 
 
 def _check_lengths(bins: int, limits: dict[str, tuple[int, int]], config: SplitConfig, window_length: int) -> None:

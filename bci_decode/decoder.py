@@ -90,7 +90,8 @@ def decode_stream(decoder: Decoder, counts: Tensor, history: int | None, batch: 
     """Decode a whole stream (T, N) -> (T, D) as a live decoder would: bin t from bins up to t alone, none left out.
 
     With `history` every bin is decoded from the last `history` bins, starting from a zero state; the stream's first
-    bins from as many as there are. Without, the state is carried from the first bin to the last.
+    bins from as many as there are. Without, the state is carried from the first bin to the last; a bidirectional
+    decoder then reads the whole stream for every bin, as no live one could.
     """
     decoder.eval()
     if history is None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MODELS: dict[str, dict[str, Any]] = {
     "gru": {"color": "#5cb85c", "linestyle": "--", "label": "GRU"},
     "lngru": {"color": "#1a3a9c", "linestyle": "-", "label": "LN-GRU"},
+    "gru-bidirectional": {"color": "#5cb85c", "linestyle": "-.", "label": "GRU bidirectional"},
+    "lngru-bidirectional": {"color": "#1a3a9c", "linestyle": ":", "label": "LN-GRU bidirectional"},
 }
 PARTS: dict[str, dict[str, Any]] = {
     "train": {"color": "0.6", "linestyle": "--", "label": "train, while learning"},
@@ -51,9 +53,9 @@ def draw_run(folder: Path) -> None:
 
 
 def _history_figure(history: pd.DataFrame, metrics: dict, score: str) -> plt.Figure:
-    """Training and validation part (test, where there is no other) against epoch; the chosen epoch marked."""
+    """The training part, and the one that chose the epoch, against epoch; the chosen epoch marked."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    other = "val" if "val" in metrics["target_variance"] else "test"
+    other = metrics["select_on"]
     for part in ("train", other):
         axes.plot(history["epoch"], history[f"{part}_{score}"], **PARTS[part])
     if score == "loss":

@@ -12,13 +12,12 @@ import pandas as pd
 
 import bci_decode
 from bci_decode import metrics
-from bci_decode.binning import TARGETS
 from bci_decode.checkpoint import load_checkpoint
-from bci_decode.config import DataConfig
+from bci_decode.config import TARGETS, DataConfig
 from bci_decode.dataset import Dataset
 from bci_decode.decoder import Decoder
 from bci_decode.files import written_whole
-from bci_decode.trainer import AXES, Trainer, decode_part
+from bci_decode.trainer import AXES, Trainer, decode_parts
 
 SCORES = {"r2": metrics.r2, "cc": metrics.cc, "rmse": metrics.rmse, "snr_db": metrics.snr_db}
 RULES = {
@@ -45,7 +44,7 @@ def write_report(trainer: Trainer, history: pd.DataFrame, config: DataConfig, ab
     """
     data, decoder, folder = trainer.data, trainer.decoder, trainer.folder
     best = load_checkpoint(folder / "best.pt", decoder)["epoch"]
-    decoded = {name: decode_part(decoder, data, name) for name in data.parts if name != "train"}
+    decoded = {name: a for name, a in decode_parts(decoder, data).items() if name in data.bins}
     report = about | {
         "best_epoch": best,
         "epochs": int(history["epoch"].iloc[-1]),
@@ -53,6 +52,7 @@ def write_report(trainer: Trainer, history: pd.DataFrame, config: DataConfig, ab
         "selection_rule": RULES[trainer.config.select_on],
         "scores": {name: scores(data.parts[name].target, decoded[name]) for name in decoded},
         "loss": {name: metrics.mse(data.parts[name].target, decoded[name]) for name in decoded},
+        "honest": _honest(data, history, best),
         "target_variance": {name: float(part.target.var(axis=0).mean()) for name, part in data.parts.items()},
         "protocol": _protocol(data, decoder, config),
         "parameters": sum(parameter.numel() for parameter in decoder.parameters()),
@@ -78,6 +78,46 @@ def write_report(trainer: Trainer, history: pd.DataFrame, config: DataConfig, ab
     return report
 
 
+def _honest(data: Dataset, history: pd.DataFrame, chosen: int) -> dict | None:
+    """The score that no choice was made on, where another one was chosen on the test part; None without such bins.
+
+    Both figures are of the same bins, the "held" ones: at the epoch of the lowest validation loss, and, to tell what
+    the leak gains, at the `chosen` one.
+    """
+    if not data.stretches:
+        return None
+    first = data.bins["test"].start
+    val, held = ([first + s.start, first + s.stop] for s in (data.stretches["val"], data.stretches["held"]))
+    best = int(history["val_loss"].idxmin())
+
+    def at(epoch: int) -> dict:
+        values = {score: float(history.loc[epoch, f"held_{score}"]) for score in ("r2", "r2_x", "r2_y", "loss")}
+        return {"epoch": epoch} | {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+    return at(best) | {
+        "selection_rule": f"lowest loss on bins {val[0]} to {val[1]}, the beginning of what follows the training part; "
+        f"scored on bins {held[0]} to {held[1]}, on which nothing was chosen",
+        "val_bins": val,
+        "bins": held,
+        "at_test_choice": at(chosen),
+    }
+
+
+def told(report: dict) -> str:
+    """The scores in a line, each with how its epoch was chosen."""
+    test, honest = report["scores"]["test"], report["honest"]
+    line = f"test {_r2(test)} at epoch {report['best_epoch']}, chosen by the {report['selection_rule']}"
+    if honest is None:
+        return line
+    start, stop = honest["bins"]
+    return f"{line}; honest: {_r2(honest)} on the last {stop - start} bins, epoch {honest['epoch']} by validation"
+
+
+def _r2(scores: dict) -> str:
+    r2, x, y = (math.nan if scores[key] is None else scores[key] for key in ("r2", "r2_x", "r2_y"))
+    return f"R2 {r2:.3f} (x {x:.3f}, y {y:.3f})"
+
+
 def _protocol(data: Dataset, decoder: Decoder, config: DataConfig) -> dict:
     """How the figures came about: what has to be the same before two runs may stand in one column."""
     return {
@@ -93,12 +133,18 @@ def _protocol(data: Dataset, decoder: Decoder, config: DataConfig) -> dict:
         "split_bins": {name: [where.start, where.stop] for name, where in data.bins.items()},
         "scale": {"counts": config.scale.counts, "target": config.scale.target},
         "window": {"kind": data.window.kind, "length": data.window.length, "first_output": data.window.first_output},
-        "scored_on": "every bin of the part, as one stream",
+        "scored_on": "every bin of the part, as one stream" + ", read from both its ends" * _looks_ahead(data, decoder),
+        "bidirectional": decoder.bidirectional,
         "delay_s": _delay(data, decoder, config),
     }
 
 
 def _delay(data: Dataset, decoder: Decoder, config: DataConfig) -> float:
     """Seconds that a live decoder would have to wait for spikes that follow the moment it decodes."""
-    to_the_end = decoder.bidirectional and data.window.history is None
-    return max(0.0, -config.lag) + (len(data.parts["test"]) * config.bin_width if to_the_end else 0.0)
+    to_the_end = len(data.parts["test"]) * config.bin_width if _looks_ahead(data, decoder) else 0.0
+    return max(0.0, -config.lag) + to_the_end
+
+
+def _looks_ahead(data: Dataset, decoder: Decoder) -> bool:
+    """A window of history ends with the bin that is decoded: read from both ends, it still holds the past alone."""
+    return decoder.bidirectional and data.window.history is None

@@ -1,6 +1,6 @@
 """A run's folder: whose run it holds, whether that is finished, and that no other process writes to it.
 
-`outputs/<experiment>/<session>/<model>/seed<k>/`, addressable, so that the same command finds its own run again.
+`outputs/<experiment>/<session>/<model>[-bidirectional][-<target>]/seed<k>/`, addressable, so that the same command finds its own run again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from bci_decode.config import flat
+from bci_decode.config import TARGETS, flat
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import md5_of, written_whole
 
@@ -37,7 +37,14 @@ GONE = ".gone"
 ASIDE = ".before"  # where an overwritten run waits until the new one has finished
 
 
-def run_folder(output_dir: str, experiment: str, session: str, model: str, seed: int) -> str:
+def decoder_name(model: str, bidirectional: bool) -> str:
+    """What a decoder is called in folders and tables: lngru, lngru-bidirectional."""
+    return model + "-bidirectional" * bidirectional
+
+
+def run_folder(
+    output_dir: str, experiment: str, session: str, model: str, seed: int, bidirectional=False, target="velocity"
+) -> str:
     """The folder's path below `output_dir`; names that would lead out of it are refused before it is made."""
     if not str(output_dir or "").strip():
         raise BciDecodeError("is empty", field="output_dir", remedy="name a folder, outputs say")
@@ -45,7 +52,10 @@ def run_folder(output_dir: str, experiment: str, session: str, model: str, seed:
         raise BciDecodeError(
             f"is {session!r}", field="session.name", remedy="give a name without slashes: a folder bears it"
         )
-    return f"{experiment}/{session}/{model}/seed{seed}"
+    if target not in TARGETS:
+        raise BciDecodeError(f"is {target!r}", field="data.target", remedy=f"choose {', '.join(TARGETS)}")
+    decoder = decoder_name(model, bidirectional) + f"-{target}" * (target != "velocity")
+    return f"{experiment}/{session}/{decoder}/seed{seed}"
 
 
 @contextmanager

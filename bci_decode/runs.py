@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from bci_decode.catalog import monkeys
+from bci_decode.catalog import catalog, monkeys
 from bci_decode.config import flat
 from bci_decode.errors import BciDecodeError
 from bci_decode.run_folder import FAILED, failure
@@ -45,34 +45,55 @@ class Run:
     def model(self) -> dict[str, Any]:
         return {key: value for key, value in self.settings.items() if key.startswith("model.")}
 
+    @property
+    def recording(self) -> str:
+        """What the run is of: "recorded", a published session whole; "excerpt" of one; "simulated"; "own file"."""
+        name = str(self.metrics["session"])
+        if str(self.settings.get("session._target_")).startswith("bci_decode.simulate."):
+            return "simulated"
+        if name in catalog() and self.metrics["data"]["md5"] == catalog()[name].md5:
+            return "recorded"
+        return "excerpt" if name.startswith(tuple(catalog())) else "own file"
+
     def row(self) -> dict[str, Any]:
         """What a table has of this run.
 
         `plateau` is the target's variance on the test part, the loss of a decoder that knows but the mean;
         `half_plateau_epoch` the first epoch with a test loss below half of it, empty if there was none;
-        `best_val_epoch` the one of the lowest validation loss, empty without a validation part.
+        `best_val_epoch` the one of the lowest validation loss, empty without validation; `honest_`: of the bins that
+        nothing was chosen on, at the epoch that validation chose, and at the one that the test part chose.
         """
         about, protocol, history = self.metrics, self.metrics["protocol"], self.history
         test, plateau = about["scores"]["test"], float(about["target_variance"]["test"])
         below_half = history.loc[history["test_loss"] < plateau / 2, "epoch"]
         has_val = "val" in about["target_variance"] and history["val_loss"].notna().any()
         start, stop = protocol["split_bins"]["test"]
+        honest = about.get("honest") or {}
         return {
             **{key: about[key] for key in ("experiment", "session")},
+            "recording": self.recording,
             "monkey": monkey_of(about["session"]),
             **{key: about[key] for key in ("model", "seed", "select_on", "best_epoch", "epochs")},
-            **{name: float("nan") if test[key] is None else float(test[key]) for key, name in SCORES.items()},
+            **{name: _number(test[key]) for key, name in SCORES.items()},
             "test_loss": float(about["loss"]["test"]),
             "plateau": plateau,
             "half_plateau_epoch": int(below_half.iloc[0]) if len(below_half) else None,
             "best_val_epoch": int(history.loc[history["val_loss"].idxmin(), "epoch"]) if has_val else None,
             "test_bins": stop - start,
+            "honest_epoch": honest.get("epoch"),
+            "honest_bins": honest["bins"][1] - honest["bins"][0] if honest else None,
+            **{f"honest_{key}": _number(honest.get(key)) for key in SCORES},
+            **{f"honest_{key}_at_test_choice": _number(honest.get("at_test_choice", {}).get(key)) for key in SCORES},
             **{
                 key: protocol[key]
                 for key in ("target", "unit", "source", "bin_width_s", "lag_s", "units", "units_used")
             },
             "seconds": float(about["seconds"]),
         }
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
-
 import pandas as pd
 
 from bci_decode.catalog import catalog
 from bci_decode.compare import (
+    FEW,
     FEWEST,
     epoch_table,
-    loss_table,
     markdown,
     matched,
     paired_tests,
+    reference,
     run_table,
     score_table,
     session_table,
 )
 from bci_decode.runs import Absent, Group
+from bci_decode.study import DECODERS, ablation_table, ablation_text, honest_text, losses_text, of_study
 
-FEW = 12  # runs whose losses and scores are shown one by one
-NAMES = {"gru": "GRU", "lngru": "LN-GRU", "r2": "mean of x and y", "r2_x": "x", "r2_y": "y"}
+NAMES = DECODERS | {"r2": "mean of x and y", "r2_x": "x", "r2_y": "y"}
 COLUMNS = ["experiment", "session", "model", "seed", "select_on", "best_epoch", "epochs", "test_r2", "test_r2_x",
            "test_r2_y", "test_loss", "plateau", "half_plateau_epoch", "seconds"]  # fmt: skip
 
 
-@cache
-def reference() -> pd.DataFrame:
-    """Published figures from `reference.csv` beside this module; no session: the mean over all 47, weighted by bins."""
-    return pd.read_csv(Path(__file__).with_name("reference.csv"))
-
-
 def summary(groups: list[Group], absent: Absent) -> str:
-    """The whole text: what has no figures first, then a part for each group."""
+    """The whole text: what has no figures first, then a part for each group, last the source study's own table."""
     count = sum(len(group.runs) for group in groups)
     lines = ["# Comparison of runs", ""]
     lines += [
@@ -48,18 +40,23 @@ def summary(groups: list[Group], absent: Absent) -> str:
         lines += ["", "Finished, and shown as they were before a later start failed:", "", *told]
     if len(groups) > 1:
         lines += ["", f"{len(groups)} protocols, each in a part of its own: their figures are not comparable."]
-    return "\n".join(lines) + "\n" + "".join(f"\n{_part(group)}" for group in groups)
+    parts = "".join(f"\n{_part(group)}" for group in groups)
+    study = ablation_text(ablation_table(groups)) if of_study(groups) else ""
+    return "\n".join(lines) + "\n" + parts + study
 
 
 def _part(group: Group) -> str:
     table = run_table(group.runs)
     sessions = session_table(table)
-    parts = [f"## {group.name}\n", _protocol(group), *_scores(sessions), *_tests(table), *_epochs(table)]
+    parts = [f"## {group.name}\n", _protocol(group), *_scores(sessions), *honest_text(table), *_tests(table)]
+    if {"gru-bidirectional", "lngru-bidirectional"} <= set(table["model"]):
+        parts += _tests(table, "gru-bidirectional", "lngru-bidirectional")
+    parts += _epochs(table)
     parts += _published(table.iloc[0])
     if sessions["session"].nunique() > 1:
         parts += ["### Sessions, mean over seeds\n", _side_by_side(sessions, table.iloc[0])]
+    parts += losses_text(group)
     if len(group.runs) <= FEW:
-        parts += ["### Test loss by epoch\n", markdown(loss_table(group.runs), index=True)]
         parts += ["### Test scores at the best epoch\n", markdown(table[COLUMNS])]
     else:
         parts.append(f"The {len(group.runs)} runs one by one: `sessions.csv`.\n")
@@ -71,7 +68,11 @@ def _protocol(group: Group) -> str:
     protocol = about["protocol"]
     first, share = settings.get("data.split.first_bins"), settings.get("data.split.val")
     learned = f"first {first} bins" if first else f"first {settings.get('data.split.train')} of a session"
-    held = f", {share} of {'them' if first else 'it'} for validation" if share else ", no validation part"
+    held = (
+        f", {share} of {'them' if first else 'it'} for validation"
+        if share
+        else ", no validation part" + " of its own" * bool(settings.get("data.split.val_of_rest"))
+    )
     return (
         f"Protocol of these runs: {protocol['target']} in {protocol['unit']} of {protocol['source']}; bins of "
         f"{1000 * protocol['bin_width_s']:g} ms, lag {protocol['lag_s']:g} s; units: {protocol['units']}; "
@@ -92,11 +93,12 @@ def _scores(sessions: pd.DataFrame) -> list[str]:
     return text
 
 
-def _tests(runs: pd.DataFrame) -> list[str]:
-    table = paired_tests(runs)
-    alone = len(runs) - len(matched(runs))
+def _tests(runs: pd.DataFrame, first: str = "gru", second: str = "lngru") -> list[str]:
+    runs = runs[runs["model"].isin((first, second))]
+    table = paired_tests(runs, first, second)
+    alone = len(runs) - len(matched(runs, first, second))
     paired = int(table["paired sessions"].max())
-    text = ["### LN-GRU less GRU, session by session\n"]
+    text = [f"### {NAMES[second]} less {NAMES[first]}, session by session\n"]
     if paired and alone:
         text.append(f"Left out of the pairs: {alone} runs of a seed that the other model has not run there.\n")
     if not paired:

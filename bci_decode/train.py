@@ -22,11 +22,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bci_decode.catalog import catalog
-from bci_decode.config import TrainConfig
+from bci_decode.config import TARGETS, TrainConfig
 from bci_decode.errors import BciDecodeError, stop_writing
 from bci_decode.files import md5_of
 from bci_decode.run_folder import (
     begun,
+    decoder_name,
     held,
     identity,
     is_finished,
@@ -43,7 +44,7 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
 def register_configs() -> None:
-    """Tell Hydra the types of the keys, a `session` option for each catalogued session, and the resolver `stem`."""
+    """Tell Hydra the types of the keys, a `session` option for each catalogued session, and the resolvers of `conf/`."""
     store = ConfigStore.instance()
     store.store(name="schema", node=TrainConfig)
     for name in catalog():
@@ -56,6 +57,14 @@ def register_configs() -> None:
         store.store(group="session", name=name, node=node)
     OmegaConf.register_new_resolver("stem", lambda path: Path(path).resolve().stem, replace=True)
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+    OmegaConf.register_new_resolver("by_target", _by_target, replace=True)
+
+
+def _by_target(target: str, values: dict):
+    """`${by_target:${data.target},{position: 20, velocity: 10, acceleration: 10}}`"""
+    if target not in values:
+        raise BciDecodeError(f"is {target!r}", field="data.target", remedy=f"choose {', '.join(TARGETS)}")
+    return values[target]
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
@@ -110,7 +119,7 @@ def run(config: DictConfig, folder: Path) -> None:
     from bci_decode.binning import bin_session
     from bci_decode.dataset import prepare
     from bci_decode.plots import draw_run
-    from bci_decode.report import write_report
+    from bci_decode.report import told, write_report
     from bci_decode.session import read_session
     from bci_decode.trainer import Trainer
 
@@ -123,26 +132,31 @@ def run(config: DictConfig, folder: Path) -> None:
     trainer = Trainer(decoder, data, folder, typed.trainer, optimizer, scheduler, typed.seed, fingerprint)
     about = {
         "session": config.session.name,
-        "model": choices["model"],
+        "model": decoder_name(choices["model"], decoder.bidirectional),
         "experiment": choices["experiment"],
         "seed": typed.seed,
         "data": identity(path) | {"md5": fingerprint, "seconds": session.duration},
     }
     with begun(folder, settings, config.overwrite):  # not before all settings have proved good
-        bins = {name: len(part) for name, part in data.parts.items()}
-        log.info("%s: %d units, bins %s", folder, len(data.units), bins)
-        if typed.trainer.select_on == "test":
-            log.warning(
-                "select_on=test: the best epoch is chosen on the TEST part, as in the source study; no honest score"
-            )
+        bins, inside = ({name: len(data.parts[name]) for name in names} for names in (data.bins, data.stretches))
+        within = f", of the test part's {inside}" if inside else ""
+        log.info("%s: %d units, bins %s%s", folder, len(data.units), bins, within)
+        _say_what_is_odd(typed, data, decoder)
         history = trainer.fit()
         report = write_report(trainer, history, typed.data, about)
         draw_run(folder)
-    test = report["scores"]["test"]
-    log.info(
-        "test R2 %.3f (x %.3f, y %.3f) at epoch %d, chosen by the %s; all files in %s",
-        test["r2"], test["r2_x"], test["r2_y"], report["best_epoch"], report["selection_rule"], folder,
-    )  # fmt: skip
+    log.info("%s; all files in %s", told(report), folder)
+
+
+def _say_what_is_odd(config: TrainConfig, data, decoder) -> None:
+    """What whoever reads only the log must not overlook in the scores."""
+    if config.trainer.select_on == "test":
+        honest = "an honest score stands beside it in metrics.json" if data.stretches else "no honest score"
+        log.warning("select_on=test: the best epoch is chosen on the TEST part, as in the source study; %s", honest)
+    if decoder.bidirectional and data.window.history is None:
+        log.warning(
+            "bidirectional over sequences: every bin is decoded from the whole stream, what follows it included"
+        )
 
 
 def _check_selection(config: TrainConfig, experiment: str) -> None:

@@ -29,13 +29,15 @@ log = logging.getLogger(__name__)
 
 AXES = ("x", "y")
 MOST = 1_000_000  # of epochs, windows or threads: beyond it, surely a slip
-HISTORY_COLUMNS = (
-    ["epoch", "train_loss", "train_r2"]
-    + [f"{part}_{score}" for part in ("val", "test") for score in ("loss", "r2", *(f"r2_{axis}" for axis in AXES))]
-    + ["lr", "seconds"]
-)
 # how the best epoch is chosen: the column of the history that decides, and the sign that makes the best the lowest
 SELECTION = {"val": ("val_loss", 1.0), "test": ("test_r2", -1.0)}
+
+
+def history_columns(parts: tuple[str, ...] = ("val", "test")) -> list[str]:
+    """Columns of `history.csv`; "held" stands among the parts where `data.split.val_of_rest` is set."""
+    scores = ("loss", "r2", *(f"r2_{axis}" for axis in AXES))
+    scored = [f"{part}_{score}" for part in parts for score in scores]
+    return ["epoch", "train_loss", "train_r2", *scored, "lr", "seconds"]
 
 
 class Trainer:
@@ -75,7 +77,8 @@ class Trainer:
         self.fingerprint = fingerprint
         self.order = torch.Generator().manual_seed(seed)  # of the windows
         self.history: list[dict[str, float]] = []
-        self.counts = {name: torch.as_tensor(part.counts, device=self.device) for name, part in data.parts.items()}
+        self.scored = ("val", "test", *(["held"] if "held" in data.parts else []))
+        self.counts = {name: torch.as_tensor(data.parts[name].counts, device=self.device) for name in data.bins}
         target = data.target_scaler.transform(data.parts["train"].target)
         self.train_target = torch.as_tensor(target, dtype=torch.float32, device=self.device)
         starts = data.window.starts(len(target))[:, None]
@@ -97,7 +100,7 @@ class Trainer:
                 self._finish_epoch(row)
                 bar.set_postfix(train_loss=f"{train_loss:.4g}", **self._shown_r2())
                 bar.update()
-        return pd.DataFrame(self.history, columns=HISTORY_COLUMNS)
+        return pd.DataFrame(self.history, columns=history_columns(self.scored))
 
     def _train_epoch(self) -> tuple[float, np.ndarray]:
         """One pass over the training windows; loss and R2 of the outputs as they were when they were learned from."""
@@ -126,6 +129,12 @@ class Trainer:
         decoded = decode_part(self.decoder, self.data, name, self.counts[name])
         return metrics.mse(part.target, decoded), metrics.r2(part.target, decoded)
 
+    def _scores(self) -> dict[str, tuple[float, np.ndarray]]:
+        """The same of every part but the training one."""
+        decoded = decode_parts(self.decoder, self.data, self.counts)
+        targets = {name: self.data.parts[name].target for name in decoded}
+        return {name: (metrics.mse(targets[name], a), metrics.r2(targets[name], a)) for name, a in decoded.items()}
+
     def _loss_and_r2(self, true: Tensor, decoded: Tensor) -> tuple[float, np.ndarray]:
         """The same of scaled (bins, D) tensors."""
         true_mm, decoded_mm = (self.data.target_scaler.inverse(a.double().cpu().numpy()) for a in (true, decoded))
@@ -134,8 +143,9 @@ class Trainer:
     def _row(self, epoch: int, train_loss: float, train_r2: np.ndarray) -> dict[str, float]:
         """A row of the history; epoch 0 is the decoder before any training."""
         row = {"epoch": epoch, "train_loss": train_loss, "train_r2": float(train_r2.mean())}
-        for name in ("val", "test"):
-            loss, r2 = self._score(name) if name in self.data.parts else (math.nan, np.full(len(AXES), math.nan))
+        scores = self._scores()
+        for name in self.scored:
+            loss, r2 = scores.get(name, (math.nan, np.full(len(AXES), math.nan)))
             row |= {f"{name}_loss": loss, f"{name}_r2": float(r2.mean())}
             row |= {f"{name}_r2_{axis}": float(value) for axis, value in zip(AXES, r2, strict=True)}
         lost = [name for name in self.data.parts if not math.isfinite(row[f"{name}_loss"])]
@@ -157,7 +167,7 @@ class Trainer:
             save_checkpoint(self.folder / "best.pt", self._decoder_state())
         self._write_history()
         save_checkpoint(self.folder / "last.pt", self._state())
-        part = "val" if "val" in self.data.parts else "test"
+        part = self.config.select_on
         log.info(
             "epoch %3d  train loss %9.2f  R2 %6.3f   %s loss %9.2f  R2 %6.3f   %5.2f s",
             row["epoch"], row["train_loss"], row["train_r2"], part, row[f"{part}_loss"], row[f"{part}_r2"], row["seconds"],
@@ -185,7 +195,7 @@ class Trainer:
         return len(losses) - 1 - int(np.argmin(losses)) >= self.config.patience
 
     def _shown_r2(self) -> dict[str, str]:
-        name = "val_r2" if "val" in self.data.parts else "test_r2"
+        name = f"{self.config.select_on}_r2"
         return {name: f"{self.history[-1][name]:.3f}"}
 
     def _decoder_state(self) -> dict:
@@ -216,7 +226,7 @@ class Trainer:
 
     def _write_history(self) -> None:
         with written_whole(self.folder / "history.csv") as temporary:
-            pd.DataFrame(self.history, columns=HISTORY_COLUMNS).to_csv(temporary, index=False)
+            pd.DataFrame(self.history, columns=history_columns(self.scored)).to_csv(temporary, index=False)
 
     def _resume(self) -> None:
         """Take up the run that `last.pt` left, to the last bit as if it had never stopped."""
@@ -246,6 +256,13 @@ def decode_part(decoder: Decoder, data: Dataset, name: str, counts: Tensor | Non
     return data.target_scaler.inverse(decoded.double().cpu().numpy())
 
 
+def decode_parts(decoder: Decoder, data: Dataset, counts: dict[str, Tensor] | None = None) -> dict[str, np.ndarray]:
+    """Every part but the training one, decoded once; a stretch of the test part is cut out of its stream."""
+    own = {name: None if counts is None else counts[name] for name in data.bins if name != "train"}
+    decoded = {name: decode_part(decoder, data, name, part) for name, part in own.items()}
+    return decoded | {name: decoded["test"][where] for name, where in data.stretches.items()}
+
+
 def _device(name: str) -> torch.device:
     if name not in ("auto", "cpu", "cuda"):
         raise BciDecodeError(f"is {name!r}", field="trainer.device", remedy="choose auto, cpu or cuda")
@@ -265,6 +282,12 @@ def _check_config(config: TrainerConfig, data: Dataset) -> None:
         )
     if config.select_on not in SELECTION:
         raise BciDecodeError(f"is {config.select_on!r}", field="trainer.select_on", remedy="choose val or test")
+    if config.select_on == "val" and data.stretches:
+        raise BciDecodeError(
+            "lies inside the test part, which trainer.select_on=val must not choose on",
+            field="data.split.val_of_rest",
+            remedy="set it to 0 and data.split.val=0.1, say, or choose trainer.select_on=test",
+        )
     if "val" not in data.parts and (config.select_on == "val" or config.patience is not None):
         raise BciDecodeError(
             "is 0, so there is no validation part to choose the epoch or to stop on",

@@ -1,7 +1,8 @@
 """Compare runs: figures and tables of all runs below a folder, those of different protocols kept apart.
 
 Writes into the folder comparison.png (test loss against epoch), r2_scatter.png (LN-GRU against GRU, session by
-session), sessions.csv (a row for each run) and summary.md, and prints the summary.
+session), sessions.csv (a row for each run) and summary.md, and prints the summary. Where runs of the source study are
+among them, ablation.csv too: its published table beside what they reach.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ def main() -> None:
     from bci_decode.compare_plots import draw_losses, draw_scatter
     from bci_decode.files import written_whole
     from bci_decode.runs import group_runs, read_runs
+    from bci_decode.study import ablation_table, of_study
     from bci_decode.summary import summary
 
     runs, absent = read_runs(folder)
@@ -27,11 +29,15 @@ def main() -> None:
     text = summary(groups, absent)
     draw_losses(groups, folder / "comparison.png")
     draw_scatter(groups, folder / "r2_scatter.png")
-    for name, content in (("sessions.csv", sessions_csv(groups)), ("summary.md", text)):
+    tables = {"sessions.csv": sessions_csv(groups), "summary.md": text}
+    if of_study(groups):
+        tables["ablation.csv"] = ablation_table(groups).to_csv(index=False)
+    for name, content in tables.items():
         with written_whole(folder / name) as temporary:
             temporary.write_text(content)
     print(text)
-    print(f"wrote comparison.png, r2_scatter.png, sessions.csv and summary.md to {folder}")
+    others = ", ablation.csv" * ("ablation.csv" in tables)
+    print(f"wrote comparison.png, r2_scatter.png, sessions.csv{others} and summary.md to {folder}")
 
 
 if __name__ == "__main__":

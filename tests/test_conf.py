@@ -68,7 +68,7 @@ def test_the_source_study_is_wus():
     """Wu 2021, written out: 64 ms, raw counts and mm/s, 5000 bins, 10 of history, 2 x 256, SGD 1e-5, batch 16, in order."""
     for model in ("gru", "lngru"):
         config = OmegaConf.to_container(
-            compose("experiment=source_study", f"model={model}", "session=local", "session.path=a.mat")
+            compose("experiment=source_study", f"model={model}", "session=local", "session.path=a.mat"), resolve=True
         )
         data, trainer, recurrent = config["data"], config["trainer"], config["model"]["recurrent"]
         assert (data["bin_width"], data["lag"], data["target"], data["source"]) == (
@@ -98,6 +98,26 @@ def test_the_source_study_is_wus():
             assert (
                 config["model"]["head"]["_target_"].endswith("PerAxisHead") and config["model"]["head"]["width"] == 128
             )
+
+
+@pytest.mark.parametrize(("target", "history"), [("position", 20), ("velocity", 10), ("acceleration", 10)])
+def test_the_source_study_looks_back_on_twenty_bins_for_position(target, history):
+    config = compose("experiment=source_study", f"data.target={target}")
+    assert config.data.window.length == history
+    assert compose("experiment=source_study", f"data.target={target}", "data.window.length=7").data.window.length == 7
+
+
+@pytest.mark.parametrize("experiment", ["default", "source_study"])
+@pytest.mark.parametrize("model", ["gru", "lngru"])
+def test_both_directions_by_one_key(experiment, model):
+    """Twice the outputs reach the head, and the first bin's output depends on the last bin's counts."""
+    config = compose(f"experiment={experiment}", f"model={model}", "bidirectional=true")
+    decoder = hydra.utils.instantiate(config.model, input_size=5, output_size=2).eval()
+    assert decoder.bidirectional and decoder.recurrent.bidirectional
+    counts = torch.randn(1, 10, 5)
+    later = counts.clone()
+    later[0, -1] += 3
+    assert not torch.equal(decoder(counts)[0][0, 0], decoder(later)[0][0, 0])
 
 
 def test_a_local_file_names_its_session():

@@ -10,7 +10,7 @@ import pytest
 
 from bci_decode.binning import BinnedSession
 from bci_decode.config import DataConfig, ScaleConfig, SplitConfig, WindowConfig
-from bci_decode.dataset import Scaler, Window, prepare, split_in_time
+from bci_decode.dataset import Scaler, Window, prepare, split_in_time, split_rest
 from bci_decode.errors import BciDecodeError
 
 
@@ -73,6 +73,48 @@ def test_split_in_time(split, expected):
 def test_a_split_that_does_not_fit_names_its_key(split, words):
     with pytest.raises(BciDecodeError, match=words):
         split_in_time(100, 0.1, SplitConfig(*split), window_length=4)
+
+
+@pytest.mark.parametrize(
+    ("share", "gap", "window", "expected"),
+    [
+        (0.0, 0.0, 4, {}),
+        (0.2, 0.0, 4, {"val": (0, 20), "held": (24, 100)}),
+        (0.2, 0.55, 4, {"val": (0, 20), "held": (26, 100)}),
+        (0.5, 0.0, 20, {"val": (0, 50), "held": (70, 100)}),
+    ],
+)
+def test_the_rest_is_cut_so_that_no_window_sees_both_stretches(share, gap, window, expected):
+    found = split_rest(100, 0.1, SplitConfig(500, 0.0, 0.0, gap, share), window)
+    assert {name: (s.start, s.stop) for name, s in found.items()} == expected
+
+
+@pytest.mark.parametrize(
+    ("split", "words"),
+    [
+        ((60, 0.0, 0.0, 0.0, 1.0), r"val_of_rest: is 1.0; choose 0 or more, below 1"),
+        ((60, 0.0, 0.0, 0.0, float("nan")), r"val_of_rest: is nan"),
+        ((60, 0.0, 0.2, 0.0, 0.2), r"val_of_rest: is 0.2 beside data.split.val=0.2"),
+        ((60, 0.0, 0.0, 0.0, 0.05), r"leaves 2 to validate on and 34 to score, but it takes 4 for each; change it, or"),
+        ((60, 0.0, 0.0, 0.0, 0.9), r"leaves 36 to validate on and 0 to score"),
+    ],
+)
+def test_a_stretch_of_the_rest_that_cannot_be_names_its_key(split, words):
+    with pytest.raises(BciDecodeError, match=words):
+        prepare(binned(), config(split=SplitConfig(*split)))
+
+
+def test_a_stretch_of_the_rest_changes_no_part():
+    """Training and test part as without it, to the last bit; the stretches are the test part's own bins."""
+    plain, data = (prepare(binned(), config(split=SplitConfig(60, 0.0, 0.0, 0.0, share))) for share in (0.0, 0.25))
+    assert plain.bins == data.bins == {"train": slice(0, 60), "test": slice(60, 100)} and plain.stretches == {}
+    for name in data.bins:
+        np.testing.assert_array_equal(plain.parts[name].counts, data.parts[name].counts)
+        np.testing.assert_array_equal(plain.parts[name].target, data.parts[name].target)
+    raw = binned()
+    np.testing.assert_array_equal(data.parts["val"].target, raw.kinematics[60:70])
+    np.testing.assert_array_equal(data.parts["held"].target, raw.kinematics[74:])
+    np.testing.assert_array_equal(data.parts["held"].counts, data.parts["test"].counts[14:])
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,15 @@ def test_a_stream_knows_no_later_bin(history):
     assert torch.equal(decode_stream(decoder, counts, history)[:13], decode_stream(decoder, changed, history)[:13])
 
 
+@pytest.mark.parametrize(("history", "ahead"), [(4, False), (None, True)])
+def test_both_directions_look_ahead_in_a_carried_stream_alone(history, ahead):
+    decoder, counts = made(partial(GRU, bidirectional=True)), torch.randn(30, 6)
+    changed = counts.clone()
+    changed[13:] = 9
+    before, after = (decode_stream(decoder, c, history)[:13] for c in (counts, changed))
+    assert torch.equal(before, after) is not ahead
+
+
 def test_a_norm_over_the_window_is_refused_where_the_state_is_carried():
     with pytest.raises(BciDecodeError, match=r"model.norm: HistoryNorm looks ahead.*data.window.kind=history"):
         check_window(made(norm=HistoryNorm()), None)

@@ -15,8 +15,8 @@ FLOORS = [
     {"dataset", "layers", "checkpoint", "run_folder", "download", "inspection"},
     {"decoder", "baselines", "runs"},
     {"trainer", "compare", "plots"},
-    {"report", "summary", "compare_plots", "sweep"},
-    {"train"},
+    {"report", "study", "compare_plots", "sweep"},
+    {"train", "summary"},
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 WITHOUT_TORCH = (
@@ -32,6 +32,7 @@ WITHOUT_TORCH = (
         "runs",
         "compare",
         "plots",
+        "study",
         "summary",
         "compare_plots",
         "sweep",

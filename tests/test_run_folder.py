@@ -131,3 +131,21 @@ def test_names_that_lead_out_are_refused(name):
     with pytest.raises(BciDecodeError, match=r"session.name"):
         run_folder("outputs", "default", name, "gru", 0)
     assert run_folder("outputs", "default", "indy_1", "gru", 0) == "default/indy_1/gru/seed0"
+
+
+@pytest.mark.parametrize(
+    ("bidirectional", "target", "name"),
+    [
+        (False, "position", "lngru-position"),
+        (True, "velocity", "lngru-bidirectional"),
+        (True, "acceleration", "lngru-bidirectional-acceleration"),
+    ],
+)
+def test_variants_have_folders_of_their_own(bidirectional, target, name):
+    folder = run_folder("outputs", "source_study", "indy_1", "lngru", 2, bidirectional, target)
+    assert folder == f"source_study/indy_1/{name}/seed2"
+
+
+def test_a_target_that_leads_out_is_refused():
+    with pytest.raises(BciDecodeError, match=r"data.target: is '../x'; choose position, velocity, acceleration"):
+        run_folder("outputs", "default", "indy_1", "gru", 0, False, "../x")

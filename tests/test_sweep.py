@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import recording, write_mat73
+
+from bci_decode.runs import group_runs, read_runs
+from bci_decode.study import ablation_table
 
 SMALL = ["session.minutes=1", "trainer.epochs=1", "model.recurrent.hidden_size=8"]
 
@@ -92,6 +97,37 @@ def test_glob_is_all_catalogued_sessions(tmp_path):
     assert done.returncode == 1 and "sweep: 0 done, 0 skipped, 47 failed" in done.stdout
     sessions = {path.parts[-4] for path in tmp_path.rglob("failed.txt")}
     assert len(sessions) == 47 and not sessions & {"local", "simulated"}
+
+
+def test_variants_of_the_source_study_are_swept_side_by_side(tmp_path):
+    variants = ["model=gru,lngru", "bidirectional=true,false", "data.target=position,velocity,acceleration"]
+    done = sweep(tmp_path, "experiment=source_study", *variants, "data.split.first_bins=700", *SMALL)
+    assert done.returncode == 0 and "sweep: 12 done" in done.stdout, done.stdout + done.stderr
+    root = tmp_path / "outputs/source_study/simulated"
+    names = [f"{model}{way}{target}" for model in ("gru", "lngru") for way in ("", "-bidirectional") for target in ("", "-position", "-acceleration")]  # fmt: skip
+    assert {path.name for path in root.iterdir()} == set(names)
+    lengths = {}
+    for name in names:
+        metrics = json.loads((root / name / "seed0" / "metrics.json").read_text())
+        assert metrics["protocol"]["bidirectional"] is ("bidirectional" in name)
+        assert metrics["model"] == name.removesuffix("-position").removesuffix("-acceleration")
+        lengths[metrics["protocol"]["target"]] = metrics["protocol"]["window"]["length"]
+    assert lengths == {"position": 20, "velocity": 10, "acceleration": 10}
+    groups = group_runs(read_runs(root)[0])
+    assert [len(group.runs) for group in groups] == [4, 4, 4]
+    assert all(len({run.metrics["protocol"]["target"] for run in group.runs}) == 1 for group in groups)
+    assert ablation_table(groups)["sessions"].tolist() == [1] * 12
+
+
+def test_a_session_shorter_than_the_studys_training_part_fails_alone(tmp_path):
+    (tmp_path / "data").mkdir()
+    write_mat73(tmp_path / "data" / "indy_20160927_04.mat", recording())
+    write_mat73(tmp_path / "data" / "indy_20160927_06.mat", recording(samples=15_000))
+    small = ["model.recurrent.hidden_size=8", "trainer.epochs=1", "data.split.first_bins=800"]
+    done = sweep(tmp_path, "experiment=source_study", "session=glob(indy_20160927_*)", *small)
+    assert done.returncode == 1 and "sweep: 1 done, 0 skipped, 1 failed" in done.stdout, done.stdout
+    reason = (tmp_path / "outputs/source_study/indy_20160927_04/lngru/seed0/failed.txt").read_text()
+    assert "has 156 bins" in reason and "change data.split.first_bins" in reason
 
 
 def test_runs_that_would_share_a_folder_are_refused_before_any_begins(tmp_path):

@@ -138,16 +138,53 @@ def test_the_source_study_says_that_it_selects_on_test(swept, model):
         "trainer.epochs=1",
     )
     assert done.returncode == 0, done.stderr
-    assert "select_on=test" in done.stdout
-    metrics = json.loads((swept / f"outputs/source_study/simulated/{model}/seed0/metrics.json").read_text())
+    assert "select_on=test" in done.stdout and "chosen by the highest R2 on the TEST part: a leak" in done.stdout
+    folder = swept / f"outputs/source_study/simulated/{model}/seed0"
+    metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["select_on"] == "test" and "leak" in metrics["selection_rule"]
+    assert "select_on: test" in (folder / "config.yaml").read_text()
     assert metrics["protocol"]["split_bins"] == {"train": [0, 700], "test": [700, 937]}
-    best = torch.load(swept / f"outputs/source_study/simulated/{model}/seed0/best.pt", weights_only=True)["decoder"]
+    check_honest(folder, metrics, done.stdout)
+    best = torch.load(folder / "best.pt", weights_only=True)["decoder"]
     assert best["recurrent.weight_hh_l1"].shape == (768, 256)
     heads = {"gru": ("head.2.weight", (2, 128)), "lngru": ("head.axes.1.2.weight", (1, 128))}
     name, shape = heads[model]
     assert best[name].shape == shape
     assert not any("norm" in name for name in best)  # no gain, no bias in the study's normalisations
+
+
+def check_honest(folder: Path, metrics: dict, printed: str) -> None:
+    """The honest score is that of the last bins at the epoch of the lowest validation loss, and is said as such."""
+    honest, history = metrics["honest"], pd.read_csv(folder / "history.csv")
+    assert (honest["val_bins"], honest["bins"]) == ([700, 747], [757, 937])
+    assert "lowest loss on bins 700 to 747" in honest["selection_rule"]
+    assert honest["epoch"] == history["val_loss"].idxmin()
+    assert honest["at_test_choice"]["epoch"] == metrics["best_epoch"] == history["test_r2"].idxmax()
+    for figures in (honest, honest["at_test_choice"]):
+        row = history.iloc[figures["epoch"]]
+        assert [figures[score] for score in ("r2", "r2_x", "r2_y", "loss")] == pytest.approx(
+            row[["held_r2", "held_r2_x", "held_r2_y", "held_loss"]].tolist()
+        )
+    with np.load(folder / "predictions.npz") as predictions:
+        true, decoded = predictions["true"][57:], predictions["decoded"][57:]
+    r2 = 1 - ((true - decoded) ** 2).sum(0) / ((true - true.mean(0)) ** 2).sum(0)
+    assert [honest["at_test_choice"][f"r2_{axis}"] for axis in "xy"] == pytest.approx(r2.tolist(), abs=1e-6)
+    assert (
+        f"; honest: R2 {honest['r2']:.3f} (x {honest['r2_x']:.3f}, y {honest['r2_y']:.3f}) on the last 180 bins, "
+        in printed
+    )
+    assert set(metrics["scores"]) == set(metrics["loss"]) == {"test"}
+
+
+def test_without_a_stretch_of_the_rest_there_is_no_honest_score(swept):
+    done = train(
+        swept, "experiment=source_study", "model=gru", "session.minutes=1", "data.split.first_bins=700", "trainer.epochs=1",
+        "model.recurrent.hidden_size=8", "data.split.val_of_rest=0", "output_dir=dishonest",
+    )  # fmt: skip
+    assert done.returncode == 0 and "as in the source study; no honest score" in done.stdout
+    folder = swept / "dishonest/source_study/simulated/gru/seed0"
+    assert json.loads((folder / "metrics.json").read_text())["honest"] is None
+    assert "held" not in (folder / "history.csv").read_text()
 
 
 def test_killed_half_way_it_goes_on_to_the_same_result(swept):
@@ -219,6 +256,12 @@ def test_control_c_says_how_to_go_on(swept):
         (["session.name=../up"], ["session.name: is '../up'"]),
         (["session=local", "session.path=a(b.mat"], ["quote"]),
         (["trainer.select_on=test"], ["trainer.select_on: is test", "experiment=source_study"]),
+        (["data.target=../up"], ["data.target: is '../up'; choose position"]),
+        (["experiment=source_study", "data.target=speed"], ["data.target: is 'speed'; choose position"]),
+        (["experiment=source_study"], ["has 937 bins", "change data.split.first_bins"]),
+        (["experiment=source_study", "data.split.first_bins=920"], ["val_of_rest", "that leaves 3 to validate on"]),
+        (["data.split.val=0", "data.split.val_of_rest=0.4"], ["val_of_rest: lies inside the test part"]),
+        (["bidirectional=maybe"], ["bidirectional=maybe"]),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_and_leaves_nothing(swept, arguments, words):
@@ -329,15 +372,20 @@ def test_a_reader_that_leaves_early_disturbs_nothing(swept):
     [
         (["data.lag=-0.1"], 0.1),
         (["data.lag=0.1"], 0.0),
-        (["model.recurrent.bidirectional=true", "data.lag=-0.1"], 0.1 + 0.064 * 187),  # the test part's bins
-        (["model.recurrent.bidirectional=true", "data.window.kind=history", "data.window.length=10"], 0.0),
+        (["bidirectional=true", "data.lag=-0.1"], 0.1 + 0.064 * 187),  # the test part's bins
+        (["bidirectional=true", "data.window.kind=history", "data.window.length=10"], 0.0),
     ],
 )
 def test_what_a_live_decoder_would_wait_for_is_told(tmp_path, swept, arguments, delay):
     done = train(tmp_path, *SMALL, f"data_dir={swept / 'data'}", "data.split.gap=0", "trainer.epochs=1", *arguments)
     assert done.returncode == 0, done.stderr
-    metrics = json.loads((tmp_path / "outputs/default/simulated/lngru/seed0/metrics.json").read_text())
+    both = arguments[0] == "bidirectional=true"
+    name = "lngru" + "-bidirectional" * both
+    metrics = json.loads((tmp_path / f"outputs/default/simulated/{name}/seed0/metrics.json").read_text())
+    assert (metrics["model"], metrics["protocol"]["bidirectional"]) == (name, both)
     assert metrics["protocol"]["delay_s"] == pytest.approx(delay)
+    assert ("decoded from the whole stream" in done.stdout) is (delay > 1)
+    assert metrics["protocol"]["scored_on"].endswith("from both its ends") is (delay > 1)
 
 
 def test_bad_recordings(tmp_path):

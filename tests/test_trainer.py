@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import numpy as np
@@ -15,7 +16,7 @@ from bci_decode.dataset import Dataset, Part, Scaler, Window
 from bci_decode.decoder import Decoder
 from bci_decode.errors import BciDecodeError
 from bci_decode.layers import LayerNormGRU
-from bci_decode.trainer import HISTORY_COLUMNS, Trainer, decode_part
+from bci_decode.trainer import Trainer, decode_part, history_columns
 
 
 def made_data(with_val=True, window=None, scale=20.0) -> Dataset:
@@ -35,6 +36,14 @@ def made_data(with_val=True, window=None, scale=20.0) -> Dataset:
     return Dataset(
         parts, bins, units, Scaler(np.zeros(5), np.ones(5)), target_scaler, window or Window("sequence", 20, 10, 3)
     )
+
+
+def made_rest(window=None) -> Dataset:
+    """The same without a validation part, a stretch of the test part in its place."""
+    data = made_data(with_val=False, window=window)
+    test, stretches = data.parts["test"], {"val": slice(0, 60), "held": slice(80, 200)}
+    inside = {name: Part(test.time[s], test.counts[s], test.target[s]) for name, s in stretches.items()}
+    return dataclasses.replace(data, parts=data.parts | inside, stretches=stretches)
 
 
 def made_decoder(seed=0, dropout=0.1, hidden=12) -> Decoder:
@@ -71,7 +80,7 @@ def test_learns_and_logs(tmp_path, window):
     data = made_data(window=window)
     trainer = made(tmp_path, data, epochs=12)
     history = trainer.fit()
-    assert list(history.columns) == HISTORY_COLUMNS
+    assert list(history.columns) == history_columns()
     assert history["epoch"].tolist() == list(range(13))
     assert history["val_r2"].iloc[0] < 0.3 and history["val_r2"].iloc[-1] > 0.8
     np.testing.assert_allclose(pd.read_csv(tmp_path / "history.csv"), history)
@@ -117,6 +126,51 @@ def test_selecting_on_test_takes_its_r2(tmp_path):
     history = made(tmp_path, data, epochs=15, lr=0.05, select_on="test").fit()
     assert load_checkpoint(tmp_path / "best.pt", made_decoder())["epoch"] == history["test_r2"].idxmax()
     assert history["val_loss"].isna().all()
+
+
+@pytest.mark.parametrize("window", [Window("sequence", 20, 10, 3), Window("history", 5, 1, 4)])
+def test_a_stretch_of_the_test_part_is_scored_beside_it_and_changes_nothing(tmp_path, window):
+    """Weights, test columns and choice are those of a run without it; its own columns are the stream's, cut out."""
+    data, plain = made_rest(window), made_data(with_val=False, window=window)
+    settings = {"epochs": 5, "lr": 0.05, "select_on": "test"}
+    history = made(tmp_path / "rest", data, **settings).fit()
+    without = made(tmp_path / "plain", plain, **settings).fit()
+    assert list(history.columns) == history_columns(("val", "test", "held")) and "held_loss" not in without
+    same = [name for name in without if not name.startswith("val_") and name != "seconds"]
+    pd.testing.assert_frame_equal(history[same], without[same], check_exact=True)
+    states = [torch.load(tmp_path / name / "best.pt", weights_only=True) for name in ("rest", "plain")]
+    assert states[0]["epoch"] == states[1]["epoch"] == history["test_r2"].idxmax()
+    decoder = made_decoder()
+    load_checkpoint(tmp_path / "rest" / "last.pt", decoder)
+    decoded, true = decode_part(decoder, data, "test"), data.parts["test"].target
+    for name, where in data.stretches.items():
+        assert history[f"{name}_loss"].iloc[-1] == pytest.approx(((decoded - true)[where] ** 2).mean())
+    saved = pd.read_csv(tmp_path / "rest" / "history.csv")
+    np.testing.assert_allclose(saved, history)
+
+
+def test_the_test_part_is_decoded_once_an_epoch(tmp_path):
+    trainer, streams = made(tmp_path, made_rest(), epochs=2, select_on="test"), []
+
+    def note(decoder, inputs):
+        if not decoder.training:
+            streams.append(inputs[0].shape[1])
+
+    trainer.decoder.register_forward_pre_hook(note)
+    trainer.fit()
+    assert streams == [400, 200, 200, 200]  # epoch 0 scores the training part too
+
+
+def test_a_run_with_a_stretch_goes_on_where_it_stopped(tmp_path):
+    whole = made(tmp_path / "whole", made_rest(), epochs=4, select_on="test").fit()
+    made(tmp_path / "part", made_rest(), epochs=2, select_on="test").fit()
+    resumed = made(tmp_path / "part", made_rest(), made_decoder(seed=5), epochs=4, select_on="test").fit()
+    pd.testing.assert_frame_equal(resumed.drop(columns="seconds"), whole.drop(columns="seconds"), check_exact=True)
+
+
+def test_nothing_is_chosen_on_a_stretch_of_the_test_part_unsaid(tmp_path):
+    with pytest.raises(BciDecodeError, match=r"data.split.val_of_rest: lies inside the test part, .*select_on=val"):
+        made(tmp_path, made_rest(), select_on="val")
 
 
 def test_stops_when_the_validation_loss_has_not_fallen_for_long(tmp_path):
