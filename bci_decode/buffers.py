@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 CHUNK = 2**17  # bins * sequences * hidden_size worked on at once: a few MB, that stay in cache
-KEPT_WORKSPACES = 4  # of a thread
+LONGEST = 256  # bins of a chunk: short sequences are many small steps, and their views take time to make
+KEPT_WORKSPACES = 8  # of a thread
 KEPT_SLABS = 2  # free ones of a size; more only where graphs overlap
 WORTHWHILE = 2**23  # bytes of a slab; the C library keeps smaller pieces at hand itself
 _free: dict[int, list[Tensor]] = defaultdict(list)
@@ -98,7 +99,7 @@ _of_thread = threading.local()  # .kept: the workspaces used last; no other thre
 
 def workspace(kind: type[Work], bins: int, sequences: int, hidden: int, dtype: torch.dtype) -> Work:
     """One for up to `bins` bins, made or used before by this thread; for use within a call, so that calls can share it."""
-    length = min(bins, max(1, CHUNK // (sequences * hidden)))
+    length = min(bins, LONGEST, max(1, CHUNK // (sequences * hidden)))
     key = (kind, length, sequences, hidden, dtype)
     kept = _of_thread.__dict__.setdefault("kept", OrderedDict())
     if key not in kept:

@@ -73,6 +73,8 @@ class TrainerConfig:
     select_on: str  # val: lowest validation loss; test: highest test R2, a leak, only to reproduce the source study
     device: str  # auto, cpu, cuda
     threads: int | None  # CPU threads; null: all cores
+    gemm: str  # auto: the fastest float32 product that is exact on this processor; default: PyTorch's own
+    profile: bool  # write profile.csv: where the time goes
 
 
 @dataclass

@@ -33,10 +33,10 @@ _within = _OfThread()
 
 
 @contextmanager
-def gemm_backend(choice: str = "auto", multiply_adds: float = float("inf")) -> Iterator[str]:
+def gemm_backend(choice: str = "auto", multiply_adds: int = 0) -> Iterator[str]:
     """Inside, float32 products of `multiply_adds` each run by what is yielded: "onednn" or "default".
 
-    "auto" chooses oneDNN where it is exact, safe and worthwhile; "default" leaves PyTorch as it came, also for every
+    "auto" chooses oneDNN where it is worthwhile, exact and safe; "default" leaves PyTorch as it came, also for every
     "auto" further in. The former setting is put back at the end, whatever happens.
     """
     if choice not in ("auto", "default"):
@@ -49,7 +49,7 @@ def gemm_backend(choice: str = "auto", multiply_adds: float = float("inf")) -> I
             _within.defaults -= 1
     elif _within.onednn and not _within.defaults:
         yield "onednn"
-    elif multiply_adds < WORTHWHILE or _within.defaults or not onednn_is_exact() or not _alone():
+    elif multiply_adds < WORTHWHILE or _within.defaults or not _alone() or not onednn_is_exact():
         yield "default"
     else:
         before, _within.onednn = _precision("bf16"), True
@@ -64,7 +64,7 @@ def gemm_backend(choice: str = "auto", multiply_adds: float = float("inf")) -> I
 def onednn_is_exact() -> bool:
     """Whether this processor multiplies in float32 where bfloat16 is allowed: looked at, then tried, once a process."""
     settings = getattr(torch.backends.mkldnn, "matmul", None)
-    if not hasattr(settings, "fp32_precision") or not torch.backends.mkldnn.is_available() or not _alone():
+    if not hasattr(settings, "fp32_precision") or not torch.backends.mkldnn.is_available():
         return False
     flags = _processor_flags()
     if "avx512f" not in flags or any(flag.startswith("amx") for flag in flags):

@@ -17,6 +17,7 @@ from bci_decode.config import TARGETS, DataConfig
 from bci_decode.dataset import Dataset
 from bci_decode.decoder import Decoder
 from bci_decode.files import written_whole
+from bci_decode.gemm import gemm_backend, onednn_is_exact
 from bci_decode.trainer import AXES, Trainer, decode_parts
 
 SCORES = {"r2": metrics.r2, "cc": metrics.cc, "rmse": metrics.rmse, "snr_db": metrics.snr_db}
@@ -44,7 +45,8 @@ def write_report(trainer: Trainer, history: pd.DataFrame, config: DataConfig, ab
     """
     data, decoder, folder = trainer.data, trainer.decoder, trainer.folder
     best = load_checkpoint(folder / "best.pt", decoder)["epoch"]
-    decoded = {name: a for name, a in decode_parts(decoder, data).items() if name in data.bins}
+    with gemm_backend(trainer.config.gemm):
+        decoded = {name: a for name, a in decode_parts(decoder, data).items() if name in data.bins}
     report = about | {
         "best_epoch": best,
         "epochs": int(history["epoch"].iloc[-1]),
@@ -58,6 +60,7 @@ def write_report(trainer: Trainer, history: pd.DataFrame, config: DataConfig, ab
         "parameters": sum(parameter.numel() for parameter in decoder.parameters()),
         "seconds": float(history["seconds"].sum()),
         "device": str(trainer.device),
+        "gemm": "onednn where it pays" if trainer.config.gemm == "auto" and onednn_is_exact() else "default",
         "versions": {"python": platform.python_version(), "bci_decode": bci_decode.__version__}
         | {name: version(name) for name in ("torch", "numpy", "h5py", "scipy", "pandas", "hydra-core")},
     }

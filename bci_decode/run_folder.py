@@ -20,7 +20,17 @@ from bci_decode.errors import BciDecodeError
 from bci_decode.files import md5_of, written_whole
 
 PICTURES = ("loss.png", "r2.png", "trajectory.png")
-RUN_FILES = ("config.yaml", "history.csv", "metrics.json", "predictions.npz", "best.pt", "last.pt", *PICTURES)
+RUN_FILES = (
+    "config.yaml",
+    "history.csv",
+    "metrics.json",
+    "predictions.npz",
+    "best.pt",
+    "last.pt",
+    *PICTURES,
+    "profile.csv",
+)
+OPTIONAL = ("profile.csv",)
 # keys that do not change the figures: a run goes on, or counts as finished, though they differ
 FREE_KEYS = (
     "overwrite",
@@ -30,6 +40,7 @@ FREE_KEYS = (
     "session.folder",
     "trainer.device",
     "trainer.threads",
+    "trainer.profile",
 )
 FAILED = "failed.txt"
 FAILED_RUN = ".failed"  # what there is of a run that was to overwrite another one and failed
@@ -107,7 +118,7 @@ def is_complete(folder: Path) -> bool:
     try:
         metrics = json.loads((folder / "metrics.json").read_text())
         epochs = (folder / "history.csv").read_text().count("\n") - 2  # a header, and a row for epoch 0
-        whole = all((folder / name).stat().st_size for name in RUN_FILES)
+        whole = all((folder / name).stat().st_size for name in RUN_FILES if name not in OPTIONAL)
         return whole and epochs == metrics["epochs"] and {"file", "md5"} <= metrics["data"].keys()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False

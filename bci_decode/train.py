@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -36,10 +37,12 @@ from bci_decode.run_folder import (
     relative,
     run_folder,
 )
+from bci_decode.stopwatch import Stopwatch
 from bci_decode.sweep import SweepReport, end_of_sweep
 
 log = logging.getLogger(__name__)
 
+GRID = ("bin_width", "lag", "target", "source", "units", "area")  # keys of data/ that make the bins
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
@@ -116,20 +119,28 @@ def run(config: DictConfig, folder: Path) -> None:
         log.info("%s: finished already; overwrite=true starts anew", folder)
         return
 
-    from bci_decode.binning import bin_session
-    from bci_decode.dataset import prepare
-    from bci_decode.plots import draw_run
-    from bci_decode.report import told, write_report
-    from bci_decode.session import read_session
-    from bci_decode.trainer import Trainer
-
-    session = read_session(path, config.session.name)
-    grid = {name: getattr(typed.data, name) for name in ("bin_width", "lag", "target", "source", "units", "area")}
-    data = prepare(bin_session(session, **grid), typed.data)
-    decoder = _decoder(config, data)
-    optimizer, scheduler = (_part(config[key], key) for key in ("optimizer", "scheduler"))
-    fingerprint = md5_of(path)
-    trainer = Trainer(decoder, data, folder, typed.trainer, optimizer, scheduler, typed.seed, fingerprint)
+    stopwatch = Stopwatch()
+    # the checksum of a large file takes as long as PyTorch's import, and waits for nothing
+    with ThreadPoolExecutor(1) as pool:
+        md5 = pool.submit(md5_of, path)
+        with stopwatch.part("import"):
+            from bci_decode.binning import bin_session
+            from bci_decode.dataset import prepare
+            from bci_decode.report import told, write_report
+            from bci_decode.session import read_session
+            from bci_decode.trainer import Trainer
+        with stopwatch.part("read"):
+            session = read_session(path, config.session.name)
+        with stopwatch.part("bin"):
+            grid = {name: getattr(typed.data, name) for name in GRID}
+            data = prepare(bin_session(session, **grid), typed.data)
+        with stopwatch.part("wait for the checksum"):
+            fingerprint = md5.result()
+    with stopwatch.part("make the decoder"):
+        decoder = _decoder(config, data)
+        optimizer, scheduler = (_part(config[key], key) for key in ("optimizer", "scheduler"))
+        settled = typed.trainer, optimizer, scheduler, typed.seed, fingerprint, stopwatch
+        trainer = Trainer(decoder, data, folder, *settled)
     about = {
         "session": config.session.name,
         "model": decoder_name(choices["model"], decoder.bidirectional),
@@ -143,8 +154,14 @@ def run(config: DictConfig, folder: Path) -> None:
         log.info("%s: %d units, bins %s%s", folder, len(data.units), bins, within)
         _say_what_is_odd(typed, data, decoder)
         history = trainer.fit()
-        report = write_report(trainer, history, typed.data, about)
-        draw_run(folder)
+        with stopwatch.part("report and pictures"):
+            from bci_decode.plots import draw_run  # Matplotlib is not waited for before
+
+            report = write_report(trainer, history, typed.data, about)
+            draw_run(folder)
+        if typed.trainer.profile:
+            stopwatch.write(folder / "profile.csv")
+            log.info("\n".join(["where the time went:", *stopwatch.lines()]))
     log.info("%s; all files in %s", told(report), folder)
 
 

@@ -24,6 +24,8 @@ from bci_decode.dataset import Dataset
 from bci_decode.decoder import Decoder, check_window, decode_stream
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import written_whole
+from bci_decode.gemm import gemm_backend
+from bci_decode.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,7 @@ class Trainer:
         scheduler: Callable[..., LRScheduler] | None = None,
         seed: int = 0,
         fingerprint: str = "",
+        stopwatch: Stopwatch | None = None,
     ):
         _check_config(config, data)
         check_window(decoder, data.window.history)
@@ -74,7 +77,7 @@ class Trainer:
                 field="scheduler",
                 remedy="raise data.split.val, or choose another scheduler",
             )
-        self.fingerprint = fingerprint
+        self.fingerprint, self.stopwatch = fingerprint, stopwatch or Stopwatch()
         self.order = torch.Generator().manual_seed(seed)  # of the windows
         self.history: list[dict[str, float]] = []
         self.scored = ("val", "test", *(["held"] if "held" in data.parts else []))
@@ -86,27 +89,36 @@ class Trainer:
 
     def fit(self) -> pd.DataFrame:
         """Train to the last epoch, or until the validation loss has not fallen for `patience` epochs; the history."""
+        with gemm_backend(self.config.gemm):
+            self._fit()
+        return pd.DataFrame(self.history, columns=history_columns(self.scored))
+
+    def _fit(self) -> None:
         self._resume()
         if not self.history:
-            self._finish_epoch(self._row(0, *self._score("train")))
+            with self.stopwatch.part("untrained scores"):
+                row = self._row(0, *self._score("train"))
+            self._finish_epoch(row)
+        self.stopwatch.once("start to first epoch", self.stopwatch.begun)
         bar = tqdm(total=self.config.epochs, initial=len(self.history) - 1, unit="epoch", disable=None)
         with bar, logging_redirect_tqdm():
             while len(self.history) <= self.config.epochs and not self._patience_is_over():
                 started = time.perf_counter()
                 epoch = len(self.history)
-                train_loss, train_r2 = self._train_epoch()
-                row = self._row(epoch, train_loss, train_r2)
+                with self.stopwatch.part("training epoch"):
+                    train_loss, train_r2 = self._train_epoch()
+                with self.stopwatch.part("evaluation"):
+                    row = self._row(epoch, train_loss, train_r2)
                 row["seconds"] = time.perf_counter() - started
                 self._finish_epoch(row)
                 bar.set_postfix(train_loss=f"{train_loss:.4g}", **self._shown_r2())
                 bar.update()
-        return pd.DataFrame(self.history, columns=history_columns(self.scored))
 
     def _train_epoch(self) -> tuple[float, np.ndarray]:
         """One pass over the training windows; loss and R2 of the outputs as they were when they were learned from."""
         self.decoder.train()
         counts, target, first = self.counts["train"], self.train_target, self.data.window.first_output
-        windows = self.windows
+        windows, started = self.windows, time.perf_counter()
         if self.config.shuffle:
             windows = windows[torch.randperm(len(windows), generator=self.order).to(self.device)]
         decoded, wanted = [], []
@@ -121,6 +133,7 @@ class Trainer:
             self.optimizer.step()
             decoded.append(outputs.detach().flatten(0, 1))
             wanted.append(y.flatten(0, 1))
+            self.stopwatch.once("first batch", started)
         return self._loss_and_r2(torch.cat(wanted), torch.cat(decoded))
 
     def _score(self, name: str) -> tuple[float, np.ndarray]:
@@ -163,10 +176,11 @@ class Trainer:
         self.history.append(row)
         if self.scheduler is not None and row["epoch"]:
             self._step_scheduler(row["val_loss"])
-        if self.best_epoch() == row["epoch"]:
-            save_checkpoint(self.folder / "best.pt", self._decoder_state())
-        self._write_history()
-        save_checkpoint(self.folder / "last.pt", self._state())
+        with self.stopwatch.part("write"):
+            if self.best_epoch() == row["epoch"]:
+                save_checkpoint(self.folder / "best.pt", self._decoder_state())
+            self._write_history()
+            save_checkpoint(self.folder / "last.pt", self._state())
         part = self.config.select_on
         log.info(
             "epoch %3d  train loss %9.2f  R2 %6.3f   %s loss %9.2f  R2 %6.3f   %5.2f s",
@@ -280,6 +294,8 @@ def _check_config(config: TrainerConfig, data: Dataset) -> None:
         raise BciDecodeError(
             f"is {config.clip_norm}", field="trainer.clip_norm", remedy="choose a positive norm, or null"
         )
+    if config.gemm not in ("auto", "default"):
+        raise BciDecodeError(f"is {config.gemm!r}", field="trainer.gemm", remedy="choose auto or default")
     if config.select_on not in SELECTION:
         raise BciDecodeError(f"is {config.select_on!r}", field="trainer.select_on", remedy="choose val or test")
     if config.select_on == "val" and data.stretches:

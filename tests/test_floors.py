@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "bci_decode"
 FLOORS = [
     {"__init__", "errors", "metrics", "gemm", "buffers"},
     {"files", "config", "catalog", "projection"},
-    {"session", "binning", "simulate", "transfer", "recurrence"},
+    {"session", "binning", "simulate", "transfer", "recurrence", "stopwatch"},
     {"dataset", "layers", "checkpoint", "run_folder", "download", "inspection"},
     {"decoder", "baselines", "runs"},
     {"trainer", "compare", "plots"},
@@ -19,26 +19,8 @@ FLOORS = [
     {"train", "summary"},
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
-WITHOUT_TORCH = (
-    FLOORS[0]
-    | FLOORS[1]
-    | FLOORS[2]
-    | {
-        "dataset",
-        "run_folder",
-        "download",
-        "inspection",
-        "baselines",
-        "runs",
-        "compare",
-        "plots",
-        "study",
-        "summary",
-        "compare_plots",
-        "sweep",
-        "train",
-    }
-)
+WITH_TORCH = {"gemm", "buffers", "projection", "recurrence", "layers", "checkpoint", "decoder", "trainer", "report"}
+WITHOUT_TORCH = set(FLOOR) - WITH_TORCH
 HEAVY = {"torch", "pandas", "scipy", "sklearn", "h5py", "matplotlib", "numpy"}
 
 

@@ -11,6 +11,7 @@ import torch
 
 from bci_decode import gemm
 
+LARGE = 10 * gemm.WORTHWHILE
 SETTINGS = torch.backends.mkldnn.matmul
 
 
@@ -23,23 +24,27 @@ def exact(monkeypatch):
 
 def test_the_setting_is_put_back(exact):
     before = SETTINGS.fp32_precision
-    with gemm.gemm_backend() as outer, gemm.gemm_backend() as inner:
+    with gemm.gemm_backend(multiply_adds=LARGE) as outer, gemm.gemm_backend() as inner:
         assert (outer, inner, SETTINGS.fp32_precision) == ("onednn", "onednn", "bf16")
     assert SETTINGS.fp32_precision == before
-    with pytest.raises(KeyError), gemm.gemm_backend():
+    with pytest.raises(KeyError), gemm.gemm_backend(multiply_adds=LARGE):
         raise KeyError
     assert SETTINGS.fp32_precision == before
 
 
 def test_default_forbids_all_further_in(exact):
-    with gemm.gemm_backend("default") as outer, gemm.gemm_backend("default"), gemm.gemm_backend() as inner:
+    with (
+        gemm.gemm_backend("default") as outer,
+        gemm.gemm_backend("default"),
+        gemm.gemm_backend(multiply_adds=LARGE) as inner,
+    ):
         assert (outer, inner) == ("default", "default")
-    with gemm.gemm_backend() as outer:
+    with gemm.gemm_backend(multiply_adds=LARGE) as outer:
         assert outer == "onednn"
 
 
 def test_small_products_stay_with_the_default(exact):
-    with gemm.gemm_backend(multiply_adds=1000) as chosen:
+    with gemm.gemm_backend(multiply_adds=gemm.WORTHWHILE - 1) as chosen:
         assert chosen == "default"
 
 
@@ -48,7 +53,7 @@ def test_another_thread_forbids_it(monkeypatch):
     done = threading.Event()
     other = threading.Thread(target=done.wait)
     other.start()
-    with gemm.gemm_backend() as chosen:
+    with gemm.gemm_backend(multiply_adds=LARGE) as chosen:
         assert chosen == "default"
     done.set()
     other.join()
@@ -56,14 +61,12 @@ def test_another_thread_forbids_it(monkeypatch):
 
 @pytest.mark.parametrize("flags", ["fma avx2", "avx512f amx_bf16 amx_tile", ""])
 def test_other_processors_are_left_alone(flags, monkeypatch):
-    monkeypatch.setattr(gemm, "_alone", lambda: True)
     monkeypatch.setattr(gemm, "_processor_flags", lambda: frozenset(flags.split()))
     monkeypatch.setattr(gemm, "_error_of_product", lambda *sizes: 0.0)
     assert not gemm.onednn_is_exact.__wrapped__()
 
 
 def test_an_inexact_product_forbids_it(monkeypatch):
-    monkeypatch.setattr(gemm, "_alone", lambda: True)
     monkeypatch.setattr(gemm, "_processor_flags", lambda: frozenset({"avx512f"}))
     monkeypatch.setattr(gemm, "_error_of_product", lambda *sizes: 2e-3)
     assert not gemm.onednn_is_exact.__wrapped__()

@@ -63,6 +63,8 @@ def config(**changes) -> TrainerConfig:
         "select_on": "val",
         "device": "cpu",
         "threads": 1,
+        "gemm": "auto",
+        "profile": False,
     }
     return TrainerConfig(**base | changes)  # fmt: skip
 
