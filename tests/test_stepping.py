@@ -1,0 +1,63 @@
+"""Bin by bin against the layer's own pass over the sequence."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from bci_decode.layers import LayerNormGRU
+from bci_decode.stepping import Stepper
+
+
+def moved(**options) -> LayerNormGRU:
+    torch.manual_seed(0)
+    layer = LayerNormGRU(6, 8, **options)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return layer
+
+
+@pytest.mark.parametrize("num_layers", [1, 3])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("options", [{"affine": a, "bias": b} for a in (True, False) for b in (True, False)], ids=str)
+def test_step_by_step_equals_one_pass(options, dtype, tolerance, num_layers):
+    layer = moved(num_layers=num_layers, **options).to(dtype)
+    x, h = torch.randn(20, 6, dtype=dtype), torch.randn(num_layers, 8, dtype=dtype)
+    y, final = layer(x, h)
+    stepper, state, outputs = Stepper(layer), h.numpy(), []
+    for bin_ in x.numpy():
+        state = stepper.step(bin_, state)
+        outputs.append(state[-1])
+    np.testing.assert_allclose(np.stack(outputs), y.detach().numpy(), rtol=0, atol=tolerance)
+    np.testing.assert_allclose(state, final.detach().numpy(), rtol=0, atol=tolerance)
+    assert state.dtype == x.numpy().dtype
+
+
+def test_the_weights_are_those_at_the_making_and_the_states_the_callers():
+    layer = moved()
+    stepper, x, h = Stepper(layer), np.ones(6, np.float32), np.zeros((1, 8), np.float32)
+    before = stepper.step(x, h)
+    kept = before.copy()
+    with torch.no_grad():
+        layer.weight_hh_l0.mul_(5)
+        layer.norm_gain_ih_l0.mul_(5)
+    np.testing.assert_array_equal(stepper.step(x, h), before)
+    stepper.step(-x, before)
+    np.testing.assert_array_equal(before, kept)
+    assert not h.any()
+
+
+@pytest.mark.filterwarnings("error")
+def test_gates_far_closed_and_open():
+    layer = moved()
+    with torch.no_grad():
+        layer.norm_bias_ih_l0.copy_(torch.tensor([500.0, -500.0]).repeat(12))
+    stepped = Stepper(layer).step(np.ones(6, np.float32), np.zeros((1, 8), np.float32))
+    np.testing.assert_allclose(stepped, layer(torch.ones(1, 6))[1].detach().numpy(), atol=1e-5)
+
+
+def test_a_bidirectional_layer_is_refused():
+    with pytest.raises(ValueError, match="cannot be stepped"):
+        Stepper(LayerNormGRU(6, 8, bidirectional=True))
