@@ -2,24 +2,28 @@
 
 A round runs every side a few times in a row, one side after the other; a side's time is the median over the rounds.
 Rounds in which another process held the processor are dropped (one thread only, where that can be seen).
-Ratios below 1 are faster than the side they are held against. `--device cuda` measures the reference loop there.
+Ratios below 1 are faster than the side they are held against. After the table: one step at batch 1, the memory of a
+training step, and how far bfloat16 autocast is off.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bci_decode.gemm import gemm_backend, onednn_is_exact
-from bci_decode.layers import LayerNormGRU
+from bci_decode.layers import GRU, LayerNormGRU
+from bci_decode.stepping import Stepper
 
 KEY = [
     (128, 50, 128, 96, 1), (64, 256, 256, 192, 1), (64, 256, 256, 192, 2), (16, 10, 256, 96, 1),
@@ -69,16 +73,28 @@ class CellLoop(nn.Module):
 def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
-    shapes = [tuple(map(int, shape.split(","))) for shape in arguments.shapes] or KEY + GRID * (not arguments.key)
-    print(
-        f"torch {torch.__version__}, {_processor()}, {arguments.threads} thread(s), oneDNN exact: {onednn_is_exact()}"
-    )
-    print(
-        "| B, T, H, I, layers | nn.GRU ms | LN-GRU / nn.GRU | / cell loop | / nn.GRU, same GEMM | / reference | GEMM share |"
-    )
-    print("|---|---|---|---|---|---|---|")
-    for shape in shapes:
+    try:
+        shapes = [tuple(map(int, shape.split(","))) for shape in arguments.shapes]
+        if any(len(shape) not in (4, 5) or min(shape) < 1 for shape in shapes):
+            raise ValueError
+    except ValueError:
+        print("error: a shape is B,T,H,I or B,T,H,I,layers, whole numbers of 1 or more", file=sys.stderr)
+        sys.exit(2)
+    if arguments.memory_of:
+        _print_peak(arguments.memory_of, shapes[0])
+        return
+    exact = "exact here" if onednn_is_exact() else "not used here"
+    print(f"torch {torch.__version__}, {_processor()}, {arguments.threads} thread(s), oneDNN for float32: {exact}\n")
+    columns = ["B, T, H, I, layers", "nn.GRU ms", "/ nn.GRU", "/ cell loop", "/ nn.GRU, same GEMM", "GRU here / nn.GRU"]
+    columns += ["GEMM share"]
+    columns = columns[:3] if arguments.only else columns
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
+    for shape in shapes or KEY + GRID * (not arguments.key):
         print(_row(shape, arguments), flush=True)
+    if not shapes:
+        print()
+        for line in (*one_step(), *memory(), *autocast()):
+            print(line, flush=True)
 
 
 def _row(shape: tuple[int, ...], arguments: argparse.Namespace) -> str:
@@ -86,8 +102,7 @@ def _row(shape: tuple[int, ...], arguments: argparse.Namespace) -> str:
     torch.manual_seed(0)
     options = {"bias": arguments.plain, "affine": not arguments.plain}
     gru, cell = nn.GRU(inputs, hidden, layers), CellLoop(inputs, hidden, layers)
-    fast, reference = (LayerNormGRU(inputs, hidden, layers, **options) for _ in range(2))
-    reference._fast = False
+    fast, plain = LayerNormGRU(inputs, hidden, layers, **options), GRU(inputs, hidden, layers)
     x, dy = torch.randn(bins, batch, inputs), torch.randn(bins, batch, hidden)
 
     def step(layer: nn.Module) -> Callable[[], None]:
@@ -107,12 +122,13 @@ def _row(shape: tuple[int, ...], arguments: argparse.Namespace) -> str:
             _products(batch, bins, hidden, inputs, layers)
 
     sides = {"gru": step(gru), "fast": step(fast), "cell": step(cell), "same": with_same_backend}
-    sides |= {"reference": step(reference), "products": products}
+    sides |= {"plain": step(plain), "products": products}
     if arguments.only:
         sides = {name: sides[name] for name in ("gru", "fast")}
     times = interleaved(sides, arguments.rounds, arguments.threads == 1)
     fast_time = times["fast"]
-    ratios = [fast_time / times[name] for name in ("gru", "cell", "same", "reference") if name in times]
+    ratios = [fast_time / times[name] for name in ("gru", "cell", "same") if name in times]
+    ratios += [times["plain"] / times["gru"]] if "plain" in times else []
     cells = [", ".join(map(str, (batch, bins, hidden, inputs, layers))), f"{times['gru'] * 1e3:.2f}"]
     cells += [f"{ratio:.2f}" for ratio in ratios]
     if "products" in times:
@@ -136,6 +152,85 @@ def _products(batch: int, bins: int, hidden: int, inputs: int, layers: int) -> N
         rows.t() @ rows_x
         if layer:
             rows @ torch.ones(3 * hidden, rows_x.shape[1])
+
+
+def one_step() -> list[str]:
+    """A bin at batch 1 without gradients, H 128, I 96: what a live decoder does."""
+    gru, cell, layer = nn.GRU(96, 128), CellLoop(96, 128, 1), LayerNormGRU(96, 128, bias=False)
+    stepper, first = Stepper(layer), cast(nn.ModuleDict, cell.layers[0])
+    x, h = torch.randn(1, 1, 96), torch.zeros(1, 1, 128)
+    x_array, h_array = x[0, 0].numpy(), h[0].numpy()
+    with torch.no_grad():
+        sides = {
+            "nn.GRU": lambda: gru(x, h),
+            "cell": lambda: cell.cell(first, x[0], h[0]),
+            "Stepper": lambda: stepper.step(x_array, h_array),
+        }
+        times = interleaved({name: _often(side) for name, side in sides.items()}, 9, one_thread=False)
+    values = ", ".join(f"{name} {seconds * 1e3:.1f} us" for name, seconds in times.items())
+    ratios = ", ".join(f"Stepper / {name} {times['Stepper'] / times[name]:.2f}" for name in ("nn.GRU", "cell"))
+    return [f"one step, batch 1, H 128, I 96, no gradient: {values}; {ratios}"]
+
+
+def _often(side: Callable[[], object]) -> Callable[[], None]:
+    def run() -> None:
+        for _ in range(1000):
+            side()
+
+    return run
+
+
+def memory() -> list[str]:
+    """Peak memory of two training steps, each side in a process of its own (Linux)."""
+    lines = []
+    for shape in ("128,50,128,96", "64,256,256,192", "16,10,256,96"):
+        command = [sys.executable, __file__, shape, "--memory-of"]
+        sides = {"fast": "fast path", "loop": "reference loop", "gru": "nn.GRU"}
+        peaks = {side: float(subprocess.check_output([*command, side], text=True)) for side in sides}
+        values = ", ".join(f"{sides[side]} {peak:.0f} MB" for side, peak in peaks.items())
+        lines.append(f"memory of a training step, {shape}: {values}; ratio {peaks['fast'] / peaks['loop']:.2f}")
+    return lines
+
+
+def _print_peak(side: str, shape: tuple[int, ...]) -> None:
+    batch, bins, hidden, inputs, layers = (*shape, 1)[:5]
+    layer = nn.GRU(inputs, hidden, layers) if side == "gru" else LayerNormGRU(inputs, hidden, layers, bias=False)
+    layer._fast = side == "fast"  # type: ignore[assignment]
+    LayerNormGRU(8, 8)(torch.ones(9, 2, 8))[0].sum().backward()  # the libraries' own buffers
+    x, dy = torch.randn(bins, batch, inputs), torch.randn(bins, batch, hidden)
+    before = _megabytes("VmRSS")
+    for _ in range(2):
+        layer(x)[0].backward(dy)
+        layer.zero_grad()
+    print(_megabytes("VmHWM") - before)
+
+
+def _megabytes(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
+
+
+def autocast() -> list[str]:
+    """bfloat16 autocast runs the loop; how far its outputs are off, and a training step's time to the fast path's."""
+    layer, reference = LayerNormGRU(96, 128, bias=False), LayerNormGRU(96, 128, bias=False, dtype=torch.float64)
+    reference.load_state_dict(layer.state_dict())
+    reference._fast = False
+    x, dy = torch.randn(50, 128, 96), torch.randn(50, 128, 128)
+
+    def run_cast() -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = layer(x)[0]
+        y.backward(dy.to(y.dtype))
+
+    true = reference(x.double())[0]
+    errors = {"float32": (layer(x)[0] - true).norm() / true.norm()}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        errors["bfloat16 autocast"] = (layer(x)[0] - true).norm() / true.norm()
+    times = interleaved({"cast": run_cast, "fast": lambda: layer(x)[0].backward(dy)}, 5, one_thread=False)
+    values = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
+    return [
+        f"relative error of 50 bins' outputs: {values}; time of an autocast step {times['cast'] / times['fast']:.2f}"
+    ]
 
 
 def interleaved(sides: dict[str, Callable[[], None]], rounds: int, one_thread: bool) -> dict[str, float]:
@@ -183,6 +278,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--plain", action="store_true", help="no gain and bias in the norms, bias in the maps: the source study's"
     )
+    parser.add_argument("--memory-of", choices=("fast", "loop", "gru"), help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

@@ -13,13 +13,24 @@ FLOORS = [
     {"files", "config", "catalog", "projection"},
     {"session", "binning", "simulate", "transfer", "recurrence", "stopwatch"},
     {"dataset", "layers", "checkpoint", "run_folder", "download", "inspection"},
-    {"decoder", "baselines", "runs"},
+    {"decoder", "baselines", "runs", "stepping"},
     {"trainer", "compare", "plots"},
     {"report", "study", "compare_plots", "sweep"},
     {"train", "summary"},
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
-WITH_TORCH = {"gemm", "buffers", "projection", "recurrence", "layers", "checkpoint", "decoder", "trainer", "report"}
+WITH_TORCH = {
+    "gemm",
+    "buffers",
+    "projection",
+    "recurrence",
+    "layers",
+    "checkpoint",
+    "decoder",
+    "stepping",
+    "trainer",
+    "report",
+}
 WITHOUT_TORCH = set(FLOOR) - WITH_TORCH
 HEAVY = {"torch", "pandas", "scipy", "sklearn", "h5py", "matplotlib", "numpy"}
 
