@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+DIRECT = 2**12  # sequences * hidden_size from which views of what is kept cost less than to copy it there
 CHUNK = 2**17  # bins * sequences * hidden_size worked on at once: a few MB, that stay in cache
 LONGEST = 256  # bins of a chunk: short sequences are many small steps, and their views take time to make
 KEPT_WORKSPACES = 8  # of a thread
@@ -67,13 +68,17 @@ class ForwardWork:
         self.rs = torch.empty(length, sequences, 3, dtype=dtype)
         self.squares = torch.empty(sequences, 3, dtype=dtype)
         self.m = torch.empty(sequences, hidden, dtype=dtype)
-        gates = 2 * hidden
-        views = (
-            self.h[:-1], self.a, self.a.view(length, sequences, 3, hidden), self.a[..., :gates], self.a[..., gates:],
-            self.rs, self.rs[..., None], self.u[..., :gates], self.u[..., gates:],
-            self.zr, self.zr[..., :hidden], self.zr[..., hidden:], self.c, self.h[1:],
-        )  # fmt: skip
-        self.steps = list(zip(*(view.unbind(0) for view in views), strict=True))
+        self.steps = forward_steps(self.h, self.a, self.rs, self.u, self.zr, self.c)
+
+
+def forward_steps(h: Tensor, a: Tensor, rs: Tensor, u: Tensor, zr: Tensor, c: Tensor) -> list[tuple[Tensor, ...]]:
+    """For each bin the views that a step works on: h before, a, its thirds, gates and candidate, ..., h after."""
+    hidden, gates = c.shape[-1], 2 * c.shape[-1]
+    views = (
+        h[:-1], a, a.unflatten(2, (3, hidden)), a[..., :gates], a[..., gates:], rs, rs[..., None],
+        u[..., :gates], u[..., gates:], zr, zr[..., :hidden], zr[..., hidden:], c, h[1:],
+    )  # fmt: skip
+    return list(zip(*(view[: len(a)].unbind(0) for view in views), strict=True))
 
 
 class BackwardWork:
@@ -82,13 +87,12 @@ class BackwardWork:
     def __init__(self, length: int, sequences: int, hidden: int, dtype: torch.dtype):
         self.length = length
         self.dh = torch.empty(length + 1, sequences, hidden, dtype=dtype)
-        self.a, self.f, self.d, self.da = (torch.empty(length, sequences, 3, hidden, dtype=dtype) for _ in range(4))
+        self.f, self.d, self.da = (torch.empty(length, sequences, 3, hidden, dtype=dtype) for _ in range(3))
         self.t, self.stay = (torch.empty(length, sequences, hidden, dtype=dtype) for _ in range(2))
         self.products = torch.empty(sequences, 3, hidden, dtype=dtype)
         self.sums, self.means = (torch.empty(sequences, 3, dtype=dtype) for _ in range(2))
         views = (
-            self.da, self.da.view(length, sequences, 3 * hidden), self.a,
-            self.dh[1:], self.dh[1:, :, None], self.stay, self.dh[:-1],
+            self.da, self.da.view(length, sequences, 3 * hidden), self.dh[1:], self.dh[1:, :, None], self.stay, self.dh[:-1],
         )  # fmt: skip
         self.steps = list(zip(*(view.unbind(0) for view in views), strict=True))
 

@@ -87,12 +87,13 @@ class Projection:
 
     def __call__(self, x: Tensor, u: Tensor, saved: list[Tensor] | None) -> None:
         """u (rows, 3 H) of x (rows, I); keeps the normalised W x (rows, 3 H) and rs (rows, 3) in `saved`."""
+        a = u if saved is None or self.norms is None else saved[0]
         with gemm_backend(multiply_adds=x.numel() * u.shape[1] // ONCE):
             if self.bias is None:
-                torch.mm(x, self.weight.t(), out=u)
+                torch.mm(x, self.weight.t(), out=a)
             else:
-                torch.addmm(self.bias, x, self.weight.t(), out=u)
-        thirds = u.view(-1, 3, self.hidden)
+                torch.addmm(self.bias, x, self.weight.t(), out=a)
+        thirds = a.view(-1, 3, self.hidden)
         if self.norms is None:
             thirds[:, 2].mul_(2)
             return
@@ -100,10 +101,11 @@ class Projection:
         rs = torch.addmm(self.norms.eps, norms.mul_(norms), self.norms.to_variance).rsqrt_()
         thirds.mul_(rs[:, :, None])
         if saved is not None:
-            saved[0].copy_(u)
             saved[1].copy_(rs)
         if self.gain is not None:
-            torch.addcmul(self.shift, u, self.gain, out=u)
+            torch.addcmul(self.shift, a, self.gain, out=u)
+        elif a is not u:
+            u.copy_(a)
 
     def backward(self, d: Tensor, x: Tensor, saved: list[Tensor], grads: Gradients, dx: Tensor | None) -> None:
         """Adds up the gradients of weight, bias, gain and shift, and writes dx; `d` (rows, 3 H) is used up."""

@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bci_decode.buffers import BackwardWork, ForwardWork, lease, workspace
+from bci_decode.buffers import DIRECT, BackwardWork, ForwardWork, forward_steps, lease, workspace
 from bci_decode.gemm import gemm_backend
 from bci_decode.projection import Gradients, Norms, Projection, Side, centred, minus_one, norms_of
 
 sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
+Steps = list[tuple[Tensor, ...]]
 tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
 
@@ -51,7 +52,8 @@ class _Recurrence(torch.autograd.Function):
         if eps is not None:
             inputs, recurrent = centred(inputs), centred(recurrent)
         hidden, rows = recurrent.weight.shape[1], x.shape[:-1].numel() * (eps is not None)
-        saved = lease(x, (rows, 3 * hidden), (rows, 3), (bins, sequences, 6 * hidden), (bins, sequences, 3))
+        kept = [(bins, sequences, width * hidden) for width in (3, 2, 1)]
+        saved = lease(x, (rows, 3 * hidden), (rows, 3), *kept, (bins, sequences, 3))
         y = _forward(x, h, inputs, recurrent, eps, index, saved)
         ctx.save_for_backward(x, h, y, index, *inputs, *recurrent, *saved)
         ctx.eps = eps
@@ -102,41 +104,39 @@ def _forward(
                 torch.index_select(projected, 0, index[start:stop].flatten(), out=u)
             else:
                 project(rows[part], u, saved and [tensor[part] for tensor in saved[:2]])
+            kept = [] if saved is None else [tensor[start:stop] for tensor in saved[2:]]
+            direct = bool(kept) and sequences * hidden >= DIRECT
+            a, zr, c, rs = kept if direct else (work.a, work.zr, work.c, work.rs)
+            steps = forward_steps(work.h, a, rs, work.u, zr, c) if direct else work.steps
             if bias is not None:
-                work.a[:n].copy_(bias)
+                a[:n].copy_(bias)
             elif start == 0 and h is None:
-                work.a[0].zero_()
+                a[0].zero_()
             begin = weight, bias is not None, start == 0 and h is None
             if norms is None:
-                _plain_steps(work, n, *begin)
+                _plain_steps(steps[:n], *begin)
             else:
-                _steps(work, n, *begin, recurrent, norms)
+                _steps(steps[:n], work, *begin, recurrent, norms)
             y[start:stop].copy_(work.h[1 : n + 1])
             work.h[0].copy_(work.h[n])
-            if saved is not None:
-                _keep(work, n, *(tensor[start:stop] for tensor in saved[2:]))
+            if kept and not direct:
+                for tensor, buffer in zip(kept, (a, zr, c, rs), strict=True):
+                    tensor.copy_(buffer[:n])
     return y
 
 
-def _keep(work: ForwardWork, n: int, kept: Tensor, rs: Tensor) -> None:
-    """What the backward needs of a chunk: normalised a, z, r and the candidate in `kept` (n, B, 6 H), and rs (n, B, 3)."""
-    hidden = work.c.shape[-1]
-    kept[..., : 3 * hidden].copy_(work.a[:n])
-    kept[..., 3 * hidden : 5 * hidden].copy_(work.zr[:n])
-    kept[..., 5 * hidden :].copy_(work.c[:n])
-    rs.copy_(work.rs[:n])
+def _steps(
+    steps: Steps, work: ForwardWork, weight: Tensor, biased: bool, known: bool, side: Side, norms: Norms
+) -> None:
+    """The chunk's bins one after the other, from the first h and u to the next h, a, rs, zr and c.
 
-
-def _steps(work: ForwardWork, n: int, weight: Tensor, biased: bool, known: bool, side: Side, norms: Norms) -> None:
-    """The chunk's bins one after the other, from work.h[0] and work.u to work.h[1:], a, rs, zr and c.
-
-    `biased`: work.a holds the linear map's bias; `known`: the first bin's whole a, since its state is zero.
+    `biased`: a holds the linear map's bias; `known`: the first bin's whole a, since its state is zero.
     """
     hidden, minus = work.c.shape[-1], minus_one(work.c.dtype)
     gain, shift, squares, m = side.gain, side.shift, work.squares, work.m
     if gain is not None and shift is not None:
         gain_gates, gain_c, shift_c = gain[: 2 * hidden], gain[2 * hidden :], 2 * shift[2 * hidden :]
-    for h, a, a3, a_gates, a_c, rs, rs3, u_gates, u_c, zr, z, r, c, new in work.steps[:n]:
+    for h, a, a3, a_gates, a_c, rs, rs3, u_gates, u_c, zr, z, r, c, new in steps:
         if known:
             known = False
         elif biased:
@@ -160,10 +160,10 @@ def _steps(work: ForwardWork, n: int, weight: Tensor, biased: bool, known: bool,
         torch.lerp(h, c, z, out=new)
 
 
-def _plain_steps(work: ForwardWork, n: int, weight: Tensor, biased: bool, known: bool) -> None:
+def _plain_steps(steps: Steps, weight: Tensor, biased: bool, known: bool) -> None:
     """The same of the plain GRU, whose r stands where the other's z does."""
-    minus = minus_one(work.c.dtype)
-    for h, a, _, a_gates, a_c, _, _, u_gates, u_c, rz, r, z, c, new in work.steps[:n]:
+    minus = minus_one(weight.dtype)
+    for h, a, _, a_gates, a_c, _, _, u_gates, u_c, rz, r, z, c, new in steps:
         if known:
             known = False
         elif biased:
@@ -210,13 +210,15 @@ def _backward(
             else:
                 work.dh[0].zero_()
             ends = start == 0 and h is None
+            a, zr, c, rs = (tensor[start:stop] for tensor in saved[2:])
+            a = a.unflatten(2, (3, hidden))
             if norms is None:
-                _plain_factors(work, n, before, saved[2][start:stop])
+                _plain_factors(work, a, zr, c, before)
                 _plain_steps_back(work, n, recurrent.weight, ends)
             else:
-                _factors(work, n, before, saved[2][start:stop], saved[3][start:stop], recurrent)
-                _steps_back(work, n, recurrent.weight, ends, norms)
-            d = _of_pre_activations(work, n, recurrent, of_h, norms)
+                _factors(work, a, zr, c, rs, before, recurrent)
+                _steps_back(work, a, recurrent.weight, ends, norms)
+            d = _of_pre_activations(work, a, recurrent, of_h, norms)
             of_h.add(before.reshape(-1, hidden), work.da[:n].view(-1, 3 * hidden))
             if du is None:
                 project.backward(d, rows[part], [t[part] for t in saved[:2]], of_x, None if dx is None else dx[part])
@@ -236,14 +238,13 @@ def _backward(
     )
 
 
-def _factors(work: BackwardWork, n: int, before: Tensor, kept: Tensor, rs: Tensor, side: Side) -> None:
+def _factors(work: BackwardWork, a: Tensor, zr: Tensor, c: Tensor, rs: Tensor, before: Tensor, side: Side) -> None:
     """What each bin's dh (B, H) is to be multiplied by: work.f for the pre-activations (of the candidate, r's share),
     work.d's last third for the candidate's whole, work.da for the linear map's outputs, work.stay for the state before.
     """
-    hidden = before.shape[-1]
-    _, z, r, c = kept.split((3 * hidden, hidden, hidden, hidden), dim=2)
-    a, f, t, stay = work.a[:n], work.f[:n], work.t[:n], work.stay[:n]
-    a.view(n, -1, 3 * hidden).copy_(kept[..., : 3 * hidden])
+    n, hidden = len(c), c.shape[-1]
+    z, r = zr.chunk(2, dim=2)
+    f, t = work.f[:n], work.t[:n]
     whole = work.d[:n, :, 2]
     sigmoid_backward(torch.sub(c, before, out=t), z, grad_input=f[:, :, 0])
     tanh_backward(z, c, grad_input=whole).mul_(0.5)  # by 2 a
@@ -255,52 +256,51 @@ def _factors(work: BackwardWork, n: int, before: Tensor, kept: Tensor, rs: Tenso
     da = torch.mul(f, rs[..., None], out=work.da[:n])
     if side.gain is not None:
         da.mul_(side.gain.view(3, hidden))
-    torch.sub(1, z, out=stay)
+    torch.sub(1, z, out=work.stay[:n])
 
 
-def _plain_factors(work: BackwardWork, n: int, before: Tensor, kept: Tensor) -> None:
+def _plain_factors(work: BackwardWork, a: Tensor, rz: Tensor, c: Tensor, before: Tensor) -> None:
     """The same of the plain GRU; work.da is work.f."""
-    hidden = before.shape[-1]
-    _, m, r, z, c = kept.split((2 * hidden, hidden, hidden, hidden, hidden), dim=2)
+    n = len(c)
+    r, z = rz.chunk(2, dim=2)
     f, t, stay = work.da[:n], work.t[:n], work.stay[:n]
     whole = work.d[:n, :, 2]
     sigmoid_backward(torch.sub(before, c, out=t), z, grad_input=f[:, :, 1])
     tanh_backward(torch.sub(1, z, out=stay), c, grad_input=whole)
-    sigmoid_backward(torch.mul(whole, m, out=t), r, grad_input=f[:, :, 0])
+    sigmoid_backward(torch.mul(whole, a[:, :, 2], out=t), r, grad_input=f[:, :, 0])
     torch.mul(whole, r, out=f[:, :, 2])
     stay.copy_(z)
 
 
-def _steps_back(work: BackwardWork, n: int, weight: Tensor, ends: bool, norms: Norms) -> None:
+def _steps_back(work: BackwardWork, a: Tensor, weight: Tensor, ends: bool, norms: Norms) -> None:
     """From the last bin of a chunk to its first: work.dh[:n] from dy to all of dh, work.da from factor to gradient.
 
     `ends`: nobody asks for the gradient of the state before the first bin.
     """
     products, sums, means, means3 = work.products, work.sums, work.means, work.means[:, :, None]
-    for da, da2, a, dh, dh3, stay, dh_before in reversed(work.steps[ends:n]):
+    bins = list(zip(work.steps, a.unbind(0), strict=False))
+    for (da, da2, dh, dh3, stay, dh_before), a_bin in reversed(bins):
         da.mul_(dh3)
-        torch.sum(torch.mul(da, a, out=products), dim=2, out=sums)
+        torch.sum(torch.mul(da, a_bin, out=products), dim=2, out=sums)
         torch.mm(sums, norms.to_mean, out=means)
-        da.addcmul_(a, means3, value=-1)
+        da.addcmul_(a_bin, means3, value=-1)
+        if ends and dh is work.steps[0][2]:
+            break
         dh_before.addcmul_(dh, stay).addmm_(da2, weight)
-    if ends:
-        da, _, a, _, dh3, *_ = work.steps[0]
-        torch.sum(torch.mul(da.mul_(dh3), a, out=products), dim=2, out=sums)
-        da.addcmul_(a, torch.mm(sums, norms.to_mean)[:, :, None], value=-1)
 
 
 def _plain_steps_back(work: BackwardWork, n: int, weight: Tensor, ends: bool) -> None:
-    for da, da2, _, dh, dh3, stay, dh_before in reversed(work.steps[ends:n]):
+    for da, da2, dh, dh3, stay, dh_before in reversed(work.steps[:n]):
         da.mul_(dh3)
+        if ends and dh is work.steps[0][2]:
+            break
         dh_before.addcmul_(dh, stay).addmm_(da2, weight)
-    if ends:
-        da, _, _, _, dh3, *_ = work.steps[0]
-        da.mul_(dh3)
 
 
-def _of_pre_activations(work: BackwardWork, n: int, side: Side, of_h: Gradients, norms: Norms | None) -> Tensor:
+def _of_pre_activations(work: BackwardWork, a: Tensor, side: Side, of_h: Gradients, norms: Norms | None) -> Tensor:
     """Gradients of u (rows, 3 H); the recurrent norm's gain and bias get theirs on the way."""
-    hidden, dh, f, d = work.t.shape[-1], work.dh[1 : n + 1, :, None], work.f[:n], work.d[:n]
+    n, hidden = len(a), a.shape[-1]
+    dh, f, d = work.dh[1 : n + 1, :, None], work.f[:n], work.d[:n]
     d[:, :, 2].mul_(dh[:, :, 0])
     if norms is None:
         d[:, :, :2].copy_(work.da[:n, :, :2])
@@ -309,8 +309,8 @@ def _of_pre_activations(work: BackwardWork, n: int, side: Side, of_h: Gradients,
     if side.gain is not None:
         dm = f[:, :, 2].mul_(dh[:, :, 0])
         of_h.shift[2 * hidden :] += dm.sum((0, 1))
-        of_h.gain[2 * hidden :] += dm.mul_(work.a[:n, :, 2]).sum((0, 1))
-        of_h.gain[: 2 * hidden] += torch.mul(d[:, :, :2], work.a[:n, :, :2], out=f[:, :, :2]).sum((0, 1)).flatten()
+        of_h.gain[2 * hidden :] += dm.mul_(a[:, :, 2]).sum((0, 1))
+        of_h.gain[: 2 * hidden] += torch.mul(d[:, :, :2], a[:, :, :2], out=f[:, :, :2]).sum((0, 1)).flatten()
     return d.view(-1, 3 * hidden)
 
 
