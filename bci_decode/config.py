@@ -68,6 +68,7 @@ class TrainerConfig:
     select_on: str  # val: lowest validation loss; test: highest test R2, a leak, only to reproduce the source study
     device: str  # auto, cpu, cuda
     threads: int | None  # CPU threads; null: all cores
+    watch: bool  # columns in history.csv about the recurrent layers: see `watch.Watch`
 
 
 @dataclass

@@ -13,9 +13,9 @@ FLOORS = [
     {"files", "config", "catalog"},
     {"session", "binning", "simulate", "transfer"},
     {"dataset", "layers", "checkpoint", "run_folder", "download", "inspection"},
-    {"decoder", "baselines", "runs"},
-    {"trainer", "compare", "plots"},
-    {"report", "summary", "compare_plots", "sweep"},
+    {"decoder", "baselines", "runs", "watch"},
+    {"trainer", "compare", "plots", "invariance"},
+    {"report", "summary", "compare_plots", "sweep", "plateau", "explain_plots"},
     {"train"},
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}

@@ -54,6 +54,7 @@ def config(**changes) -> TrainerConfig:
         "select_on": "val",
         "device": "cpu",
         "threads": 1,
+        "watch": False,
     }
     return TrainerConfig(**base | changes)  # fmt: skip
 
