@@ -59,41 +59,43 @@ def draw_pre_activations(
     path: Path, found: dict[str, dict[str, dict[str, dict[str, np.ndarray]]]], title: str, band: float
 ) -> None:
     """Densities; `found` by moment, model, layer, gate: a row of panels for each layer and moment, a column for a gate."""
-    first = next(iter(found.values()))
-    rows = [(moment, layer) for layer in next(iter(first.values())) for moment in found]
-    figure, grid = plt.subplots(len(rows), 3, figsize=(10, 1.9 * len(rows) + 0.8), layout="constrained", sharex=True)
-    everything = [
-        a
-        for models in found.values()
-        for layers in models.values()
-        for gates in layers.values()
-        for a in gates.values()
-    ]
-    limit = max(1.5 * band, *(float(np.quantile(np.abs(a), 0.999)) for a in everything))
-    edges = np.linspace(-limit, limit, 161)
+    models = next(iter(found.values()))
+    rows = [(moment, layer) for layer in next(iter(models.values())) for moment in found]
+    everything = [found[moment][model][layer][gate] for moment, layer in rows for model in models for gate in GATES]
+    limit = max(1.5 * band, *(float(np.quantile(np.abs(values), 0.9995)) for values in everything))
+    edges = np.linspace(-limit, limit, 61)
+    figure, grid = plt.subplots(
+        len(rows), 3, figsize=(7.5, 1.1 * len(rows) + 1), layout="constrained", sharex=True, sharey=True
+    )
     for line, (moment, layer) in zip(grid, rows, strict=True):
         for axes, gate in zip(line, GATES, strict=True):
             axes.axvspan(-band, band, **INSIDE)
-            for model, layers in found[moment].items():
-                density, _ = np.histogram(layers[layer][gate], edges, density=True)
-                axes.plot((edges[1:] + edges[:-1]) / 2, density, **MODELS[model])
-            axes.set_yscale("log")
-            axes.set_ylim(1e-4, 20)
-            axes.yaxis.set_minor_formatter(NullFormatter())
-        line[0].set_ylabel(f"{layer}, {moment}\ndensity")
-    for axes, gate in zip(grid[0], GATES, strict=True):
-        axes.set_title(gate)
-    for axes in grid[-1]:
-        axes.set_xlabel("pre-activation")
-    grid[0, 0].legend(frameon=False, fontsize="small")
-    figure.suptitle(title)
+            for model in models:
+                density, _ = np.histogram(found[moment][model][layer][gate], edges, density=True)
+                axes.plot((edges[1:] + edges[:-1]) / 2, np.where(density > 0, density, np.nan), **MODELS[model])
+        line[0].set_ylabel(f"{layer}\n{moment}")
+    grid[0, 0].set_yscale("log")
+    grid[0, 0].set_ylim(1e-4, 10)
+    grid[0, 0].yaxis.set_minor_formatter(NullFormatter())
+    _name_columns(figure, grid, GATES, "pre-activation")
+    figure.suptitle(f"{title}: density of pre-activations")
     save_figure(figure, path)
+
+
+def _name_columns(figure: plt.Figure, grid: np.ndarray, titles, below: str) -> None:
+    """A title over each column of panels, what is on the x axis below each, and one legend of the models for all."""
+    for axes, name in zip(grid[0], titles, strict=True):
+        axes.set_title(name, fontsize="medium")
+    for axes in grid[-1]:
+        axes.set_xlabel(below)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
 
 
 def draw_shares(path: Path, histories: dict[str, pd.DataFrame], title: str, band: float) -> None:
     """The share of pre-activations outside the band against epoch: a row for each layer, a column for each gate."""
     layers = layers_of(histories)
-    figure, grid = plt.subplots(len(layers), 3, figsize=(10, 2.4 * len(layers) + 0.6), layout="constrained", squeeze=False, sharex=True)  # fmt: skip
+    figure, grid = plt.subplots(len(layers), 3, figsize=(9, 1.9 * len(layers) + 1), layout="constrained", squeeze=False, sharex=True)  # fmt: skip
     for line, layer in zip(grid, layers, strict=True):
         for axes, gate in zip(line, GATES, strict=True):
             for model, history in histories.items():
@@ -102,11 +104,7 @@ def draw_shares(path: Path, histories: dict[str, pd.DataFrame], title: str, band
             axes.set_ylim(top=max(axes.get_ylim()[1], 1))
             axes.margins(x=0.02)
         line[0].set_ylabel(f"{layer}: % outside ±{band:g}")
-    for axes, gate in zip(grid[0], GATES, strict=True):
-        axes.set_title(gate)
-    for axes in grid[-1]:
-        axes.set_xlabel("epoch (0: untrained)")
-    grid[0, 0].legend(frameon=False)
+    _name_columns(figure, grid, GATES, "epoch (0: untrained)")
     figure.suptitle(title)
     save_figure(figure, path)
 
@@ -114,19 +112,25 @@ def draw_shares(path: Path, histories: dict[str, pd.DataFrame], title: str, band
 def draw_norms(path: Path, histories: dict[str, pd.DataFrame], title: str) -> None:
     """Gradient norms, growth of the recurrent weights' norm, and the step relative to it, against epoch, by layer."""
     layers = layers_of(histories)
-    figure, grid = plt.subplots(len(layers), 4, figsize=(13, 2.6 * len(layers) + 0.6), layout="constrained", squeeze=False, sharex=True)  # fmt: skip
+    figure, grid = plt.subplots(len(layers), 4, figsize=(12, 2.2 * len(layers) + 1), layout="constrained", squeeze=False, sharex=True)  # fmt: skip
     for line, layer in zip(grid, layers, strict=True):
         for model, history in histories.items():
             for axes, values in zip(line, norm_curves(history, layer).values(), strict=True):
                 axes.plot(history["epoch"], values, **MODELS[model])
         for axes in line[[0, 1, 3]]:
             axes.set_yscale("log")
+            axes.yaxis.set_minor_formatter(NullFormatter())
         line[0].set_ylabel(layer)
-    for axes, name in zip(grid[0], norm_curves(next(iter(histories.values())), layers[0]), strict=True):
-        axes.set_title(name, fontsize="medium")
-    for axes in grid[-1]:
-        axes.set_xlabel("epoch (0: untrained)")
-    grid[0, 0].legend(frameon=False)
+    for column in (
+        0,
+        1,
+        3,
+    ):  # one scale for all layers, and never less than a decade: a log axis wants a label at least
+        low = min(axes.get_ylim()[0] for axes in grid[:, column])
+        high = max(axes.get_ylim()[1] for axes in grid[:, column])
+        for axes in grid[:, column]:
+            axes.set_ylim(10 ** np.floor(np.log10(low)), 10 ** np.ceil(np.log10(high)))
+    _name_columns(figure, grid, norm_curves(next(iter(histories.values())), layers[0]), "epoch (0: untrained)")
     figure.suptitle(title)
     save_figure(figure, path)
 
@@ -137,7 +141,7 @@ def norm_curves(history: pd.DataFrame, layer: str) -> dict[str, pd.Series]:
     return {
         "gradient norm, input weights": history[f"grad_norm_{layer}_ih"],
         "gradient norm, recurrent weights": gradient,
-        "recurrent weights' norm / at epoch 0": weight / weight[0],
+        "growth of the recurrent weights' norm, %": 100 * (weight / weight[0] - 1),
         "relative step, recurrent weights": history["lr"] * gradient / weight,
     }
 

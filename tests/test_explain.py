@@ -1,0 +1,134 @@
+"""scripts/explain.py as a user starts it, on small recordings and with few epochs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import recording, write_mat73
+from matplotlib.image import imread
+from test_trainer import config, made_data, made_decoder
+
+from bci_decode.plateau import PlateauTrainer, with_short_test
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "explain.py"
+
+
+def explain(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(SCRIPT), *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory) -> Path:
+    """A minute of six channels."""
+    return write_mat73(tmp_path_factory.mktemp("toy") / "toy.mat", recording(channels=6, samples=15000))
+
+
+def pictures_in(folder: Path) -> set[str]:
+    assert all(imread(path).size for path in folder.glob("*.png"))
+    return {path.name for path in folder.glob("*.png")}
+
+
+def test_what_needs_no_session(tmp_path):
+    done = explain(tmp_path, "--parts", "functions", "distributions", "invariance")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "outputs" / "explain"
+    assert pictures_in(folder) == {"functions.png", "distributions.png"}
+    assert "18 of 18 cells as in the paper" in done.stdout
+    moved = pd.read_csv(folder / "distributions.csv")
+    after = moved[moved["when"] == "after LayerNorm"]
+    np.testing.assert_allclose(after["mean"], 0, atol=1e-5)
+    np.testing.assert_allclose(after["SD"], 1, atol=1e-2)
+    assert moved["share outside ±4"].iloc[0] > 0.99 and (after["share outside ±4"] < 0.01).all()
+    tables = (folder / "tables.md").read_text()
+    assert explain(tmp_path, "--parts", "distributions").returncode == 0
+    again = (folder / "tables.md").read_text()
+    assert sorted(again.split("## ")) == sorted(tables.split("## "))  # in place of the old one, and the other kept
+
+
+def test_a_watched_pair(tmp_path, toy):
+    words = ("--parts", "watch", "--session", str(toy), "--first-bins", "300", "--epochs", "2", "--output", "shown")
+    done = explain(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "shown" / "toy" / "source_study"
+    assert pictures_in(folder) == {"pre_activations.png", "shares.png", "norms.png"}
+    inner = pd.read_csv(folder / "pre_activations.csv").set_index(["model", "layer", "gate", "when"])
+    for model in ("gru", "lngru"):
+        run = tmp_path / "shown" / "runs" / "source_study" / "toy" / model / "seed0"
+        history = pd.read_csv(run / "history.csv").set_index("epoch")
+        for when, epoch in (("untrained", 0), ("epoch 2", 2)):  # of decoders made anew, and as the training saw them
+            share = inner.loc[(model, "l1", "reset", when), "share outside ±4"]
+            assert share == pytest.approx(history.loc[epoch, "outside_l1_reset"], abs=6e-5)
+    trained = run / "last.pt"
+    before = trained.stat().st_mtime_ns
+    assert explain(tmp_path, *words).stdout == done.stdout
+    assert trained.stat().st_mtime_ns == before  # not trained again
+
+
+def test_epochs_to_half_the_plateau(tmp_path, toy):
+    words = ("--parts", "plateau", "--session", str(toy), "--plateau-bins", "200", "--plateau-epochs", "2",
+             "--batch-sizes", "64", "--histories", "5", "--output", "shown", "--jobs", "2")  # fmt: skip
+    done = explain(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "shown" / "toy"
+    assert pictures_in(folder) == {"plateau.png"}
+    table = pd.read_csv(folder / "plateau.csv")
+    assert {tuple(row) for row in table[["batch_size", "history", "model"]].to_numpy()} == {
+        (16, 5, "gru"), (16, 5, "lngru"), (64, 10, "gru"), (64, 10, "lngru"), (16, 10, "gru"), (16, 10, "lngru"),
+        (16, 10, "gru, outputs normalised"), (16, 10, "lngru, outputs not normalised"),
+    }  # fmt: skip
+    assert (table["steps_per_epoch"] == -(-(201 - table["history"]) // table["batch_size"])).all()
+    assert table["half_plateau_epoch"].isna().all() and (table["epochs"] == 2).all()
+    assert "| 16 | 10 | not within 2 | not within 2 |" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--parts", "plateau", "--session", "none.mat"), "none.mat: no such file"),
+        (("--parts", "watch", "--session", "none.mat"), "none.mat"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, words, told):
+    done = explain(tmp_path, *words)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert [told in line for line in done.stderr.splitlines() if line.startswith("error:")] == [True]
+
+
+def made(folder: Path, **changes) -> PlateauTrainer:
+    from functools import partial
+
+    import torch
+
+    folder.mkdir(exist_ok=True)
+    adam = partial(torch.optim.Adam, lr=1e-2)
+    return PlateauTrainer(made_decoder(), made_data(), folder, config(**{"epochs": 50} | changes), adam)
+
+
+def test_a_plateau_run_stops_at_half_and_goes_on_where_it_was_cut(tmp_path):
+    whole = made(tmp_path / "whole")
+    history = whole.fit()
+    variance = whole.data.parts["test"].target.var(axis=0).mean()
+    below = history["test_loss"] < variance / 2
+    assert below.sum() == 1 and below.iloc[-1] and len(history) < 51
+    assert whole.half_epoch() == history["epoch"].iloc[-1]
+    made(tmp_path / "cut", epochs=1).fit()
+    resumed = made(tmp_path / "cut").fit()
+    pd.testing.assert_frame_equal(history.drop(columns="seconds"), resumed.drop(columns="seconds"), check_exact=True)
+    again = made(tmp_path / "cut").fit()
+    assert len(again) == len(history)
+
+
+def test_a_short_test_part_is_the_beginning_of_the_long_one():
+    data = made_data()
+    short = with_short_test(data, 50)
+    np.testing.assert_array_equal(short.parts["test"].target, data.parts["test"].target[:50])
+    assert short.bins["test"] == slice(500, 550) and len(short.parts["test"]) == 50
+    assert replace(short, parts=data.parts, bins=data.bins).bins == data.bins
+    assert with_short_test(data, 9999).bins == data.bins
