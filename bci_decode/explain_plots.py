@@ -18,6 +18,7 @@ from bci_decode.plots import MODELS, PLATEAU, save_figure
 GATES = ("update", "reset", "candidate")
 INSIDE: dict[str, Any] = {"color": "0.93", "zorder": 0}
 AFTER = "#1a3a9c"
+MARKS = {"gru": "s", "lngru": "o"}
 
 
 def draw_functions(path: Path, band: float) -> None:
@@ -168,11 +169,18 @@ def draw_plateau(path: Path, table: pd.DataFrame, title: str, cap: int) -> None:
             axes.plot(epochs.groupby(runs[kind]).median(), **look)
             for within, fill in ((True, look["color"]), (False, "white")):
                 those = runs["half_plateau_epoch"].notna() == within
-                axes.plot(runs[kind][those], epochs[those], "o", color=look["color"], markerfacecolor=fill)
+                axes.plot(
+                    runs[kind][those],
+                    epochs[those],
+                    MARKS[model],
+                    color=look["color"],
+                    markerfacecolor=fill,
+                    markersize=7,
+                )
         axes.axhline(cap, **PLATEAU)
         axes.set_xscale("log")
         axes.set_xticks(sorted(set(some[kind])), sorted(set(some[kind])), minor=False)
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.minorticks_off()
         axes.set(xlabel=name, ylim=(0, 1.08 * cap))
     fixed = table[table["varied"] == "both"].iloc[0]
     panels[0].set(ylabel="epochs to half the plateau", title=f"history {fixed['history']} bins")

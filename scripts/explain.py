@@ -31,10 +31,9 @@ def main() -> None:
     arguments = parsed()
     folder: Path = arguments.output
     folder.mkdir(parents=True, exist_ok=True)
-    texts = [PARTS[part](arguments) for part in arguments.parts]
-    for where, text in texts:
-        print(f"\n{text}")
-        print(f"wrote to {where}")
+    for part in arguments.parts:
+        where, text = PARTS[part](arguments)
+        print(f"{text}\nwrote to {where}\n", flush=True)
 
 
 def parsed() -> argparse.Namespace:

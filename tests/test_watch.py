@@ -14,6 +14,7 @@ from bci_decode.checkpoint import load_checkpoint
 from bci_decode.dataset import Window
 from bci_decode.errors import BciDecodeError
 from bci_decode.layers import LayerNormGRU
+from bci_decode.run_folder import begun, is_finished
 from bci_decode.trainer import HISTORY_COLUMNS
 from bci_decode.watch import GATES, layer_names, pre_activations, share_outside, watched_input
 
@@ -168,6 +169,14 @@ def test_a_watched_run_goes_on_to_the_last_bit(tmp_path):
     made(tmp_path / "cut", epochs=2, watch=True).fit()
     resumed = made(tmp_path / "cut", epochs=4, watch=True).fit()
     pd.testing.assert_frame_equal(whole.drop(columns="seconds"), resumed.drop(columns="seconds"), check_exact=True)
+
+
+def test_a_finished_run_that_was_not_watched_is_another(tmp_path):
+    """Its history lacks the columns, so it is no answer to a command that wants them."""
+    with begun(tmp_path, {"trainer": {"watch": False}}, overwrite=False):
+        pass
+    with pytest.raises(BciDecodeError, match="other settings \\(trainer.watch=False\\)"):
+        is_finished(tmp_path, {"trainer": {"watch": True}}, tmp_path / "session.mat")
 
 
 def test_without_a_validation_part_it_watches_the_training_part(tmp_path):
