@@ -86,7 +86,7 @@ def draw_pre_activations(
 def _name_columns(figure: plt.Figure, grid: np.ndarray, titles, below: str) -> None:
     """A title over each column of panels, what is on the x axis below each, and one legend of the models for all."""
     for axes, name in zip(grid[0], titles, strict=True):
-        axes.set_title(name, fontsize="medium")
+        axes.set_title(name, fontsize="small" if len(grid[0]) > 3 else "medium")
     for axes in grid[-1]:
         axes.set_xlabel(below)
     handles, labels = grid[0, 0].get_legend_handles_labels()
@@ -113,7 +113,7 @@ def draw_shares(path: Path, histories: dict[str, pd.DataFrame], title: str, band
 def draw_norms(path: Path, histories: dict[str, pd.DataFrame], title: str) -> None:
     """Gradient norms, growth of the recurrent weights' norm, and the step relative to it, against epoch, by layer."""
     layers = layers_of(histories)
-    figure, grid = plt.subplots(len(layers), 4, figsize=(12, 2.2 * len(layers) + 1), layout="constrained", squeeze=False, sharex=True)  # fmt: skip
+    figure, grid = plt.subplots(len(layers), 4, figsize=(10.5, 2 * len(layers) + 1), layout="constrained", squeeze=False, sharex=True)  # fmt: skip
     for line, layer in zip(grid, layers, strict=True):
         for model, history in histories.items():
             for axes, values in zip(line, norm_curves(history, layer).values(), strict=True):
@@ -142,7 +142,7 @@ def norm_curves(history: pd.DataFrame, layer: str) -> dict[str, pd.Series]:
     return {
         "gradient norm, input weights": history[f"grad_norm_{layer}_ih"],
         "gradient norm, recurrent weights": gradient,
-        "growth of the recurrent weights' norm, %": 100 * (weight / weight[0] - 1),
+        "growth of the recurrent weights, %": 100 * (weight / weight[0] - 1),
         "relative step, recurrent weights": history["lr"] * gradient / weight,
     }
 
