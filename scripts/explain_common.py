@@ -9,7 +9,8 @@ from pathlib import Path
 
 from bci_decode.errors import BciDecodeError
 
-MODELS, NAMES = ("gru", "lngru"), ("GRU", "LN-GRU")
+NAMES = {"gru": "GRU", "lngru": "LN-GRU"}
+MODELS = tuple(NAMES)
 
 
 def session_name(arguments: argparse.Namespace) -> str:

@@ -106,7 +106,7 @@ def plateau_table(table, cap: int):
 
     rows = [
         {"batch size": batch, "history": history}
-        | {name: epochs_told(some[some["model"] == model], cap) for model, name in zip(MODELS, NAMES, strict=True)}
+        | {name: epochs_told(some[some["model"] == model], cap) for model, name in NAMES.items()}
         for (batch, history), some in table.groupby(["batch_size", "history"])
     ]
     return pd.DataFrame(rows)

@@ -9,7 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from explain_common import MODELS, followed, kept, prepared, session_file, session_name
+from explain_common import MODELS, NAMES, added, followed, prepared, session_file, session_name
 
 from bci_decode.errors import BciDecodeError
 
@@ -58,55 +58,82 @@ def train(command: list[str]) -> None:
 
 
 def draw_watched(where: Path, folders: dict[str, Path], histories: dict, title: str) -> tuple[Path, str]:
-    import numpy as np
-    import pandas as pd
-
-    from bci_decode.explain_plots import draw_norms, draw_pre_activations, draw_shares, layers_of, norm_curves
-    from bci_decode.watch import BAND, GATES
+    """Three pictures and three tables of watched runs and their histories."""
+    from bci_decode.explain_plots import draw_norms, draw_pre_activations, draw_shares
+    from bci_decode.watch import BAND
 
     inside = {model: looked_into(folder) for model, folder in folders.items()}
-    moments = next(iter(inside.values()))
-    found = {moment: {model: inside[model][moment] for model in inside} for moment in moments}
+    found = {moment: {model: inside[model][moment] for model in inside} for moment in next(iter(inside.values()))}
     draw_pre_activations(where / "pre_activations.png", found, title, BAND)
     draw_shares(where / "shares.png", histories, title, BAND)
     draw_norms(where / "norms.png", histories, title)
-    layers = layers_of(histories)
-    inner = [
-        {"layer": layer, "gate": gate, "model": model, "when": moment, "mean": f"{a.mean():.2f}", "SD": f"{a.std():.2f}",
-         f"share outside ±{BAND:g}": f"{np.mean(np.abs(a) > BAND):.4f}"}
-        for layer in layers for gate in GATES for model in inside
-        for moment, a in ((moment, inside[model][moment][layer][gate]) for moment in moments)
-    ]  # fmt: skip
     last = max(len(history) for history in histories.values()) - 1
-    epochs = [epoch for epoch in (0, 1, 5, 10, 20, 40, 75) if epoch < last] + [last]
-    shares, norms = [], []
-    for model, history in histories.items():
-        at = history[history["epoch"].isin(epochs)]
-        for layer in layers:
-            shares += [
-                {"model": model, "layer": layer, "gate": gate}
-                | {f"epoch {e}": f"{v:.4f}" for e, v in zip(at["epoch"], at[f"outside_{layer}_{gate}"], strict=True)}
-                for gate in GATES
-            ]
-            norms += [
-                {"model": model, "layer": layer, "of": kind}
-                | {
-                    f"epoch {e}": "" if np.isnan(v) else f"{v:.3g}"
-                    for e, v in zip(at["epoch"], values[at.index], strict=True)
-                }
-                for kind, values in norm_curves(history, layer).items()
-            ]
-    losses = [{"model": model} | {f"epoch {e}": f"{history['test_loss'][e]:.1f}" for e in epochs if e < len(history)} for model, history in histories.items()]  # fmt: skip
+    epochs = [epoch for epoch in (0, 1, 5, 10, 20, 30, 40, 75) if epoch < last] + [last]
+    measured = pre_activation_table(found)
+    measured.to_csv(where / "pre_activations.csv", index=False)
     texts = [
-        kept(where, name, pd.DataFrame(rows), f"{title}: {about}.\n")[1]
-        for name, rows, about in (
-            ("losses", losses, "test loss, (mm/s)²"),
-            ("pre_activations", inner, "pre-activations on the validation part"),
-            ("shares", shares, f"share of pre-activations outside ±{BAND:g} on the validation part"),
-            ("norms", norms, "norms by epoch"),
-        )
-    ]
+        added(where, "losses", loss_table(histories, epochs), f"{title}: test loss, (mm/s)².\n"),
+        added(where, "pre-activations", side_by_side(measured),
+              f"{title}: SD of the pre-activations on the validation part, in brackets the share outside ±{BAND:g}.\n"),
+        added(where, "norms", norm_table(histories, epochs), f"{title}: means over an epoch's steps.\n"),
+    ]  # fmt: skip
     return where, "\n".join(texts)
+
+
+def loss_table(histories: dict, epochs: list[int]):
+    import pandas as pd
+
+    rows = [
+        {"model": NAMES[model]} | {f"epoch {e}": f"{history['test_loss'][e]:.1f}" for e in epochs}
+        for model, history in histories.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def pre_activation_table(found: dict):
+    """A row for each layer, gate, model and moment: mean, SD and share outside the band."""
+    import numpy as np
+    import pandas as pd
+
+    from bci_decode.watch import BAND
+
+    rows = [
+        {"layer": layer, "gate": gate, "model": model, "when": moment, "mean": a.mean(), "sd": a.std(),
+         "outside": np.mean(np.abs(a) > BAND)}
+        for moment, models in found.items() for model, layers in models.items()
+        for layer, gates in layers.items() for gate, a in gates.items()
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def side_by_side(measured):
+    """A row for each layer and gate, a column for each model and moment."""
+    told = [f"{row.sd:.2f} ({100 * row.outside:.2f} %)" for row in measured.itertuples()]
+    columns = [f"{NAMES[row.model]}, {row.when}" for row in measured.itertuples()]
+    wide = measured.assign(told=told, column=columns).pivot(index=["layer", "gate"], columns="column", values="told")
+    order = sorted(dict.fromkeys(columns))
+    rows = list(dict.fromkeys(zip(measured["layer"], measured["gate"], strict=True)))
+    return wide.loc[
+        rows, sorted(order, key=lambda column: (column.split(",")[0], "untrained" not in column))
+    ].reset_index()
+
+
+def norm_table(histories: dict, epochs: list[int]):
+    """A row for each layer, curve and model; the gradient of the untrained decoder is not known."""
+    import numpy as np
+    import pandas as pd
+
+    from bci_decode.explain_plots import layers_of, norm_curves
+
+    rows = [
+        {"layer": layer, "what": kind, "model": NAMES[model]}
+        | {f"epoch {e}": "" if np.isnan(values[e]) else f"{float(f'{values[e]:.2g}'):g}" for e in epochs}
+        for layer in layers_of(histories)
+        for kind in norm_curves(next(iter(histories.values())), layer)
+        for model, history in histories.items()
+        for values in [norm_curves(history, layer)[kind]]
+    ]
+    return pd.DataFrame(rows)
 
 
 def looked_into(folder: Path) -> dict:

@@ -75,8 +75,8 @@ def test_a_watched_pair(tmp_path, toy, explain):
         run = tmp_path / "shown" / "runs" / "source_study" / "toy" / model / "seed0"
         history = pd.read_csv(run / "history.csv").set_index("epoch")
         for when, epoch in (("untrained", 0), ("epoch 2", 2)):  # of decoders made anew, and as the training saw them
-            share = inner.loc[(model, "l1", "reset", when), "share outside ±4"]
-            assert share == pytest.approx(history.loc[epoch, "outside_l1_reset"], abs=6e-5)
+            share = inner.loc[(model, "l1", "reset", when), "outside"]
+            assert share == pytest.approx(history.loc[epoch, "outside_l1_reset"], abs=1e-9)
     trained = run / "last.pt"
     before = trained.stat().st_mtime_ns
     assert explain(*words)[1] == printed
