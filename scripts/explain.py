@@ -18,6 +18,7 @@ import argparse
 from pathlib import Path
 
 from explain_common import added, kept
+from explain_docs import refresh
 from explain_plateau import BATCH_SIZES, HISTORIES, plateau
 from explain_watch import watch
 
@@ -34,11 +35,13 @@ def main() -> None:
     for part in arguments.parts:
         where, text = PARTS[part](arguments)
         print(f"{text}\nwrote to {where}\n", flush=True)
+    if arguments.document:
+        print(refresh(arguments.document, folder))
 
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help="default: all")
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS), metavar="PART", help="default: all")
     parser.add_argument("--output", type=Path, default=Path("outputs/explain"), help="default: outputs/explain")
     parser.add_argument("--session", type=Path, help="a recording, .mat; default: the simulated session")
     parser.add_argument("--recipe", choices=("source_study", "default"), default="source_study", help="of the part watch; default: source_study")  # fmt: skip
@@ -49,6 +52,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--histories", type=whole, nargs="+", default=HISTORIES, help="plateau: default 5 10 20 50 100")
     parser.add_argument("--plateau-epochs", type=whole, default=75, help="plateau: most epochs of a run; default: 75")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="plateau: default 0; watch takes the first")
+    parser.add_argument("--document", type=Path, help="bring its tables and pictures up to date: docs/why_layernorm.md")
     parser.add_argument("--jobs", type=whole, default=1, help="processes that train at the same time; default: 1")
     parser.add_argument("--overwrite", action="store_true", help="train anew what is trained already")
     return parser.parse_args()
@@ -82,7 +86,7 @@ def distributions(arguments: argparse.Namespace) -> tuple[Path, str]:
     # the identity as weights: the layer's linear map leaves what it normalises as it is
     after = {name: layer_norm(torch.eye(UNITS), a[None], eps=1e-5)[0] for name, a in before.items()}
     rows = [
-        {"pre-activations": name, "when": when, "mean": float(a[name].mean()), "SD": float(a[name].std()),
+        {"pre-activations": name, "when": when, "mean": round(float(a[name].mean()), 3), "SD": round(float(a[name].std()), 3),
          f"share outside ±{BAND:g}": share_outside(a[name])}
         for name in before
         for when, a in (("before", before), ("after LayerNorm", after))

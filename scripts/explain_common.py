@@ -102,9 +102,15 @@ def added(where: Path, name: str, table, text: str = "") -> str:
     from bci_decode.files import written_whole
 
     path = where / "tables.md"
-    parts = path.read_text().split("## ")[1:] if path.exists() else []
-    part = f"{name}\n\n{text}" + "\n" * bool(text) + markdown(table) + "\n"
-    parts = [old for old in parts if not old.startswith(f"{name}\n")] + [part]
+    parts = sections(path)
+    parts.pop(name, None)
+    parts[name] = f"\n{text}" + "\n" * bool(text) + markdown(table)
     with written_whole(path) as temporary:
-        temporary.write_text("".join(f"## {part}" for part in parts))
-    return part
+        temporary.write_text("\n".join(f"## {name}\n{part}" for name, part in parts.items()))
+    return f"{name}\n{parts[name]}"
+
+
+def sections(path: Path) -> dict[str, str]:
+    """The tables of a tables.md, with what stands above them, by name; none where there is no such file."""
+    parts = path.read_text().split("## ")[1:] if path.exists() else []
+    return {name: text.rstrip("\n") + "\n" for name, text in (part.split("\n", 1) for part in parts)}
