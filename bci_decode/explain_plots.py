@@ -79,7 +79,8 @@ def draw_pre_activations(
     grid[0, 0].set_ylim(1e-4, 10)
     grid[0, 0].yaxis.set_minor_formatter(NullFormatter())
     _name_columns(figure, grid, GATES, "pre-activation")
-    figure.suptitle(f"{title}: density of pre-activations")
+    figure.supylabel("density", fontsize="medium")
+    figure.suptitle(title, fontsize="medium")
     save_figure(figure, path)
 
 

@@ -15,6 +15,7 @@ not trained again; --overwrite forgets it.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from explain_common import added, kept
@@ -117,4 +118,8 @@ PARTS = {
 
 
 if __name__ == "__main__":
-    exit_on_mistake(main)
+    try:
+        exit_on_mistake(main)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last whole epochs", file=sys.stderr)
+        sys.exit(130)

@@ -6,6 +6,7 @@ import argparse
 import multiprocessing
 import os
 import shutil
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -47,7 +48,8 @@ def plateau(arguments: argparse.Namespace) -> tuple[Path, str]:
             )
             tasks[folder] = (plateau_run, (folder, file, model, batch, history, seed, arguments.plateau_bins, arguments.plateau_epochs))  # fmt: skip
     os.environ |= {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}  # of the processes: one bar here is for all
-    with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("spawn")) as pool:
+    spawn, end_quietly = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_DFL)
+    with ProcessPoolExecutor(arguments.jobs, spawn, signal.signal, end_quietly) as pool:
         rows = followed(pool, tasks, arguments.plateau_epochs, "plateau")
     table = pd.DataFrame(rows).sort_values(["batch_size", "history", "model", "seed"], ignore_index=True)
     seeds = ", ".join(map(str, arguments.seeds))

@@ -81,6 +81,10 @@ def test_a_watched_pair(tmp_path, toy, explain):
     before = trained.stat().st_mtime_ns
     assert explain(*words)[1] == printed
     assert trained.stat().st_mtime_ns == before  # not trained again
+    code, _, said = explain(*words, "--epochs", "3")
+    assert (
+        code == 2 and "other settings (trainer.epochs=2); --overwrite starts anew, another --output keeps both" in said
+    )
 
 
 def test_epochs_to_half_the_plateau(tmp_path, toy, explain):
