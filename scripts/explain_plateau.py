@@ -119,9 +119,14 @@ def variant_table(table, cap: int):
     import pandas as pd
 
     some = table[table["varied"] == "both"]
-    return pd.DataFrame(
-        [{"model": name, "epochs (steps)": epochs_told(some[some["model"] == name], cap)} for name in VARIANTS]
-    )
+    rows = [
+        {
+            "model": name.replace(name.split(",")[0], NAMES[name.split(",")[0]]),
+            "epochs (steps)": epochs_told(some[some["model"] == name], cap),
+        }
+        for name in VARIANTS
+    ]
+    return pd.DataFrame(rows)
 
 
 def epochs_told(runs, cap: int) -> str:
