@@ -8,7 +8,7 @@ OUTPUT ?= outputs
 SESSION =
 ARGS ?=
 
-.PHONY: help setup data data-all data-list train compare test lint bench inspect simulation-table clean
+.PHONY: help setup data data-all data-list train compare explain test lint bench inspect simulation-table clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ train: $(READY)  ## train the LayerNorm GRU on the simulated session; ARGS="mode
 compare: $(READY)  ## train GRU and LN-GRU by the source study's recipe, 40 epochs, and draw loss against epoch
 	$(BIN)/python -m bci_decode.train -m experiment=source_study model=gru,lngru trainer.epochs=40 output_dir=$(OUTPUT) $(ARGS)
 	$(BIN)/python scripts/compare.py $(OUTPUT)/source_study
+
+explain: $(READY)  ## show why LayerNorm helps, and where not, in outputs/explain; ARGS="--session FILE.mat --parts watch"
+	$(BIN)/python scripts/explain.py --output $(OUTPUT)/explain --jobs 2 $(ARGS)
 
 data: $(READY)  ## fetch recordings; SESSION=indy_20160927_04, SESSION="loco_*" or several; ARGS="--jobs 2"
 	$(BIN)/python scripts/download.py $(patsubst %,'%',$(SESSION)) --data-dir $(DATA) $(ARGS)

@@ -20,7 +20,7 @@ from bci_decode.run_folder import FAILED, failure
 
 SCORES = {"r2_x": "test_r2_x", "r2_y": "test_r2_y", "r2": "test_r2"}  # a session's score, a run's column
 PROTOCOL = ("data.", "optimizer.", "scheduler.", "trainer.")  # settings that runs of one column share
-FREE = ("trainer.device", "trainer.threads")
+FREE = ("trainer.device", "trainer.threads", "trainer.watch", "trainer.profile", "trainer.gemm")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,6 @@ class Run:
         """
         about, protocol, history = self.metrics, self.metrics["protocol"], self.history
         test, plateau = about["scores"]["test"], float(about["target_variance"]["test"])
-        below_half = history.loc[history["test_loss"] < plateau / 2, "epoch"]
         has_val = "val" in about["target_variance"] and history["val_loss"].notna().any()
         start, stop = protocol["split_bins"]["test"]
         honest = about.get("honest") or {}
@@ -77,7 +76,7 @@ class Run:
             **{name: _number(test[key]) for key, name in SCORES.items()},
             "test_loss": float(about["loss"]["test"]),
             "plateau": plateau,
-            "half_plateau_epoch": int(below_half.iloc[0]) if len(below_half) else None,
+            "half_plateau_epoch": half_plateau_epoch(history, plateau),
             "best_val_epoch": int(history.loc[history["val_loss"].idxmin(), "epoch"]) if has_val else None,
             "test_bins": stop - start,
             "honest_epoch": honest.get("epoch"),
@@ -94,6 +93,12 @@ class Run:
 
 def _number(value: float | None) -> float:
     return float("nan") if value is None else float(value)
+
+
+def half_plateau_epoch(history: pd.DataFrame, plateau: float) -> int | None:
+    """The first epoch with a test loss below half of the plateau, the target's variance; None if there was none."""
+    below = history.loc[history["test_loss"] < plateau / 2, "epoch"]
+    return int(below.iloc[0]) if len(below) else None
 
 
 @dataclass(frozen=True, eq=False)

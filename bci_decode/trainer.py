@@ -26,6 +26,7 @@ from bci_decode.errors import BciDecodeError
 from bci_decode.files import written_whole
 from bci_decode.gemm import gemm_backend
 from bci_decode.stopwatch import Stopwatch
+from bci_decode.watch import Watch, watched_input
 
 log = logging.getLogger(__name__)
 
@@ -86,12 +87,17 @@ class Trainer:
         self.train_target = torch.as_tensor(target, dtype=torch.float32, device=self.device)
         starts = data.window.starts(len(target))[:, None]
         self.windows = torch.as_tensor(starts + np.arange(data.window.length), device=self.device)  # bins (windows, T)
+        self.watch = None
+        if config.watch:  # never the test part: what is seen while training may tempt to change it
+            seen = self.counts["val" if "val" in data.bins else "train"]
+            self.watch = Watch(decoder.recurrent, watched_input(seen, data.window))
+        self.columns = history_columns(self.scored) + (self.watch.names if self.watch else [])
 
     def fit(self) -> pd.DataFrame:
         """Train to the last epoch, or until the validation loss has not fallen for `patience` epochs; the history."""
         with gemm_backend(self.config.gemm):
             self._fit()
-        return pd.DataFrame(self.history, columns=history_columns(self.scored))
+        return pd.DataFrame(self.history, columns=self.columns)
 
     def _fit(self) -> None:
         self._resume()
@@ -102,7 +108,7 @@ class Trainer:
         self.stopwatch.once("start to first epoch", self.stopwatch.begun)
         bar = tqdm(total=self.config.epochs, initial=len(self.history) - 1, unit="epoch", disable=None)
         with bar, logging_redirect_tqdm():
-            while len(self.history) <= self.config.epochs and not self._patience_is_over():
+            while len(self.history) <= self.config.epochs and not self.is_over():
                 started = time.perf_counter()
                 epoch = len(self.history)
                 with self.stopwatch.part("training epoch"):
@@ -128,6 +134,8 @@ class Trainer:
             loss = F.mse_loss(outputs, y)
             self.optimizer.zero_grad()
             loss.backward()
+            if self.watch:
+                self.watch.after_backward()
             if self.config.clip_norm is not None:
                 nn.utils.clip_grad_norm_(self.decoder.parameters(), self.config.clip_norm)
             self.optimizer.step()
@@ -169,7 +177,8 @@ class Trainer:
                 file=self.folder,
                 remedy=f"{kept}lower optimizer.lr or set trainer.clip_norm, and start again with overwrite=true",
             )
-        return row | {"lr": self.optimizer.param_groups[0]["lr"], "seconds": 0.0}
+        row |= {"lr": self.optimizer.param_groups[0]["lr"], "seconds": 0.0}
+        return row | (self.watch.columns() if self.watch else {})
 
     def _finish_epoch(self, row: dict[str, float]) -> None:
         """Step the schedule, then put the epoch on disk: best.pt, history.csv, and last.pt, which makes it count."""
@@ -202,7 +211,8 @@ class Trainer:
         column, sign = SELECTION[self.config.select_on]
         return min(range(len(self.history)), key=lambda epoch: sign * self.history[epoch][column])
 
-    def _patience_is_over(self) -> bool:
+    def is_over(self) -> bool:
+        """Whether it stops before the last epoch: the validation loss has not fallen for `patience` epochs."""
         if self.config.patience is None:
             return False
         losses = [row["val_loss"] for row in self.history]
@@ -240,7 +250,7 @@ class Trainer:
 
     def _write_history(self) -> None:
         with written_whole(self.folder / "history.csv") as temporary:
-            pd.DataFrame(self.history, columns=history_columns(self.scored)).to_csv(temporary, index=False)
+            pd.DataFrame(self.history, columns=self.columns).to_csv(temporary, index=False)
 
     def _resume(self) -> None:
         """Take up the run that `last.pt` left, to the last bit as if it had never stopped."""

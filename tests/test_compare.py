@@ -47,7 +47,7 @@ def write_run(
     settings = {
         "data": {"target": target, "bin_width": 0.064, "split": {"first_bins": 500, "val": 0.1 if val else 0.0}} | data,
         "model": {"recurrent": {"hidden_size": hidden}},
-        "trainer": {"epochs": 3, "device": f"device of seed {seed}"},
+        "trainer": {"epochs": 3, "device": f"device of seed {seed}", "watch": seed > 0},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     history = pd.DataFrame({"epoch": range(len(losses)), "test_loss": losses, "val_loss": val or [NAN] * len(losses)})
@@ -235,7 +235,7 @@ def test_protocols_never_share_a_column(tmp_path, run):
     assert pd.read_csv(tmp_path / "sessions.csv")["protocol"].nunique() == 3
 
 
-def test_device_and_seed_are_no_protocol(tmp_path):
+def test_device_seed_and_watching_are_no_protocol(tmp_path):
     for seed in range(3):
         write_run(tmp_path, seed=seed)
     assert len(group_runs(read_runs(tmp_path)[0])) == 1

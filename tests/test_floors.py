@@ -13,9 +13,9 @@ FLOORS = [
     {"files", "config", "catalog", "projection"},
     {"session", "binning", "simulate", "transfer", "recurrence", "stopwatch"},
     {"dataset", "layers", "checkpoint", "run_folder", "download", "inspection"},
-    {"decoder", "baselines", "runs", "stepping"},
-    {"trainer", "compare", "plots"},
-    {"report", "study", "compare_plots", "sweep"},
+    {"decoder", "baselines", "runs", "stepping", "watch"},
+    {"trainer", "compare", "plots", "invariance"},
+    {"report", "study", "compare_plots", "sweep", "plateau", "explain_plots"},
     {"train", "summary"},
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
@@ -30,6 +30,9 @@ WITH_TORCH = {
     "stepping",
     "trainer",
     "report",
+    "watch",
+    "invariance",
+    "plateau",
 }
 WITHOUT_TORCH = set(FLOOR) - WITH_TORCH
 HEAVY = {"torch", "pandas", "scipy", "sklearn", "h5py", "matplotlib", "numpy"}

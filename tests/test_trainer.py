@@ -65,6 +65,7 @@ def config(**changes) -> TrainerConfig:
         "threads": 1,
         "gemm": "auto",
         "profile": False,
+        "watch": False,
     }
     return TrainerConfig(**base | changes)  # fmt: skip
 

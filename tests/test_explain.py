@@ -1,0 +1,170 @@
+"""scripts/explain.py as a user starts it, on small recordings and with few epochs."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import recording, write_mat73
+from matplotlib.image import imread
+from test_trainer import config, made_data, made_decoder
+
+from bci_decode.plateau import PlateauTrainer, with_short_test
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "explain.py"
+
+
+@pytest.fixture
+def explain(tmp_path, monkeypatch, capsys):
+    """The command in a folder of its own: exit code, and what it printed and said."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))  # as Python does where a script is started
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["explain.py", *words])
+        try:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        except SystemExit as end:
+            return int(end.code or 0), *capsys.readouterr()
+        return 0, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory) -> Path:
+    """Half a minute of six channels."""
+    return write_mat73(tmp_path_factory.mktemp("toy") / "toy.mat", recording(channels=6, samples=7500))
+
+
+def pictures_in(folder: Path) -> set[str]:
+    assert all(imread(path).size for path in folder.glob("*.png"))
+    return {path.name for path in folder.glob("*.png")}
+
+
+def test_what_needs_no_session(tmp_path, explain):
+    code, printed, said = explain("--parts", "functions", "distributions", "invariance")
+    assert code == 0, said
+    folder = tmp_path / "outputs" / "explain"
+    assert pictures_in(folder) == {"functions.png", "distributions.png"}
+    assert "18 of 18 cells as in the paper" in printed
+    moved = pd.read_csv(folder / "distributions.csv")
+    after = moved[moved["when"] == "after LayerNorm"]
+    np.testing.assert_allclose(after["mean"], 0, atol=1e-5)
+    np.testing.assert_allclose(after["SD"], 1, atol=1e-2)
+    assert moved["share outside ±4"].iloc[0] > 0.99 and (after["share outside ±4"] < 0.01).all()
+    tables = {part.strip() for part in (folder / "tables.md").read_text().split("## ")}
+    assert explain("--parts", "distributions")[0] == 0
+    again = (folder / "tables.md").read_text().split("## ")
+    assert len(again) == 3 and {part.strip() for part in again} == tables  # in place of the old one, the other kept
+
+
+def test_a_watched_pair(tmp_path, toy, explain):
+    words = ("--parts", "watch", "--session", str(toy), "--first-bins", "300", "--epochs", "2", "--output", "shown")
+    code, printed, said = explain(*words)
+    assert code == 0, said
+    folder = tmp_path / "shown" / "toy" / "source_study"
+    assert pictures_in(folder) == {"pre_activations.png", "shares.png", "norms.png"}
+    inner = pd.read_csv(folder / "pre_activations.csv").set_index(["model", "layer", "gate", "when"])
+    for model in ("gru", "lngru"):
+        run = tmp_path / "shown" / "runs" / "source_study" / "toy" / model / "seed0"
+        history = pd.read_csv(run / "history.csv").set_index("epoch")
+        for when, epoch in (("untrained", 0), ("epoch 2", 2)):  # of decoders made anew, and as the training saw them
+            share = inner.loc[(model, "l1", "reset", when), "outside"]
+            assert share == pytest.approx(history.loc[epoch, "outside_l1_reset"], abs=1e-9)
+    trained = run / "last.pt"
+    before = trained.stat().st_mtime_ns
+    assert explain(*words)[1] == printed
+    assert trained.stat().st_mtime_ns == before  # not trained again
+    code, _, said = explain(*words, "--epochs", "3")
+    assert (
+        code == 2 and "other settings (trainer.epochs=2); --overwrite starts anew, another --output keeps both" in said
+    )
+
+
+def test_epochs_to_half_the_plateau(tmp_path, toy, explain):
+    words = ("--parts", "plateau", "--session", str(toy), "--plateau-bins", "60", "--plateau-epochs", "1",
+             "--batch-sizes", "64", "--histories", "5", "--output", "shown")  # fmt: skip
+    code, printed, said = explain(*words)
+    assert code == 0, said
+    folder = tmp_path / "shown" / "toy"
+    assert pictures_in(folder) == {"plateau.png"}
+    table = pd.read_csv(folder / "plateau.csv")
+    assert {tuple(row) for row in table[["batch_size", "history", "model"]].to_numpy()} == {
+        (16, 5, "gru"), (16, 5, "lngru"), (64, 10, "gru"), (64, 10, "lngru"), (16, 10, "gru"), (16, 10, "lngru"),
+        (16, 10, "gru, outputs normalised"), (16, 10, "lngru, outputs not normalised"),
+    }  # fmt: skip
+    assert (table["steps_per_epoch"] == -(-(61 - table["history"]) // table["batch_size"])).all()
+    assert table["half_plateau_epoch"].isna().all() and (table["epochs"] == 1).all()
+    assert "| 16 | 10 | not within 1 | not within 1 |" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--parts", "plateau", "--session", "none.mat"), "none.mat: no such file"),
+        (("--parts", "watch", "--session", "none.mat"), "error: none.mat: no such file"),
+    ],
+)
+def test_mistakes_are_one_line(explain, words, told):
+    code, _, said = explain(*words)
+    assert code == 2
+    assert [told in line for line in said.splitlines()] == [True]
+
+
+def made(folder: Path, **changes) -> PlateauTrainer:
+    from functools import partial
+
+    import torch
+
+    folder.mkdir(exist_ok=True)
+    adam = partial(torch.optim.Adam, lr=1e-2)
+    return PlateauTrainer(made_decoder(), made_data(), folder, config(**{"epochs": 50} | changes), adam)
+
+
+def test_a_plateau_run_stops_at_half_and_goes_on_where_it_was_cut(tmp_path):
+    whole = made(tmp_path / "whole")
+    history = whole.fit()
+    variance = whole.data.parts["test"].target.var(axis=0).mean()
+    below = history["test_loss"] < variance / 2
+    assert below.sum() == 1 and below.iloc[-1] and len(history) < 51
+    assert whole.half_epoch() == history["epoch"].iloc[-1]
+    made(tmp_path / "cut", epochs=1).fit()
+    resumed = made(tmp_path / "cut").fit()
+    pd.testing.assert_frame_equal(history.drop(columns="seconds"), resumed.drop(columns="seconds"), check_exact=True)
+    again = made(tmp_path / "cut").fit()
+    assert len(again) == len(history)
+
+
+def test_a_short_test_part_is_the_beginning_of_the_long_one():
+    data = made_data()
+    short = with_short_test(data, 50)
+    np.testing.assert_array_equal(short.parts["test"].target, data.parts["test"].target[:50])
+    assert short.bins["test"] == slice(500, 550) and len(short.parts["test"]) == 50
+    assert replace(short, parts=data.parts, bins=data.bins).bins == data.bins
+    assert with_short_test(data, 9999).bins == data.bins
+
+
+def test_a_document_is_brought_up_to_date(tmp_path, explain):
+    document = tmp_path / "docs" / "why.md"
+    document.parent.mkdir()
+    document.write_text(
+        "Before\n<!-- table .: distributions -->\nold\n<!-- end -->\nbetween ![a](figures/functions.png)\n"
+        "<!-- table own: losses -->\nkept\n<!-- end -->\nafter ![b](figures/own_norms.png)\n"
+    )
+    code, printed, said = explain("--parts", "functions", "distributions", "--document", "docs/why.md")
+    assert code == 0, said
+    text = document.read_text()
+    assert "old" not in text and "| mean 7, SD 1 | before |" in text and "kept" in text
+    assert text.startswith("Before\n<!-- table .: distributions -->\n| ") and text.endswith("(figures/own_norms.png)\n")
+    assert "up to date, but for what has not been made: picture own_norms.png, table own: losses" in printed
+    assert pictures_in(document.parent / "figures") == {"functions.png"}
+    assert explain("--parts", "--document", "docs/why.md")[0] == 0
+    assert document.read_text() == text
+    code, _, said = explain("--parts", "--document", "docs/other.md")
+    assert code == 2 and said.startswith("error: docs/other.md: no such document")
