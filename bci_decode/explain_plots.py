@@ -164,7 +164,7 @@ def draw_plateau(path: Path, table: pd.DataFrame, title: str, cap: int) -> None:
     names = {"batch_size": "batch size, windows", "history": "history, bins"}
     for axes, (kind, name) in zip(panels, names.items(), strict=True):
         some = table[table["varied"].isin((kind, "both"))]
-        for model, look in MODELS.items():
+        for model, look in ((model, MODELS[model]) for model in MARKS):
             runs = some[some["model"] == model]
             epochs = runs["half_plateau_epoch"].astype(float).fillna(cap)
             axes.plot(epochs.groupby(runs[kind]).median(), **look)

@@ -3,7 +3,7 @@
 A round runs every side a few times in a row, one side after the other; a side's time is the median over the rounds.
 Rounds in which another process held the processor are dropped (one thread only, where that can be seen).
 Ratios below 1 are faster than the side they are held against. After the table: one step at batch 1, the memory of a
-training step, and how far bfloat16 autocast is off.
+training step, and how far bfloat16 autocast is off. For a GPU there is `bench_gpu.py`.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def main() -> None:
         _print_peak(arguments.memory_of, shapes[0])
         return
     exact = "exact here" if onednn_is_exact() else "not used here"
-    print(f"torch {torch.__version__}, {_processor()}, {arguments.threads} thread(s), oneDNN for float32: {exact}\n")
+    print(f"torch {torch.__version__}, {processor()}, {arguments.threads} thread(s), oneDNN for float32: {exact}\n")
     columns = ["B, T, H, I, layers", "nn.GRU ms", "/ nn.GRU", "/ cell loop", "/ nn.GRU, same GEMM", "GRU here / nn.GRU"]
     columns += ["GEMM share"]
     columns = columns[:3] if arguments.only else columns
@@ -233,13 +233,17 @@ def autocast() -> list[str]:
     ]
 
 
-def interleaved(sides: dict[str, Callable[[], None]], rounds: int, one_thread: bool) -> dict[str, float]:
-    """Median seconds of one call of each side."""
+def interleaved(
+    sides: dict[str, Callable[[], None]], rounds: int, one_thread: bool, wait: Callable[[], object] = lambda: None
+) -> dict[str, float]:
+    """Median seconds of one call of each side; `wait` returns when a device has done what it was given."""
     repeats = {}
     for name, side in sides.items():
         side()
+        wait()
         started = time.perf_counter()
         side()
+        wait()
         repeats[name] = max(1, min(50, round(0.03 / (time.perf_counter() - started))))
     times: dict[str, list[float]] = {name: [] for name in sides}
     kept = tried = 0
@@ -248,9 +252,11 @@ def interleaved(sides: dict[str, Callable[[], None]], rounds: int, one_thread: b
         this_round, busy = {}, False
         for name, side in sides.items():
             side()  # the caches that another side has filled
+            wait()
             wall, cpu = time.perf_counter(), time.thread_time()
             for _ in range(repeats[name]):
                 side()
+            wait()
             wall, cpu = time.perf_counter() - wall, time.thread_time() - cpu
             busy |= one_thread and wall > 1.05 * cpu + 1e-4
             this_round[name] = wall / repeats[name]
@@ -263,7 +269,7 @@ def interleaved(sides: dict[str, Callable[[], None]], rounds: int, one_thread: b
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def _processor() -> str:
+def processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown processor")
 

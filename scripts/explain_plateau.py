@@ -74,7 +74,7 @@ def plateau_run(
     from bci_decode.plateau import PlateauTrainer, with_short_test
 
     words = [*VARIANTS[model], f"trainer.batch_size={batch}", f"data.window.length={history}", f"seed={seed}",
-             f"trainer.epochs={epochs}", f"data.split.first_bins={bins}"]  # fmt: skip
+             f"trainer.epochs={epochs}", f"data.split.first_bins={bins}", "data.split.val_of_rest=0"]  # fmt: skip
     config, typed = composed("experiment=source_study", *words)
     import hydra
 

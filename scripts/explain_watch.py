@@ -38,7 +38,7 @@ def watch_command(arguments: argparse.Namespace, model: str, runs: Path) -> list
     words = [f"experiment={arguments.recipe}", f"model={model}", f"seed={arguments.seeds[0]}", "trainer.watch=true",
              f"trainer.epochs={arguments.epochs}", f"output_dir='{runs}'"]  # fmt: skip
     if arguments.recipe == "source_study":  # it has no validation part: here a tenth of its bins is one, and chooses
-        words += ["data.split.val=0.1", "trainer.select_on=val"]
+        words += ["data.split.val=0.1", "data.split.val_of_rest=0", "trainer.select_on=val"]
     else:
         words += ["trainer.patience=null"]
     if arguments.first_bins:
