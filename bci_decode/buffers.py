@@ -103,7 +103,7 @@ _of_thread = threading.local()  # .kept: the workspaces used last; no other thre
 
 def workspace(kind: type[Work], bins: int, sequences: int, hidden: int, dtype: torch.dtype) -> Work:
     """One for up to `bins` bins, made or used before by this thread; for use within a call, so that calls can share it."""
-    length = min(bins, LONGEST, max(1, CHUNK // (sequences * hidden)))
+    length = min(bins, LONGEST, max(1, CHUNK // max(1, sequences * hidden)))
     key = (kind, length, sequences, hidden, dtype)
     kept = _of_thread.__dict__.setdefault("kept", OrderedDict())
     if key not in kept:

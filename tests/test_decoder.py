@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from bci_decode import layers
 from bci_decode.decoder import Decoder, MLPHead, PerAxisHead, check_window, decode_stream
 from bci_decode.errors import BciDecodeError
 from bci_decode.layers import HistoryNorm, LayerNormGRU
@@ -39,6 +40,24 @@ def test_the_axes_of_a_per_axis_head_share_nothing():
     head(x)[:, 0].sum().backward()
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in head.axes[1].parameters())
     assert all(parameter.grad is not None for parameter in head.axes[0].parameters())
+
+
+@pytest.mark.parametrize("recurrent", [GRU, partial(layers.GRU, hidden_size=8), LNGRU])
+@pytest.mark.parametrize("windows", [torch.arange(5)[:, None] + torch.arange(4), torch.tensor([[0, 30], [7, 19]])])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_windows_are_decoded_as_if_each_were_copied(recurrent, windows, dropout):
+    """Close together or far apart, by a layer that shares the bins' projections or by one that cannot, with dropout too."""
+    decoder, counts = made(recurrent, norm=HistoryNorm(), dropout=dropout).train(), torch.randn(40, 6)
+    outputs, gradients = [], []
+    for run in (
+        lambda: decoder.forward_windows(counts, windows, 1),
+        lambda: decoder(counts[windows], first_output=1)[0],
+    ):
+        torch.manual_seed(0)
+        outputs.append(run())
+        gradients.append(torch.autograd.grad(outputs[-1].square().sum(), decoder.parameters(), allow_unused=True))
+    torch.testing.assert_close(*outputs)
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("recurrent", [GRU, LNGRU])

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from bci_decode import buffers
+from bci_decode import buffers, recurrence
 from bci_decode.layers import GRU, LayerNormGRU
 
 SIZES = [(1, 1, 1, 1), (1, 3, 5, 4), (7, 1, 5, 4), (23, 4, 33, 6), (12, 16, 64, 30)]  # T, B, H, I
@@ -61,9 +61,11 @@ def gives_the_same(kind, dtype, tolerance, size, x=None, with_h=True, **options)
     assert error(results(fast, x, h), results(reference, x, h)) < tolerance
 
 
-@pytest.fixture(params=[buffers.CHUNK, 64], ids=["one chunk", "many chunks"])
-def chunk(request, monkeypatch):
-    monkeypatch.setattr(buffers, "CHUNK", request.param)
+@pytest.fixture(params=[(buffers.CHUNK, 10**9), (buffers.CHUNK, 0), (64, 10**9), (64, 0)], ids=str)
+def way(request, monkeypatch):
+    """One chunk or many, what the backward needs copied there or written straight to it."""
+    monkeypatch.setattr(buffers, "CHUNK", request.param[0])
+    monkeypatch.setattr(recurrence, "DIRECT", request.param[1])
 
 
 NORMS = [{"affine": affine, "bias": bias} for affine in (True, False) for bias in (True, False)]
@@ -76,7 +78,8 @@ LAYERS = [(LayerNormGRU, options) for options in NORMS] + [(GRU, {"bias": True})
     [(*layer, size) for layer in LAYERS for size in SIZES if size[2] > 1 or layer[0] is GRU],
     ids=str,
 )
-def test_outputs_and_gradients_in_float64(kind, options, size, chunk):
+@pytest.mark.usefixtures("way")
+def test_outputs_and_gradients_in_float64(kind, options, size):
     gives_the_same(kind, torch.float64, 1e-10, size, **options)
 
 
@@ -242,6 +245,21 @@ def test_no_gradient_nothing_kept():
         assert y.grad_fn is None
         assert torch.allclose(y, reference(x)[0], rtol=0, atol=1e-12)
     assert torch.allclose(layer(x)[0], reference(x)[0], rtol=0, atol=1e-12), "after inference mode"
+
+
+@pytest.mark.parametrize("kind", [LayerNormGRU, GRU])
+def test_sequences_longer_than_the_longest_chunk(kind):
+    gives_the_same(kind, torch.float64, 1e-10, (2 * buffers.LONGEST + 3, 1, 5, 4))
+
+
+@pytest.mark.parametrize("kind", [LayerNormGRU, GRU])
+def test_a_batch_of_none(kind):
+    fast, reference = pair(kind, 4, 8)
+    x = torch.zeros(9, 0, 4, dtype=torch.float64)
+    if kind is LayerNormGRU:
+        assert fast(x)[0].shape == reference(x)[0].shape == (9, 0, 8)
+    fast(x)[0].sum().backward()
+    assert not fast.weight_hh_l0.grad.any()
 
 
 def test_frozen_parameters_get_no_gradient():

@@ -63,6 +63,28 @@ def test_help_says_what_there_is(tmp_path):
         assert word in done.stdout, word
 
 
+def test_a_profile_says_where_the_time_went(tmp_path):
+    done = train(tmp_path, *SMALL, "trainer.profile=true")
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = tmp_path / "outputs" / "default" / "simulated" / "lngru" / "seed0"
+    profile = pd.read_csv(folder / "profile.csv", index_col="part")
+    for part in (
+        "import",
+        "read",
+        "bin",
+        "first batch",
+        "training epoch",
+        "evaluation",
+        "write",
+        "report and pictures",
+    ):
+        assert profile.loc[part, "seconds"] > 0 and part in done.stdout + done.stderr
+    assert profile.loc["training epoch", "times"] == 3
+    whole = profile.loc["start to first epoch", "seconds"]
+    assert profile.loc["import", "seconds"] < whole < 300
+    assert "finished already" in train(tmp_path, *SMALL).stdout, "a profile or none is no other run"
+
+
 @pytest.mark.parametrize("model", ["gru", "lngru"])
 def test_a_run_leaves_all_that_it_promises(swept, model):
     folder = swept / "outputs" / "default" / "simulated" / model / "seed0"

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from bci_decode import gemm
 from bci_decode.checkpoint import load_checkpoint
 from bci_decode.config import TrainerConfig
 from bci_decode.dataset import Dataset, Part, Scaler, Window
@@ -346,3 +347,30 @@ def test_a_gpu_that_is_not_there_is_said(tmp_path, monkeypatch):
     with pytest.raises(BciDecodeError, match="trainer.device: is cuda, but PyTorch sees no GPU"):
         made(tmp_path, device="cuda")
     assert made(tmp_path, device="auto").device.type == "cpu"
+
+
+@pytest.mark.parametrize(("choice", "asked"), [("auto", True), ("default", False)])
+def test_the_gemm_is_chosen_by_one_key(tmp_path, monkeypatch, choice, asked):
+    chosen: list[str] = []
+    monkeypatch.setattr(gemm, "WORTHWHILE", 1)
+    monkeypatch.setattr(gemm, "_alone", lambda: True)
+    monkeypatch.setattr(gemm, "onednn_is_exact", lambda: True)
+    monkeypatch.setattr(gemm, "_precision", lambda value: chosen.append(value) or "none")
+    made(tmp_path, epochs=1, gemm=choice).fit()
+    assert bool(chosen) is asked
+
+
+def test_an_unknown_gemm_is_refused(tmp_path):
+    with pytest.raises(BciDecodeError, match="trainer.gemm: is 'mkl'; choose auto or default"):
+        made(tmp_path, gemm="mkl")
+
+
+def test_the_stopwatch_knows_the_parts_of_training(tmp_path):
+    trainer = made(tmp_path, epochs=3)
+    trainer.fit()
+    times = {name: number for name, (number, _) in trainer.stopwatch.parts.items()}
+    assert times == {
+        "untrained scores": 1, "write": 4, "start to first epoch": 1, "first batch": 1, "training epoch": 3, "evaluation": 3,
+    }  # fmt: skip
+    seconds = {name: taken for name, (_, taken) in trainer.stopwatch.parts.items()}
+    assert 0 < seconds["first batch"] < seconds["training epoch"] and seconds["start to first epoch"] > 0
