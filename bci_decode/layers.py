@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bci_decode.recurrence import Side, recur
+from bci_decode.norms import Side
+from bci_decode.recurrence import recur
 
 
 class _Stacked(nn.Module):

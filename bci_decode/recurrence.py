@@ -19,11 +19,9 @@ from torch import Tensor
 
 from bci_decode.buffers import DIRECT, BackwardWork, ForwardWork, forward_steps, lease, workspace
 from bci_decode.gemm import gemm_backend
-from bci_decode.projection import Gradients, Norms, Projection, Side, centred, minus_one, norms_of
-
-sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
-Steps = list[tuple[Tensor, ...]]
-tanh_backward = torch.ops.aten.tanh_backward.grad_input
+from bci_decode.norms import Norms, Side, centred, norms_of
+from bci_decode.projection import Gradients, Projection
+from bci_decode.steps import factors, plain_factors, plain_steps, plain_steps_back, steps, steps_back
 
 
 def recur(
@@ -107,75 +105,22 @@ def _forward(
             kept = [] if saved is None else [tensor[start:stop] for tensor in saved[2:]]
             direct = bool(kept) and sequences * hidden >= DIRECT
             a, zr, c, rs = kept if direct else (work.a, work.zr, work.c, work.rs)
-            steps = forward_steps(work.h, a, rs, work.u, zr, c) if direct else work.steps
+            views = forward_steps(work.h, a, rs, work.u, zr, c) if direct else work.steps
             if bias is not None:
                 a[:n].copy_(bias)
             elif start == 0 and h is None:
                 a[0].zero_()
             begin = weight, bias is not None, start == 0 and h is None
             if norms is None:
-                _plain_steps(steps[:n], *begin)
+                plain_steps(views[:n], *begin)
             else:
-                _steps(steps[:n], work, *begin, recurrent, norms)
+                steps(views[:n], work, *begin, recurrent, norms)
             y[start:stop].copy_(work.h[1 : n + 1])
             work.h[0].copy_(work.h[n])
             if kept and not direct:
                 for tensor, buffer in zip(kept, (a, zr, c, rs), strict=True):
                     tensor.copy_(buffer[:n])
     return y
-
-
-def _steps(
-    steps: Steps, work: ForwardWork, weight: Tensor, biased: bool, known: bool, side: Side, norms: Norms
-) -> None:
-    """The chunk's bins one after the other, from the first h and u to the next h, a, rs, zr and c.
-
-    `biased`: a holds the linear map's bias; `known`: the first bin's whole a, since its state is zero.
-    """
-    hidden, minus = work.c.shape[-1], minus_one(work.c.dtype)
-    gain, shift, squares, m = side.gain, side.shift, work.squares, work.m
-    if gain is not None and shift is not None:
-        gain_gates, gain_c, shift_c = gain[: 2 * hidden], gain[2 * hidden :], 2 * shift[2 * hidden :]
-    for h, a, a3, a_gates, a_c, rs, rs3, u_gates, u_c, zr, z, r, c, new in steps:
-        if known:
-            known = False
-        elif biased:
-            a.addmm_(h, weight)
-        else:
-            torch.mm(h, weight, out=a)
-        torch.linalg.vector_norm(a3, dim=2, out=squares)
-        torch.addmm(norms.eps, squares.mul_(squares), norms.to_variance, out=rs)
-        rs.rsqrt_()
-        a3.mul_(rs3)
-        if gain is None:
-            torch.add(u_gates, a_gates, out=zr)
-            m = a_c
-        else:
-            torch.addcmul(u_gates, a_gates, gain_gates, out=zr)
-            torch.addcmul(shift_c, a_c, gain_c, out=m)
-        zr.sigmoid_()
-        torch.addcmul(u_c, r, m, out=c)
-        c.sigmoid_()
-        torch.add(minus, c, alpha=2, out=c)
-        torch.lerp(h, c, z, out=new)
-
-
-def _plain_steps(steps: Steps, weight: Tensor, biased: bool, known: bool) -> None:
-    """The same of the plain GRU, whose r stands where the other's z does."""
-    minus = minus_one(weight.dtype)
-    for h, a, _, a_gates, a_c, _, _, u_gates, u_c, rz, r, z, c, new in steps:
-        if known:
-            known = False
-        elif biased:
-            a.addmm_(h, weight)
-        else:
-            torch.mm(h, weight, out=a)
-        torch.add(u_gates, a_gates, out=rz)
-        rz.sigmoid_()
-        torch.addcmul(u_c, r, a_c, value=2, out=c)
-        c.sigmoid_()
-        torch.add(minus, c, alpha=2, out=c)
-        torch.lerp(c, h, z, out=new)
 
 
 def _backward(
@@ -213,11 +158,11 @@ def _backward(
             a, zr, c, rs = (tensor[start:stop] for tensor in saved[2:])
             a = a.unflatten(2, (3, hidden))
             if norms is None:
-                _plain_factors(work, a, zr, c, before)
-                _plain_steps_back(work, n, recurrent.weight, ends)
+                plain_factors(work, a, zr, c, before)
+                plain_steps_back(work, n, recurrent.weight, ends)
             else:
-                _factors(work, a, zr, c, rs, before, recurrent)
-                _steps_back(work, a, recurrent.weight, ends, norms)
+                factors(work, a, zr, c, rs, before, recurrent)
+                steps_back(work, a, recurrent.weight, ends, norms)
             d = _of_pre_activations(work, a, recurrent, of_h, norms)
             of_h.add(before.reshape(-1, hidden), work.da[:n].view(-1, 3 * hidden))
             if du is None:
@@ -236,65 +181,6 @@ def _backward(
         *of_x.finished(norms),
         *of_h.finished(norms),
     )
-
-
-def _factors(work: BackwardWork, a: Tensor, zr: Tensor, c: Tensor, rs: Tensor, before: Tensor, side: Side) -> None:
-    """What each bin's dh (B, H) is to be multiplied by: work.f for the pre-activations (of the candidate, r's share),
-    work.d's last third for the candidate's whole, work.da for the linear map's outputs, work.stay for the state before.
-    """
-    n, hidden = len(c), c.shape[-1]
-    z, r = zr.chunk(2, dim=2)
-    f, t = work.f[:n], work.t[:n]
-    whole = work.d[:n, :, 2]
-    sigmoid_backward(torch.sub(c, before, out=t), z, grad_input=f[:, :, 0])
-    tanh_backward(z, c, grad_input=whole).mul_(0.5)  # by 2 a
-    m = a[:, :, 2]
-    if side.gain is not None and side.shift is not None:
-        m = torch.addcmul(2 * side.shift[2 * hidden :], m, side.gain[2 * hidden :], out=t)
-    sigmoid_backward(torch.mul(whole, m, out=t), r, grad_input=f[:, :, 1])
-    torch.mul(whole, r, out=f[:, :, 2])
-    da = torch.mul(f, rs[..., None], out=work.da[:n])
-    if side.gain is not None:
-        da.mul_(side.gain.view(3, hidden))
-    torch.sub(1, z, out=work.stay[:n])
-
-
-def _plain_factors(work: BackwardWork, a: Tensor, rz: Tensor, c: Tensor, before: Tensor) -> None:
-    """The same of the plain GRU; work.da is work.f."""
-    n = len(c)
-    r, z = rz.chunk(2, dim=2)
-    f, t, stay = work.da[:n], work.t[:n], work.stay[:n]
-    whole = work.d[:n, :, 2]
-    sigmoid_backward(torch.sub(before, c, out=t), z, grad_input=f[:, :, 1])
-    tanh_backward(torch.sub(1, z, out=stay), c, grad_input=whole)
-    sigmoid_backward(torch.mul(whole, a[:, :, 2], out=t), r, grad_input=f[:, :, 0])
-    torch.mul(whole, r, out=f[:, :, 2])
-    stay.copy_(z)
-
-
-def _steps_back(work: BackwardWork, a: Tensor, weight: Tensor, ends: bool, norms: Norms) -> None:
-    """From the last bin of a chunk to its first: work.dh[:n] from dy to all of dh, work.da from factor to gradient.
-
-    `ends`: nobody asks for the gradient of the state before the first bin.
-    """
-    products, sums, means, means3 = work.products, work.sums, work.means, work.means[:, :, None]
-    bins = list(zip(work.steps, a.unbind(0), strict=False))
-    for (da, da2, dh, dh3, stay, dh_before), a_bin in reversed(bins):
-        da.mul_(dh3)
-        torch.sum(torch.mul(da, a_bin, out=products), dim=2, out=sums)
-        torch.mm(sums, norms.to_mean, out=means)
-        da.addcmul_(a_bin, means3, value=-1)
-        if ends and dh is work.steps[0][2]:
-            break
-        dh_before.addcmul_(dh, stay).addmm_(da2, weight)
-
-
-def _plain_steps_back(work: BackwardWork, n: int, weight: Tensor, ends: bool) -> None:
-    for da, da2, dh, dh3, stay, dh_before in reversed(work.steps[:n]):
-        da.mul_(dh3)
-        if ends and dh is work.steps[0][2]:
-            break
-        dh_before.addcmul_(dh, stay).addmm_(da2, weight)
 
 
 def _of_pre_activations(work: BackwardWork, a: Tensor, side: Side, of_h: Gradients, norms: Norms | None) -> Tensor:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from bci_decode.layers import LayerNormGRU
-from bci_decode.projection import Side, centred
+from bci_decode.norms import Side, centred
 
 
 class Stepper:

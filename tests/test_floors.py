@@ -9,8 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "bci_decode"
 FLOORS = [
-    {"__init__", "errors", "metrics", "gemm", "buffers"},
-    {"files", "config", "catalog", "projection"},
+    {"__init__", "errors", "metrics", "gemm", "buffers", "norms"},
+    {"files", "config", "catalog", "projection", "steps"},
     {"session", "binning", "simulate", "transfer", "recurrence", "stopwatch"},
     {"dataset", "layers", "checkpoint", "run_folder", "download", "inspection"},
     {"decoder", "baselines", "runs", "stepping", "watch"},
@@ -20,6 +20,8 @@ FLOORS = [
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 WITH_TORCH = {
+    "norms",
+    "steps",
     "gemm",
     "buffers",
     "projection",
