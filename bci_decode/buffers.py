@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import weakref
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from typing import TypeVar
 
 import torch
@@ -15,16 +15,16 @@ DIRECT = 2**12  # sequences * hidden_size from which views of what is kept cost 
 CHUNK = 2**17  # bins * sequences * hidden_size worked on at once: a few MB, that stay in cache
 LONGEST = 256  # bins of a chunk: short sequences are many small steps, and their views take time to make
 KEPT_WORKSPACES = 8  # of a thread
-KEPT_SLABS = 2  # free ones of a size; more only where graphs overlap
+KEPT_SLABS = 4  # free ones at most, the last used: two layers' of a step, and those of a graph that is not gone yet
 WORTHWHILE = 2**23  # bytes of a slab; the C library keeps smaller pieces at hand itself
-_free: dict[int, list[Tensor]] = defaultdict(list)
+_free: dict[int, Tensor] = {}
 
 
 def lease(like: Tensor, *shapes: tuple[int, ...]) -> list[Tensor]:
-    """Uninitialised tensors of these shapes, of like's dtype, on the CPU; together one piece of memory.
+    """Uninitialised tensors of these shapes, of like's dtype, on the CPU; large ones are together one slab of memory.
 
-    The memory is handed on when the last tensor that looks at it is gone, whoever holds it: two graphs at once,
-    `retain_graph` and hooks on saved tensors need no care. Threads may share it, since a list's pop is atomic.
+    The slab is handed on when the last tensor that looks at it is gone, whoever holds it: two graphs at once,
+    `retain_graph` and hooks on saved tensors need no care. Threads may share slabs: a dictionary's pop is atomic.
     """
     sizes = [math.prod(shape) for shape in shapes]
     if sum(sizes) * like.element_size() < WORTHWHILE:
@@ -39,21 +39,26 @@ def lease(like: Tensor, *shapes: tuple[int, ...]) -> list[Tensor]:
 def _slab(size: int) -> Tensor:
     """`size` bytes or more."""
     with torch.inference_mode(False):  # else it could not be written to outside of it later
-        step = 2 ** (size.bit_length() - 3)  # sizes in steps of an eighth to a quarter, so that like ones are shared
-        size = -(-size // step) * step
-        try:
-            slab = _free[size].pop()
-        except IndexError:
-            slab = torch.empty(size, dtype=torch.uint8)
+        slab = _fitting(size)
+        if slab is None:
+            slab = torch.empty(-(-size // WORTHWHILE) * WORTHWHILE, dtype=torch.uint8, device="cpu")
         window = slab.numpy()
         weakref.finalize(window, _take_back, slab).atexit = False
         return torch.from_numpy(window)  # its storage keeps `window` alive, and nothing else does
 
 
+def _fitting(size: int) -> Tensor | None:
+    """A free slab that is large enough and not twice too large, the one used last."""
+    for key, slab in reversed(list(_free.items())):
+        if size <= slab.numel() <= 2 * size + WORTHWHILE and _free.pop(key, None) is not None:
+            return slab
+    return None
+
+
 def _take_back(slab: Tensor) -> None:
-    free = _free[slab.numel()]
-    if len(free) < KEPT_SLABS:
-        free.append(slab)
+    _free[id(slab)] = slab
+    while len(_free) > KEPT_SLABS:
+        _free.pop(next(iter(list(_free)), None), None)  # type: ignore[arg-type]
 
 
 class ForwardWork:
@@ -61,13 +66,13 @@ class ForwardWork:
 
     def __init__(self, length: int, sequences: int, hidden: int, dtype: torch.dtype):
         self.length = length
-        self.h = torch.empty(length + 1, sequences, hidden, dtype=dtype)
-        self.a, self.u = (torch.empty(length, sequences, 3 * hidden, dtype=dtype) for _ in range(2))
-        self.zr = torch.empty(length, sequences, 2 * hidden, dtype=dtype)
-        self.c = torch.empty(length, sequences, hidden, dtype=dtype)
-        self.rs = torch.empty(length, sequences, 3, dtype=dtype)
-        self.squares = torch.empty(sequences, 3, dtype=dtype)
-        self.m = torch.empty(sequences, hidden, dtype=dtype)
+        self.h = torch.empty(length + 1, sequences, hidden, dtype=dtype, device="cpu")
+        self.a, self.u = (torch.empty(length, sequences, 3 * hidden, dtype=dtype, device="cpu") for _ in range(2))
+        self.zr = torch.empty(length, sequences, 2 * hidden, dtype=dtype, device="cpu")
+        self.c = torch.empty(length, sequences, hidden, dtype=dtype, device="cpu")
+        self.rs = torch.empty(length, sequences, 3, dtype=dtype, device="cpu")
+        self.squares = torch.empty(sequences, 3, dtype=dtype, device="cpu")
+        self.m = torch.empty(sequences, hidden, dtype=dtype, device="cpu")
         self.steps = forward_steps(self.h, self.a, self.rs, self.u, self.zr, self.c)
 
 
@@ -86,11 +91,13 @@ class BackwardWork:
 
     def __init__(self, length: int, sequences: int, hidden: int, dtype: torch.dtype):
         self.length = length
-        self.dh = torch.empty(length + 1, sequences, hidden, dtype=dtype)
-        self.f, self.d, self.da = (torch.empty(length, sequences, 3, hidden, dtype=dtype) for _ in range(3))
-        self.t, self.stay = (torch.empty(length, sequences, hidden, dtype=dtype) for _ in range(2))
-        self.products = torch.empty(sequences, 3, hidden, dtype=dtype)
-        self.sums, self.means = (torch.empty(sequences, 3, dtype=dtype) for _ in range(2))
+        self.dh = torch.empty(length + 1, sequences, hidden, dtype=dtype, device="cpu")
+        self.f, self.d, self.da = (
+            torch.empty(length, sequences, 3, hidden, dtype=dtype, device="cpu") for _ in range(3)
+        )
+        self.t, self.stay = (torch.empty(length, sequences, hidden, dtype=dtype, device="cpu") for _ in range(2))
+        self.products = torch.empty(sequences, 3, hidden, dtype=dtype, device="cpu")
+        self.sums, self.means = (torch.empty(sequences, 3, dtype=dtype, device="cpu") for _ in range(2))
         views = (
             self.da, self.da.view(length, sequences, 3 * hidden), self.dh[1:], self.dh[1:, :, None], self.stay, self.dh[:-1],
         )  # fmt: skip

@@ -3,8 +3,9 @@
 PyTorch multiplies float32 matrices by MKL, which on AMD processors runs AVX2 kernels; its oneDNN is 1.3 to 2 times faster
 there with AVX-512. The public way to it, `torch.backends.mkldnn.matmul.fp32_precision = "bf16"`, allows bfloat16
 products: a processor with AMX takes that offer and loses precision, one without keeps to float32. So it is taken only
-where the processor has AVX-512 and no AMX and a product has been compared with float64, for the time of a call, and
-only while no other Python thread could be multiplying, since the setting belongs to the whole process.
+where the processor has AVX-512 and no AMX, a product has been compared with float64 and nobody else has set anything,
+for the time of a call, and only while the `threading` module knows of no other thread, since the setting belongs to
+the whole process. (Threads that other software starts by itself are not seen; on such a processor they lose nothing.)
 """
 
 from __future__ import annotations
@@ -37,60 +38,72 @@ def gemm_backend(choice: str = "auto", multiply_adds: int = 0) -> Iterator[str]:
     """Inside, float32 products of `multiply_adds` each run by what is yielded: "onednn" or "default".
 
     "auto" chooses oneDNN where it is worthwhile, exact and safe; "default" leaves PyTorch as it came, also for every
-    "auto" further in. The former setting is put back at the end, whatever happens.
+    "auto" further in. The setting is put back at the end, whatever happens.
     """
     if choice not in ("auto", "default"):
         raise ValueError(f"the GEMM backend is {choice!r}, choose auto or default")
     if choice == "default":
-        _within.defaults += 1
+        inside = _within.onednn
+        _within.defaults, _within.onednn = _within.defaults + 1, False
         try:
+            if inside:
+                _precision("none")
             yield "default"
         finally:
-            _within.defaults -= 1
-    elif _within.onednn and not _within.defaults:
+            if inside:
+                _precision("bf16")
+            _within.defaults, _within.onednn = _within.defaults - 1, inside
+    elif _within.onednn:
         yield "onednn"
-    elif multiply_adds < WORTHWHILE or _within.defaults or not _alone() or not onednn_is_exact():
+    elif multiply_adds < WORTHWHILE or _within.defaults or not _alone() or not onednn_is_exact() or not _untouched():
         yield "default"
     else:
-        before, _within.onednn = _precision("bf16"), True
         try:
+            _within.onednn = True
+            _precision("bf16")
             yield "onednn"
         finally:
+            _precision("none")
             _within.onednn = False
-            _precision(before)
 
 
 @cache
 def onednn_is_exact() -> bool:
     """Whether this processor multiplies in float32 where bfloat16 is allowed: looked at, then tried, once a process."""
     settings = getattr(torch.backends.mkldnn, "matmul", None)
-    if not hasattr(settings, "fp32_precision") or not torch.backends.mkldnn.is_available():
+    if not hasattr(settings, "fp32_precision") or not torch.backends.mkldnn.is_available() or not _untouched():
         return False
     flags = _processor_flags()
     if "avx512f" not in flags or any(flag.startswith("amx") for flag in flags):
         return False
-    before = _precision("bf16")
     try:
+        _precision("bf16")
         return all(
             _error_of_product(*sizes) < TOLERANCE for sizes in ((16, 256, 768), (128, 384, 128), (1024, 96, 384))
         )
     finally:
-        _precision(before)
+        _precision("none")
 
 
-def _precision(value: str) -> str:
-    """Set what float32 products may be made of, in the whole process, and return what it was."""
-    settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = settings.fp32_precision
-    settings.fp32_precision = value
-    return before
+def _settings() -> Any:
+    return torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+
+
+def _untouched() -> bool:
+    """Whether nobody has set what float32 products may be made of; who has is not overruled."""
+    return _settings().fp32_precision == "none"
+
+
+def _precision(value: str) -> None:
+    """Set what float32 products may be made of, in the whole process."""
+    _settings().fp32_precision = value
 
 
 def _error_of_product(rows: int, inner: int, columns: int) -> float:
     """The largest relative error (Frobenius) of the layouts that the layers use: A B, A B^T and A^T B."""
     random = torch.Generator().manual_seed(0)
-    a, b = (torch.rand(shape, generator=random) - 0.4 for shape in ((rows, inner), (inner, columns)))
-    c = torch.rand(rows, columns, generator=random) - 0.4
+    shapes = (rows, inner), (inner, columns), (rows, columns)
+    a, b, c = (torch.rand(shape, generator=random, dtype=torch.float32, device="cpu") - 0.4 for shape in shapes)
     pairs = ((a, b), (a, b.t().contiguous().t()), (a.t(), c))
     with torch.no_grad():
         exact = [left.double() @ right.double() for left, right in pairs]

@@ -47,8 +47,10 @@ class _Stacked(nn.Module):
     def forward_windows(self, bins: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
         """What `forward` returns for bins[windows], a bin that many windows share being projected once.
 
-        bins (n, I), windows (B, T) of indices into them, or (T, B) without batch_first; from zero states.
+        bins (n, I), windows (B, T) of indices into them from 0 on, or (T, B) without batch_first; from zero states.
         """
+        if windows.numel() == 0:
+            raise ValueError("the windows hold no bin")
         index = windows.t() if self.batch_first else windows
         y, final = self._layers(bins, None, index)
         return (y.transpose(0, 1) if self.batch_first else y), final
@@ -73,7 +75,7 @@ class _Stacked(nn.Module):
     def _time_major(self, x: Tensor, h: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """x as (T, B, I) and h as (L S, B, H), checked, whatever layout they came in."""
         if not isinstance(x, Tensor) or x.dim() not in (2, 3):
-            raise ValueError("LayerNormGRU takes a tensor (T, B, I), (B, T, I) with batch_first, or (T, I)")
+            raise ValueError(f"{type(self).__name__} takes a tensor (T, B, I), (B, T, I) with batch_first, or (T, I)")
         if x.dim() == 2:
             x, h = x.unsqueeze(1), h if h is None else h.unsqueeze(1)
         elif self.batch_first:
@@ -162,7 +164,8 @@ class LayerNormGRU(_Stacked):
 
     def _one_way(self, x: Tensor, h: Tensor | None, suffix: str, index: Tensor | None) -> Tensor:
         """The arithmetic of the layer: all of it is here. `recur` does the same on CPU, faster, and is held against it."""
-        if self._fast and _can_recur(x, h, self.weight_hh_l0) and _pays(len(x if index is None else index)):
+        fast = self._fast and type(self)._norm is LayerNormGRU._norm  # a subclass may have put another one there
+        if fast and _can_recur(x, h, self.weight_hh_l0) and _pays(len(x if index is None else index)):
             return recur(x, h, Side(*self._side("ih", suffix)), Side(*self._side("hh", suffix)), self.eps, index)
         if index is not None:
             x = x[index]
@@ -204,7 +207,11 @@ class LayerNormGRU(_Stacked):
 
 
 class GRU(_Stacked, nn.GRU):
-    """`torch.nn.GRU`, its parameters, checkpoints and results, faster on CPU and with `forward_windows`."""
+    """`torch.nn.GRU`, its parameters, checkpoints and results, faster on CPU and with `forward_windows`.
+
+    The outputs are not to be changed in place before the backward, and there is no second derivative nor torch.func: for
+    those take `torch.nn.GRU`, into which the weights load.
+    """
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """As `torch.nn.GRU`, packed sequences included."""
@@ -227,16 +234,17 @@ class GRU(_Stacked, nn.GRU):
 
 
 def _can_recur(x: Tensor, h: Tensor | None, weight: Tensor) -> bool:
-    """Whether `recur` does what the operations one by one would: on CPU, in the weights' precision, neither traced nor
-    cast. Elsewhere the layers run as PyTorch runs them."""
+    """Whether `recur` does what the operations one by one would: plain tensors on the CPU, in the weights' precision,
+    neither traced nor cast. Elsewhere the layers run as PyTorch runs them."""
+    given = [tensor for tensor in (x, h) if tensor is not None]
     return (
         weight.device.type == "cpu"
         and weight.dtype in (torch.float32, torch.float64)
+        and type(weight) in (Tensor, nn.Parameter)
         and all(
-            tensor.dtype == weight.dtype and tensor.device == weight.device for tensor in (x, h) if tensor is not None
+            type(a) in (Tensor, nn.Parameter) and a.dtype == weight.dtype and a.device == weight.device for a in given
         )
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
+        and not (torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or torch.jit.is_tracing())
     )
 
 

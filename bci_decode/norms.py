@@ -41,7 +41,7 @@ def centre(tensor: Tensor) -> Tensor:
 def _gates_together(dtype: torch.dtype) -> Tensor:
     """(3, 3): the means of the two gates become their common mean."""
     with torch.inference_mode(False):
-        return torch.tensor([[0.5, 0.5, 0], [0.5, 0.5, 0], [0, 0, 1]], dtype=dtype)
+        return torch.tensor([[0.5, 0.5, 0], [0.5, 0.5, 0], [0, 0, 1]], dtype=dtype, device="cpu")
 
 
 class Norms(NamedTuple):
@@ -56,7 +56,7 @@ class Norms(NamedTuple):
 @cache
 def minus_one(dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False):
-        return -torch.ones((), dtype=dtype)
+        return -torch.ones((), dtype=dtype, device="cpu")
 
 
 @cache
@@ -65,7 +65,7 @@ def norms_of(hidden: int, eps: float | None, dtype: torch.dtype) -> Norms | None
         return None
     with torch.inference_mode(False):
         means = _gates_together(dtype) / hidden
-        quarter = torch.tensor([1, 1, 0.25], dtype=dtype)
-        doubled = torch.ones(3 * hidden, dtype=dtype)
+        quarter = torch.tensor([1, 1, 0.25], dtype=dtype, device="cpu")
+        doubled = torch.ones(3 * hidden, dtype=dtype, device="cpu")
         doubled[2 * hidden :] = 2
         return Norms(means * quarter, means * quarter, quarter * eps, doubled)

@@ -7,7 +7,8 @@ What makes it fast. The rows of a weight are centred over each LayerNorm group o
 subtracted), so pre-activations have mean zero and a bin needs only their norms. Elementwise work goes over chunks of
 bins that stay in cache; the loop over bins keeps what needs the state: one product, one norm, the gates. The backward
 puts all that dh is multiplied by into factors of a whole chunk, and makes the weights' gradients in one product a chunk.
-tanh(a) is 2 sigmoid(2 a) - 1, since ATen's sigmoid is much the faster: the candidate's columns hold 2 a throughout.
+tanh(a) is 2 sigmoid(2 a) - 1, since ATen's sigmoid is much the faster: the candidate's columns hold 2 a throughout. Where
+the candidates may be small, and that formula too coarse, a chunk is done with tanh itself.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from bci_decode.buffers import DIRECT, BackwardWork, ForwardWork, forward_steps,
 from bci_decode.gemm import gemm_backend
 from bci_decode.norms import Norms, Side, centred, norms_of
 from bci_decode.projection import Gradients, Projection
-from bci_decode.steps import factors, plain_factors, plain_steps, plain_steps_back, steps, steps_back
+from bci_decode.steps import SMALL, factors, plain_factors, plain_steps, plain_steps_back, steps, steps_back
 
 
 def recur(
@@ -65,7 +66,8 @@ class _Recurrence(torch.autograd.Function):
             )
         x, h, y, index, *tensors = ctx.saved_tensors
         sides, saved = (Side(*tensors[:4]), Side(*tensors[4:8])), tensors[8:]
-        return None, None, *_backward(dy, x, h, y, *sides, ctx.eps, index, saved, ctx.needs_input_grad[2])
+        with torch.autocast("cpu", enabled=False):
+            return None, None, *_backward(dy, x, h, y, *sides, ctx.eps, index, saved, ctx.needs_input_grad[2])
 
 
 def _forward(
@@ -106,11 +108,12 @@ def _forward(
             direct = bool(kept) and sequences * hidden >= DIRECT
             a, zr, c, rs = kept if direct else (work.a, work.zr, work.c, work.rs)
             views = forward_steps(work.h, a, rs, work.u, zr, c) if direct else work.steps
+            from_zero = start == 0 and h is None
             if bias is not None:
                 a[:n].copy_(bias)
-            elif start == 0 and h is None:
+            elif from_zero:
                 a[0].zero_()
-            begin = weight, bias is not None, start == 0 and h is None
+            begin = weight, bias is not None, from_zero, _small(work.u[:n, :, 2 * hidden :])
             if norms is None:
                 plain_steps(views[:n], *begin)
             else:
@@ -121,6 +124,13 @@ def _forward(
                 for tensor, buffer in zip(kept, (a, zr, c, rs), strict=True):
                     tensor.copy_(buffer[:n])
     return y
+
+
+def _small(u: Tensor) -> bool:
+    """Whether the candidates' input side (n, B, H), 2 a, is so small in any bin that its tanh has to be exact."""
+    if u.numel() == 0:
+        return False
+    return torch.linalg.vector_norm(u, dim=(1, 2)).min().item() < 2 * SMALL * u[0].numel() ** 0.5
 
 
 def _backward(

@@ -17,12 +17,23 @@ class Stepper:
     """
 
     def __init__(self, layer: LayerNormGRU):
-        if layer.bidirectional:
-            raise ValueError("a bidirectional layer reads the bins to come and cannot be stepped")
-        self._layers = [_Layer(layer, number) for number in range(layer.num_layers)]
+        if not isinstance(layer, LayerNormGRU) or layer.bidirectional:
+            what = (
+                "a bidirectional layer reads the bins to come"
+                if isinstance(layer, LayerNormGRU)
+                else type(layer).__name__
+            )
+            raise ValueError(f"only a one-way LayerNormGRU can be stepped: {what}")
+        self._layers = [_layer_of(layer, number) for number in range(layer.num_layers)]
+        self._shape = layer.num_layers, layer.hidden_size
+        self._dtype = self._layers[0].one.dtype
 
     def step(self, x: np.ndarray, h: np.ndarray) -> np.ndarray:
         """The state (L, H) after one more bin."""
+        if h.shape != self._shape or h.dtype != self._dtype or x.dtype != self._dtype:
+            raise ValueError(
+                f"takes x and h of {self._dtype}, h {self._shape}; given x {x.dtype}, h {h.dtype} {h.shape}"
+            )
         after = np.empty_like(h)
         for number, layer in enumerate(self._layers):
             layer.step(x, h[number], after[number])
@@ -30,32 +41,48 @@ class Stepper:
         return after
 
 
+def _layer_of(layer: LayerNormGRU, number: int) -> _Layer:
+    with torch.no_grad():
+        sides = [centred(Side(*layer._side(side, f"l{number}"))) for side in ("ih", "hh")]
+    weights = [side.weight.t().contiguous().numpy() for side in sides]
+    biases, gains, shifts = (
+        None if sides[0][place] is None else np.stack([_array(side[place]) for side in sides]) for place in (1, 2, 3)
+    )
+    return _Layer(weights, biases, gains, shifts, layer.eps)
+
+
 class _Layer:
     """One layer: row 0 of the buffers is the input side, row 1 the recurrent side. The gates' columns hold -a."""
 
-    def __init__(self, layer: LayerNormGRU, number: int):
-        hidden = layer.hidden_size
-        with torch.no_grad():
-            sides = [centred(Side(*layer._side(side, f"l{number}"))) for side in ("ih", "hh")]
-        one = sides[0].weight.detach().numpy().dtype.type(1)
-        self.weights = [side.weight.t().contiguous().numpy() for side in sides]
-        self.a = np.empty((2, 3 * hidden), one.dtype)
-        self.biases = None if layer.bias is False else np.stack([_array(side.bias) for side in sides])
-        self.gains, self.shifts = np.ones_like(self.a), np.zeros_like(self.a)
-        if layer.affine:
-            self.gains, self.shifts = (np.stack([_array(side[i]) for side in sides]) for i in (2, 3))
+    def __init__(
+        self,
+        weights: list[np.ndarray],
+        biases: np.ndarray | None,
+        gains: np.ndarray | None,
+        shifts: np.ndarray | None,
+        eps: float,
+    ):
+        self.given = weights, biases, gains, shifts, eps
+        hidden, dtype = len(weights[1]), weights[1].dtype
+        self.weights, self.biases = weights, biases
+        self.a = np.empty((2, 3 * hidden), dtype)
+        self.gains = np.ones_like(self.a) if gains is None else gains.copy()
+        self.shifts = np.zeros_like(self.a) if shifts is None else shifts.copy()
         self.gains[:, : 2 * hidden] *= -1
         self.shifts[:, : 2 * hidden] *= -1
         # squares @ means: the mean square of each third's LayerNorm group
-        self.means = np.zeros((3 * hidden, 3), one.dtype)
+        self.means = np.zeros((3 * hidden, 3), dtype)
         self.means[: 2 * hidden, :2] = 1 / (2 * hidden)
         self.means[2 * hidden :, 2] = 1 / hidden
-        self.one, self.eps = one, one.dtype.type(layer.eps)
-        self.most = one.dtype.type(80)  # exp of more would overflow float32; the gate is shut long before
-        self.squares, self.variances = np.empty_like(self.a), np.empty((2, 3), one.dtype)
+        self.one, self.eps = dtype.type(1), dtype.type(eps)
+        self.most = dtype.type(80)  # exp of more would overflow float32; the gate is shut long before
+        self.squares, self.variances = np.empty_like(self.a), np.empty((2, 3), dtype)
         self.thirds, self.deviations = self.a.reshape(2, 3, hidden), self.variances[:, :, None]
         gates, candidates = self.a[:, : 2 * hidden], self.a[:, 2 * hidden :]
         self.views = *self.a, *gates, *candidates, gates[0, :hidden], gates[0, hidden:]
+
+    def __reduce__(self):  # a copy's views have to look at the copy's buffers
+        return _Layer, self.given
 
     def step(self, x: np.ndarray, h: np.ndarray, after: np.ndarray) -> None:
         a, variances, squares = self.a, self.variances, self.squares

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
 
-from bci_decode.layers import LayerNormGRU
+from bci_decode.layers import GRU, LayerNormGRU
 from bci_decode.stepping import Stepper
 
 
@@ -59,5 +62,28 @@ def test_gates_far_closed_and_open():
 
 
 def test_a_bidirectional_layer_is_refused():
-    with pytest.raises(ValueError, match="cannot be stepped"):
+    with pytest.raises(ValueError, match="a bidirectional layer reads the bins to come"):
         Stepper(LayerNormGRU(6, 8, bidirectional=True))
+    with pytest.raises(ValueError, match="only a one-way LayerNormGRU can be stepped: GRU"):
+        Stepper(GRU(6, 8))
+
+
+def test_copies_step_as_the_original():
+    stepper, x, h = Stepper(moved(bias=True)), np.ones(6, np.float32), np.zeros((1, 8), np.float32)
+    expected = stepper.step(x, h)
+    for twin in (copy.deepcopy(stepper), pickle.loads(pickle.dumps(stepper))):
+        np.testing.assert_array_equal(twin.step(x, h), expected)
+
+
+@pytest.mark.parametrize(
+    ("x", "h"),
+    [
+        (np.ones(6), np.zeros((1, 8), np.float32)),
+        (np.ones(6, np.float32), np.zeros((1, 8))),
+        (np.ones(6, np.float32), np.zeros((2, 8), np.float32)),
+        (np.ones(6, np.float32), np.zeros(8, np.float32)),
+    ],
+)
+def test_other_shapes_and_types_are_refused(x, h):
+    with pytest.raises(ValueError, match="takes x and h of float32, h \\(1, 8\\)"):
+        Stepper(moved()).step(x, h)
