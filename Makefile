@@ -8,7 +8,7 @@ OUTPUT ?= outputs
 SESSION =
 ARGS ?=
 
-.PHONY: help setup data data-all data-list train compare explain test lint bench inspect simulation-table clean
+.PHONY: help setup data data-all data-list train compare explain test lint bench bench-layers inspect simulation-table clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ lint: $(READY)  ## ruff check, ruff format, mypy
 
 bench: $(READY)  ## measure reading, binning, start-up and an epoch
 	$(BIN)/python scripts/bench.py $(ARGS)
+
+bench-layers: $(READY)  ## measure the recurrent layers against torch.nn.GRU; ARGS="--threads 2 --key"
+	$(BIN)/python scripts/bench_layers.py $(ARGS)
 
 inspect: $(READY)  ## say what is in a recording and what may hurt decoding; ARGS="FILE --figure"
 	$(BIN)/python scripts/inspect_session.py $(ARGS)

@@ -77,7 +77,9 @@ class ForwardWork:
 
 
 def forward_steps(h: Tensor, a: Tensor, rs: Tensor, u: Tensor, zr: Tensor, c: Tensor) -> list[tuple[Tensor, ...]]:
-    """For each bin the views that a step works on: h before, a, its thirds, gates and candidate, ..., h after."""
+    """For each bin the views that a step works on: the state before, a (B, 3 H), the same (B, 3, H), its gates and its
+    candidate, rs (B, 3) and (B, 3, 1), u's gates and candidate, both gates together, each alone, the candidate, the
+    state after."""
     hidden, gates = c.shape[-1], 2 * c.shape[-1]
     views = (
         h[:-1], a, a.unflatten(2, (3, hidden)), a[..., :gates], a[..., gates:], rs, rs[..., None],

@@ -52,6 +52,7 @@ class _Recurrence(torch.autograd.Function):
             inputs, recurrent = centred(inputs), centred(recurrent)
         hidden, rows = recurrent.weight.shape[1], x.shape[:-1].numel() * (eps is not None)
         kept = [(bins, sequences, width * hidden) for width in (3, 2, 1)]
+        # of the input side the normalised W x and its 1 / SD; of the recurrent side the same, the gates, the candidate
         saved = lease(x, (rows, 3 * hidden), (rows, 3), *kept, (bins, sequences, 3))
         y = _forward(x, h, inputs, recurrent, eps, index, saved)
         ctx.save_for_backward(x, h, y, index, *inputs, *recurrent, *saved)

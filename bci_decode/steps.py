@@ -12,6 +12,7 @@ from torch import Tensor
 from bci_decode.buffers import BackwardWork, ForwardWork
 from bci_decode.norms import Norms, Side, minus_one
 
+# PyTorch's own formulas, into buffers that are there
 sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 tanh_backward = torch.ops.aten.tanh_backward.grad_input
 Steps = list[tuple[Tensor, ...]]
@@ -125,20 +126,22 @@ def steps_back(work: BackwardWork, a: Tensor, weight: Tensor, ends: bool, norms:
     `ends`: nobody asks for the gradient of the state before the first bin.
     """
     products, sums, means, means3 = work.products, work.sums, work.means, work.means[:, :, None]
-    bins = list(zip(work.steps, a.unbind(0), strict=False))
+    bins, last = list(zip(work.steps, a.unbind(0), strict=False)), work.steps[0][2] if ends else None
     for (da, da2, dh, dh3, stay, dh_before), a_bin in reversed(bins):
         da.mul_(dh3)
         torch.sum(torch.mul(da, a_bin, out=products), dim=2, out=sums)
         torch.mm(sums, norms.to_mean, out=means)
         da.addcmul_(a_bin, means3, value=-1)
-        if ends and dh is work.steps[0][2]:
+        if dh is last:
             break
         dh_before.addcmul_(dh, stay).addmm_(da2, weight)
 
 
 def plain_steps_back(work: BackwardWork, n: int, weight: Tensor, ends: bool) -> None:
+    """The same of the plain GRU."""
+    last = work.steps[0][2] if ends else None
     for da, da2, dh, dh3, stay, dh_before in reversed(work.steps[:n]):
         da.mul_(dh3)
-        if ends and dh is work.steps[0][2]:
+        if dh is last:
             break
         dh_before.addcmul_(dh, stay).addmm_(da2, weight)

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -72,14 +72,15 @@ class CellLoop(nn.Module):
 
 def main() -> None:
     arguments = _arguments()
+    if min(arguments.threads, arguments.rounds) < 1:
+        _refuse("--threads and --rounds are whole numbers of 1 or more")
     torch.set_num_threads(arguments.threads)
     try:
         shapes = [tuple(map(int, shape.split(","))) for shape in arguments.shapes]
         if any(len(shape) not in (4, 5) or min(shape) < 1 for shape in shapes):
             raise ValueError
     except ValueError:
-        print("error: a shape is B,T,H,I or B,T,H,I,layers, whole numbers of 1 or more", file=sys.stderr)
-        sys.exit(2)
+        _refuse("a shape is B,T,H,I or B,T,H,I,layers, whole numbers of 1 or more")
     if arguments.memory_of:
         _print_peak(arguments.memory_of, shapes[0])
         return
@@ -95,6 +96,11 @@ def main() -> None:
         print()
         for line in (*one_step(), *memory(), *autocast()):
             print(line, flush=True)
+
+
+def _refuse(why: str) -> NoReturn:
+    print(f"error: {why}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _row(shape: tuple[int, ...], arguments: argparse.Namespace) -> str:

@@ -111,3 +111,23 @@ def test_bad_arguments_are_one_line(command, says, monkeypatch):
     done = run(command)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith(f"error: {says}") and done.stderr.count("\n") == 1
+
+
+def test_the_layers_table_has_a_row_for_each_shape():
+    done = run("bench_layers.py 4,6,8,5 2,3,8,5,2 --threads 2 --rounds 1")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    table = rows(done.stdout)
+    assert [cells[0] for cells in table] == ["4, 6, 8, 5, 1", "2, 3, 8, 5, 2"]
+    assert all(float(cell) > 0 for cells in table for cell in cells[1:6]) and table[0][6].endswith("%")
+    assert torch.__version__ in done.stdout
+
+
+@pytest.mark.parametrize("words", ["4,6,8", "4,6,0,5", "4,6,a,5", "--threads 0", "--rounds 0"])
+def test_what_cannot_be_measured_is_refused(words):
+    done = run(f"bench_layers.py {words}")
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_the_memory_of_a_step_is_a_number():
+    done = run("bench_layers.py 4,6,8,5 --memory-of fast")
+    assert float(done.stdout) >= 0
