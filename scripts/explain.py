@@ -102,9 +102,10 @@ def invariance(arguments: argparse.Namespace) -> tuple[Path, str]:
 
     table = invariance_table()
     where, _ = kept(arguments.output, "invariance", table)
-    agree = int((table["found"] == table["paper"]).sum())
+    known = table[table["paper"] != ""]
+    agree = int((known["found"] == known["paper"]).sum())
     shown = as_in_the_paper(table)
-    text = f"{agree} of {len(table)} cells as in the paper; in brackets the largest relative change of an output.\n"
+    text = f"{agree} of {len(known)} cells as in the paper; in brackets the largest relative change of an output.\n"
     return where, added(where, "invariance", shown.reset_index(), text)
 
 
