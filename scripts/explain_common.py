@@ -15,7 +15,7 @@ MODELS = tuple(NAMES)
 
 
 def session_name(arguments: argparse.Namespace) -> str:
-    return arguments.session.stem if arguments.session else "simulated"
+    return arguments.session.resolve().stem if arguments.session else "simulated"
 
 
 def session_file(arguments: argparse.Namespace) -> Path:
