@@ -12,7 +12,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import NullFormatter, NullLocator, ScalarFormatter
 
 from bci_decode.plots import MODELS, PLATEAU, save_figure
 
@@ -211,7 +211,7 @@ def draw_plateau(path: Path, table: pd.DataFrame, title: str, cap: int) -> None:
     _draw_half(panels[1], table, "history", in_steps=True)
     _draw_half(panels[2], table, "batch_size", in_steps=False)
     panels[0].set(xlabel=of_batch, ylabel="steps of the optimiser to half the plateau", title=by_batch)
-    panels[1].set(xlabel=of_history, ylabel="steps of the optimiser to half the plateau", title=by_history)
+    panels[1].set(xlabel=of_history, title=by_history)
     panels[2].set(xlabel=of_batch, ylabel="the same in epochs", title=by_batch)
     for axes in panels[:2]:
         axes.axhline(cap, **PLATEAU)
@@ -225,22 +225,22 @@ def draw_plateau(path: Path, table: pd.DataFrame, title: str, cap: int) -> None:
 
 
 def _draw_half(axes: plt.Axes, table: pd.DataFrame, kind: str, in_steps: bool) -> None:
-    """A line through the medians of each model, full marks, and arrows at where a run was given up."""
+    """A line through the medians of each model's runs that reached it, full marks, and arrows at where a run was given up."""
     some = table[table["varied"].isin((kind, "both"))]
     unit = some["steps_per_epoch"] if in_steps else 1
     reached = some["half_plateau_epoch"].notna()
     heights = some["half_plateau_epoch"].astype(float).fillna(some["epochs"]) * unit
     for model in MARKS:
         look, own = MODELS[model], some["model"] == model
-        axes.plot(heights[own].groupby(some[kind][own]).median(), **look)
+        axes.plot(heights[own].where(reached).groupby(some[kind][own]).median(), **look)
         axes.plot(some[kind][own & reached], heights[own & reached], MARKS[model], color=look["color"], markersize=7)
         up = own & ~reached
         axes.plot(some[kind][up], heights[up], "^", color=look["color"], markersize=9, markerfacecolor="white")
     axes.set_xscale("log")
     axes.set_xticks(sorted(set(some[kind])), sorted(set(some[kind])), minor=False)
-    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
     low, high = axes.get_ylim()  # a decade at least
     axes.set_ylim(10 ** np.floor(np.log10(low)), max(high, 1.3 * heights.max()))

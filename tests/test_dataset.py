@@ -116,7 +116,10 @@ def test_the_rest_is_cut_so_that_no_window_sees_both_stretches(share, gap, windo
         ((60, 0.0, 0.0, 0.0, 1.0), r"val_of_rest: is 1.0; choose 0 or more, below 1"),
         ((60, 0.0, 0.0, 0.0, float("nan")), r"val_of_rest: is nan"),
         ((60, 0.0, 0.2, 0.0, 0.2), r"val_of_rest: is 0.2 beside data.split.val=0.2"),
-        ((60, 0.0, 0.0, 0.0, 0.05), r"leaves 2 to validate on and 34 to score, but it takes 4 for each, so 70 bins; change it, or"),
+        (
+            (60, 0.0, 0.0, 0.0, 0.05),
+            r"leaves 2 to validate on and 34 to score, but it takes 4 for each, so 70 bins; change it, or",
+        ),
         ((60, 0.0, 0.0, 0.0, 0.9), r"leaves 36 to validate on and 0 to score"),
     ],
 )
