@@ -44,14 +44,19 @@ def draw_run(folder: Path) -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
     with np.load(folder / "predictions.npz") as predictions:
         decoded = dict(predictions)
-    target = str(decoded["target"])
-    decoder = str(metrics["model"]) + f", {target}" * (target != "velocity")  # as the folder is called
-    title = f"{metrics['session']}, {decoder}, seed {metrics['seed']} ({metrics['experiment']})"
+    title = run_title(metrics)
     for score, label in (("loss", f"mean squared error, ({decoded['unit']})²"), ("r2", "R² (mean of x and y)")):
         figure = _history_figure(history, metrics, score)
         figure.axes[0].set(xlabel="epoch (0: untrained)", ylabel=label, title=title)
         save_figure(figure, folder / f"{score}.png")
     save_figure(_trajectory_figure(decoded, title), folder / "trajectory.png")
+
+
+def run_title(metrics: dict) -> str:
+    """Session, decoder and, as in the folder's name, the target where it is not velocity."""
+    target = metrics["protocol"]["target"]
+    decoder = metrics["model"] + f", {target}" * (target != "velocity")
+    return f"{metrics['session']}, {decoder}, seed {metrics['seed']} ({metrics['experiment']})"
 
 
 def _history_figure(history: pd.DataFrame, metrics: dict, score: str) -> plt.Figure:

@@ -17,7 +17,7 @@ from matplotlib.image import imread
 from bci_decode.catalog import catalog
 from bci_decode.compare import epoch_table, mean_and_sd, paired_tests, run_table, score_table, session_table
 from bci_decode.compare_plots import _draw_losses
-from bci_decode.plots import _history_figure
+from bci_decode.plots import _history_figure, run_title
 from bci_decode.runs import group_runs, monkey_of, read_runs
 from bci_decode.summary import reference
 
@@ -333,3 +333,10 @@ def test_no_loss_curve_lies_wholly_outside_its_picture(tmp_path, losses, limit):
     figure = _history_figure(history, group.runs[0].metrics, "loss")
     assert figure.axes[0].get_ylim() == pytest.approx((0, limit))
     plt.close("all")
+
+
+def test_a_runs_pictures_say_its_target(tmp_path):
+    for target in ("velocity", "position"):
+        write_run(tmp_path / target, target=target)
+    titles = [run_title(run.metrics) for run in read_runs(tmp_path)[0]]
+    assert titles == ["own, gru, position, seed 0 (default)", "own, gru, seed 0 (default)"]

@@ -115,6 +115,42 @@ def test_steps_to_half_the_plateau(tmp_path, toy, explain):
     assert history.read_text().startswith(before) and history.read_text().count("\n") == 5
 
 
+@pytest.mark.parametrize(
+    ("words", "plain"),
+    [
+        (["experiment=source_study"], True),
+        (["experiment=source_study", "optimizer.momentum=0.9"], False),
+        (["experiment=source_study", "trainer.clip_norm=1"], False),
+        (["experiment=default"], False),
+    ],
+)
+def test_the_relative_step_is_shown_of_plain_sgd_alone(tmp_path, monkeypatch, words, plain):
+    """Elsewhere learning rate x gradient is not what a step changes the weights by."""
+    import yaml
+
+    from bci_decode.explain_plots import RELATIVE, norm_curves
+    from bci_decode.recipe import settings_of
+
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    from explain_watch import is_plain_sgd
+
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings_of(*words)))
+    assert is_plain_sgd(tmp_path) is plain
+    history = pd.DataFrame(
+        {"grad_norm_l0_ih": [1.0], "grad_norm_l0_hh": [3.0], "weight_norm_l0_hh": [6.0], "lr": [0.1]}
+    )
+    curves = norm_curves(history, "l0", plain)
+    assert len(curves) == 3 + plain and (RELATIVE in curves) is plain
+    if plain:
+        assert curves[RELATIVE].tolist() == pytest.approx([0.05])
+
+
+def test_layers_are_counted_from_one():
+    from bci_decode.explain_plots import layer_title
+
+    assert [layer_title(name) for name in ("l0", "l1_reverse")] == ["layer 1", "layer 2, reverse"]
+
+
 def test_what_else_is_changed_is_but_one_thing(monkeypatch):
     """Each variant's settings are the plain GRU's but for the key, or group, that its name says."""
     from bci_decode.config import flat
