@@ -11,7 +11,7 @@ import numpy as np
 
 from bci_decode.catalog import monkeys
 from bci_decode.compare import pairs, run_table
-from bci_decode.plots import MODELS, PLATEAU, save_figure
+from bci_decode.plots import MODELS, PLATEAU, loss_limit, save_figure
 from bci_decode.runs import Group
 
 MANY = 9  # lines from which on they are thin and pale
@@ -42,7 +42,8 @@ def _draw_losses(axes: plt.Axes, group: Group) -> None:
     axes.plot([], [], label="variance of the target", **PLATEAU)
     unit = group.runs[0].metrics["protocol"]["unit"]
     axes.set(xlabel="epoch (0: untrained)", ylabel=f"test loss, ({unit})²", title=_title(group))
-    axes.set_ylim(0, 1.25 * plateaus[-1])
+    losses = [run.history["test_loss"] for run in group.runs]
+    axes.set_ylim(0, loss_limit(plateaus[-1], min(loss.min() for loss in losses), max(loss.max() for loss in losses)))
     axes.margins(x=0.02)
     axes.legend(frameon=False)
 

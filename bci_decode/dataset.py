@@ -177,7 +177,7 @@ def split_in_time(bins: int, bin_width: float, config: SplitConfig, window_lengt
     limits = {"train": (0, train_end), "val": (train_end + gap, val_end), "test": (val_end + gap, bins)}
     if config.val == 0:
         del limits["val"]
-    _check_lengths(bins, limits, config, window_length)
+    _check_lengths(bins, limits, config, window_length, gap)
     return {name: slice(*limit) for name, limit in limits.items()}
 
 
@@ -199,19 +199,33 @@ def split_rest(rest: int, bin_width: float, config: SplitConfig, window_length: 
             remedy="validate on one of the two, set 0 for the other",
         )
     stop = round(rest * share)
-    start = stop + max(window_length, int(np.ceil(config.gap / bin_width - 1e-9)))
+    gap = int(np.ceil(config.gap / bin_width - 1e-9))
+    start = stop + max(window_length, gap)
     need = max(window_length, 2)
     if min(stop, rest - start) < need:
         raise BciDecodeError(
             f"is {share} of a test part of {rest} bins, that leaves {stop} to validate on and {max(rest - start, 0)} to score, "
-            f"but it takes {need} for each",
+            f"but it takes {need} for each, so {_least_rest(config, window_length, gap)} bins",
             field=key,
             remedy="change it, or data.split.first_bins; 0 does without the honest score",
         )
     return {"val": slice(0, stop), "held": slice(start, rest)}
 
 
-def _check_lengths(bins: int, limits: dict[str, tuple[int, int]], config: SplitConfig, window_length: int) -> None:
+def _least_rest(config: SplitConfig, window_length: int, gap: int) -> int:
+    """The fewest bins of a test part that can be scored, by `val_of_rest` too."""
+    need, share, between = max(window_length, 2), config.val_of_rest, max(window_length, gap)
+    if not 0 < share < 1:
+        return need
+    rest = int(max((need - 0.5) / share, (need + between - 0.5) / (1 - share)))
+    while min(round(rest * share), rest - round(rest * share) - between) < need:
+        rest += 1
+    return rest
+
+
+def _check_lengths(
+    bins: int, limits: dict[str, tuple[int, int]], config: SplitConfig, window_length: int, gap: int
+) -> None:
     """Every part must hold a window, the test part included: a live decoder needs as much to be scored fairly."""
     need = max(window_length, 2)
     found = {name: max(stop - start, 0) for name, (start, stop) in limits.items()}
@@ -223,9 +237,9 @@ def _check_lengths(bins: int, limits: dict[str, tuple[int, int]], config: SplitC
         enough = f"{need} for each part"
     elif short == ["test"]:
         keys = "data.split.first_bins"
-        enough = (
-            f"{limits['test'][0] + need}: data.split.first_bins={config.first_bins} and {need} more for the test part"
-        )
+        rest = _least_rest(config, window_length, gap)
+        honest = f", with data.split.val_of_rest={config.val_of_rest}" * bool(config.val_of_rest)
+        enough = f"{limits['test'][0] + rest}: data.split.first_bins={config.first_bins} and {rest} more for the test part{honest}"
     else:
         keys = "data.split.first_bins, data.split.val or data.split.gap"
         enough = f"{need} for each part"

@@ -22,10 +22,23 @@ INVARIANT = 1e-9  # of the outputs' largest: float64's rounding stays far below 
 
 def layer_norm(weight: Tensor, x: Tensor, eps: float = EPS) -> Tensor:
     """Without gain and bias, by the `LayerNormGRU`: its candidate's pre-activation LN(W x) + r LN(U h) with h = 0."""
+    return _candidate(weight, x, bias=False, eps=eps)
+
+
+def layer_norm_of_the_study(weight: Tensor, x: Tensor) -> Tensor:
+    """The same of a layer as the source study has it: LN(W x + b), b as it is drawn, and the usual eps."""
+    return _candidate(weight, x, bias=True)
+
+
+def _candidate(weight: Tensor, x: Tensor, **options) -> Tensor:
     units, inputs = weight.shape
-    layer = LayerNormGRU(inputs, units, bias=False, affine=False, eps=eps, dtype=weight.dtype)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)  # the same biases before a change and after it
+        layer = LayerNormGRU(inputs, units, affine=False, dtype=weight.dtype, **options)
     with torch.no_grad():
         layer.get_parameter("weight_ih_l0")[2 * units :] = weight
+        if layer.bias:  # the recurrent side says nothing here
+            layer.get_parameter("bias_hh_l0").zero_()
     return pre_activations(layer, x[None])["l0"]["candidate"][0]  # one bin of B sequences
 
 
@@ -45,13 +58,20 @@ def weight_norm(weight: Tensor, x: Tensor) -> Tensor:
         return linear(x)
 
 
-NORMS = {"batch norm": batch_norm, "weight norm": weight_norm, "layer norm": layer_norm}
+STUDY = "layer norm, as in the study (bias, eps 1e-5)"
+NORMS = {
+    "batch norm": batch_norm,
+    "weight norm": weight_norm,
+    "layer norm": layer_norm,
+    STUDY: layer_norm_of_the_study,
+}
 YES, NO = "invariant", "no"
 # as printed in the paper: rows in the order of NORMS, columns in that of `changes`
 PAPER = {
     "batch norm": (YES, NO, YES, YES, YES, NO),
     "weight norm": (YES, NO, YES, NO, NO, NO),
     "layer norm": (YES, YES, NO, YES, NO, YES),
+    STUDY: ("",) * 6,  # the paper has no such row
 }
 
 
@@ -75,9 +95,11 @@ def changes(inputs: int, random: np.random.Generator) -> dict[str, Callable[[Ten
 
 def invariance_table(seed: int = 0, cases: int = 64, inputs: int = 48, units: int = 32) -> pd.DataFrame:
     """A row for each norm and change: `change`, the largest of any output relative to the largest output, `found` and
-    `paper`, whether it is invariant by measurement and by the paper's Table 1. On drawn cases and weights, float64."""
+    `paper`, whether it is invariant by measurement and by the paper's Table 1, where that has the row. On drawn cases
+    (normal, SD 1) and weights (uniform within 1 / sqrt(H), as the layer's own at first), float64."""
     random = np.random.default_rng(seed)
-    x, weight = (torch.as_tensor(random.normal(size=(rows, inputs))) for rows in (cases, units))
+    x = torch.as_tensor(random.normal(size=(cases, inputs)))
+    weight = torch.as_tensor(random.uniform(-1, 1, size=(units, inputs))) / units**0.5
     rows = []
     for name, norm in NORMS.items():
         before = norm(weight, x)
@@ -91,7 +113,7 @@ def invariance_table(seed: int = 0, cases: int = 64, inputs: int = 48, units: in
 def as_in_the_paper(table: pd.DataFrame) -> pd.DataFrame:
     """The table as the paper prints it, a row for each norm: found, the change in brackets, what disagrees marked."""
     told = [
-        f"{row.found} ({row.change:.0e})" + f", paper: {row.paper}" * (row.found != row.paper)
+        f"{row.found} ({row.change:.0e})" + f", paper: {row.paper}" * (row.paper not in ("", row.found))
         for row in table.itertuples()
     ]
     wide = table.assign(told=told).pivot(index="norm", columns="re-parameterisation", values="told")

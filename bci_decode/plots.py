@@ -44,12 +44,19 @@ def draw_run(folder: Path) -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
     with np.load(folder / "predictions.npz") as predictions:
         decoded = dict(predictions)
-    title = f"{metrics['session']}, {metrics['model']}, seed {metrics['seed']} ({metrics['experiment']})"
+    title = run_title(metrics)
     for score, label in (("loss", f"mean squared error, ({decoded['unit']})²"), ("r2", "R² (mean of x and y)")):
         figure = _history_figure(history, metrics, score)
         figure.axes[0].set(xlabel="epoch (0: untrained)", ylabel=label, title=title)
         save_figure(figure, folder / f"{score}.png")
     save_figure(_trajectory_figure(decoded, title), folder / "trajectory.png")
+
+
+def run_title(metrics: dict) -> str:
+    """Session, decoder and, as in the folder's name, the target where it is not velocity."""
+    target = metrics["protocol"]["target"]
+    decoder = metrics["model"] + f", {target}" * (target != "velocity")
+    return f"{metrics['session']}, {decoder}, seed {metrics['seed']} ({metrics['experiment']})"
 
 
 def _history_figure(history: pd.DataFrame, metrics: dict, score: str) -> plt.Figure:
@@ -61,7 +68,8 @@ def _history_figure(history: pd.DataFrame, metrics: dict, score: str) -> plt.Fig
     if score == "loss":
         plateau = metrics["target_variance"][other]
         axes.axhline(plateau, label=f"variance of the {PARTS[other]['label']} target", **PLATEAU)
-        axes.set_ylim(0, 1.25 * plateau)
+        losses = [history[f"{part}_loss"] for part in ("train", other)]
+        axes.set_ylim(0, loss_limit(plateau, max(loss.min() for loss in losses), max(loss.max() for loss in losses)))
     else:  # an untrained decoder may be far below 0, and would flatten all that follows
         axes.set_ylim(max(-0.1, min(0.0, history[f"{other}_{score}"].min())), 1)
     best = metrics["best_epoch"]
@@ -69,6 +77,13 @@ def _history_figure(history: pd.DataFrame, metrics: dict, score: str) -> plt.Fig
     axes.margins(x=0.02)
     axes.legend(frameon=False)
     return figure
+
+
+def loss_limit(plateau: float, lowest: float, highest: float) -> float:
+    """Where a loss axis ends: a little above the target's variance, or above all where even the lowest loss is not below
+    that (of positions far from 0, say)."""
+    limit = 1.25 * plateau
+    return limit if lowest < limit else 1.1 * highest
 
 
 def _trajectory_figure(decoded: dict[str, np.ndarray], title: str, seconds: float = 10.0) -> plt.Figure:

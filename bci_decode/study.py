@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bci_decode.compare import FEW, loss_table, markdown, mean_and_sd, reference, run_table, session_table
-from bci_decode.runs import SCORES, Group, Run
+from bci_decode.config import flat
+from bci_decode.recipe import settings_of
+from bci_decode.runs import FREE, PROTOCOL, SCORES, Group, Run
 
 EXPERIMENT = "source_study"
-# the study's settings: a run that differs in one says so in the table, whatever its experiment is called
-STUDY = {
-    "data.bin_width": 0.064, "data.lag": 0.0, "data.source": "finger_pos", "data.units": "all", "data.area": "all",
-    "data.min_rate": 0.0, "data.split.first_bins": 5000, "data.split.val": 0.0, "data.split.gap": 0.0,
-    "data.scale.counts": "none", "data.scale.target": "none", "data.window.kind": "history", "data.window.stride": 1,
-    "model.recurrent.hidden_size": 256, "model.recurrent.num_layers": 2, "model.recurrent.dropout": 0.0,
-    "model.dropout": 0.0, "optimizer._target_": "torch.optim.SGD", "optimizer.lr": 1e-5, "optimizer.momentum": 0.0,
-    "trainer.epochs": 75, "trainer.batch_size": 16, "trainer.shuffle": False, "trainer.clip_norm": None,
-    "trainer.patience": None, "trainer.select_on": "test",
-}  # fmt: skip
-HISTORY = {"position": 20, "velocity": 10, "acceleration": 10}
+# what decides no score of the whole test part
+FREE_HERE = (*FREE, "data.split.val_of_rest")
 DECODERS = {
     "gru": "GRU",
     "gru-bidirectional": "GRU bidirectional",
@@ -35,11 +29,31 @@ def of_study(groups: list[Group]) -> list[Group]:
     return [group for group in groups if group.runs[0].metrics["experiment"] == EXPERIMENT]
 
 
+@cache
+def study_settings(model: str, target: str) -> dict[str, Any]:
+    """What the recipe in `conf/` comes to for a decoder ("lngru-bidirectional") and a target, as {"data.lag": 0.0}."""
+    both = str(model.endswith("-bidirectional")).lower()
+    words = (f"model={model.removesuffix('-bidirectional')}", f"data.target={target}", f"bidirectional={both}")
+    return flat(settings_of(f"experiment={EXPERIMENT}", *words))
+
+
 def differences(run: Run) -> str:
-    """Settings in which a run is not the study's, as `key=value`; empty if there is none."""
-    study = STUDY | {"data.window.length": HISTORY[run.metrics["protocol"]["target"]]}
-    settings = run.settings
-    return ", ".join(f"{key}={settings[key]}" for key, own in study.items() if settings.get(key, own) != own)
+    """Settings of data, training and decoder in which a run is not the study's, as `key=value`; empty if there is none.
+
+    A key that a run has not got, or has as null, is None; so is one that the study has not got.
+    """
+    study = study_settings(run.metrics["model"], run.metrics["protocol"]["target"])
+    keys = [key for key in {**study, **run.settings} if key.startswith((*PROTOCOL, "model.")) and key not in FREE_HERE]
+    changed = [key for key in keys if run.settings.get(key) != study.get(key) and not key.endswith("._partial_")]
+    return ", ".join(dict.fromkeys(_setting(key, run.settings) for key in changed))
+
+
+def _setting(key: str, settings: dict[str, Any]) -> str:
+    """`key=value`; where a whole branch is null, model.norm say, that and not what is missing below it."""
+    branch = key
+    while "." in branch and branch not in settings:
+        branch = branch.rpartition(".")[0]
+    return f"{branch if branch in settings else key}={settings.get(key)}"
 
 
 def ablation_table(groups: list[Group]) -> pd.DataFrame:
@@ -115,14 +129,15 @@ def _pairs(table: pd.DataFrame, name: str) -> list[str]:
 
 @cache
 def curves() -> pd.DataFrame:
-    """Test losses of the study's recipe found elsewhere, from `reference_curves.csv` beside this module."""
+    """Test losses of the study's recipe on a whole recording, checked elsewhere and not published, from `reference_curves.csv` beside this module."""
     return pd.read_csv(Path(__file__).with_name("reference_curves.csv"))
 
 
 def losses_text(group: Group) -> list[str]:
     """Test loss by epoch, a column for each run or, of many, each decoder's median; empty for many of another study.
 
-    Beside the study's velocity stands the published curve, and in words what such curves are known for.
+    Beside the study's velocity stands the curve of a check on a whole recording, and in words what such curves are known
+    for.
     """
     many = len(group.runs) > FEW
     is_study = of_study([group]) and group.runs[0].metrics["protocol"]["target"] == "velocity"
@@ -136,10 +151,10 @@ def losses_text(group: Group) -> list[str]:
     title = "### Test loss by epoch\n"
     if not is_study:
         return [title, markdown(table, index=True)]
-    published = curves().pivot(index="epoch", columns="decoder", values="test_loss").add_prefix("published: ")
+    check = curves().pivot(index="epoch", columns="decoder", values="test_loss").add_prefix("check: ")
     about = curves().iloc[0]
-    note = f"Published: {about['source']} ({about['protocol']}); of its other epochs nothing is known.\n"
-    return [title, markdown(table.join(published, how="outer"), index=True), note, *_shape(group)]
+    note = f"Check: {about['source']} ({about['protocol']}); of its other epochs nothing is known.\n"
+    return [title, markdown(table.join(check, how="outer"), index=True), note, *_shape(group)]
 
 
 def _shape(group: Group) -> list[str]:
@@ -159,7 +174,7 @@ def _shape(group: Group) -> list[str]:
             theirs = epoch_of(known["epoch"], known["test_loss"], known["test_loss"].iloc[0])
             lines.append(
                 f"- {DECODERS[model]}: {what} {_epochs(found, before, never)}; "
-                f"published, its loss at epoch 0 for the variance: {before} {theirs:g}, of the epochs that are known."
+                f"in the check, its loss at epoch 0 for the variance: {before} {theirs:g}, of the epochs that are known."
             )
     return ["\n".join(lines) + "\n"] if lines else []
 

@@ -68,7 +68,8 @@ def _folders(config: DictConfig) -> list[Path]:
 
     loader = GlobalHydra.instance().config_loader()
     words: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)  # ${...} is each run's own affair
-    overrides = OverridesParser.create(config_loader=loader).parse_overrides(words)
+    swept = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]  # an experiment's
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides([*swept, *words])  # the later one counts
     (jobs,) = BasicSweeper.split_arguments(overrides, None)
     folders = []
     for job in jobs:

@@ -15,17 +15,16 @@ from functools import partial
 from pathlib import Path
 
 import hydra
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bci_decode.catalog import catalog
-from bci_decode.config import TARGETS, TrainConfig
+from bci_decode.config import TrainConfig
 from bci_decode.errors import BciDecodeError, stop_writing
 from bci_decode.files import md5_of
+from bci_decode.recipe import CONF, register_configs
 from bci_decode.run_folder import (
     begun,
     decoder_name,
@@ -35,7 +34,6 @@ from bci_decode.run_folder import (
     leave_nothing,
     record_failure,
     relative,
-    run_folder,
 )
 from bci_decode.stopwatch import Stopwatch
 from bci_decode.sweep import SweepReport, end_of_sweep
@@ -43,31 +41,6 @@ from bci_decode.sweep import SweepReport, end_of_sweep
 log = logging.getLogger(__name__)
 
 GRID = ("bin_width", "lag", "target", "source", "units", "area")  # keys of data/ that make the bins
-CONF = Path(__file__).resolve().parents[1] / "conf"
-
-
-def register_configs() -> None:
-    """Tell Hydra the types of the keys, a `session` option for each catalogued session, and the resolvers of `conf/`."""
-    store = ConfigStore.instance()
-    store.store(name="schema", node=TrainConfig)
-    for name in catalog():
-        node = {
-            "_target_": "bci_decode.catalog.downloaded_file",
-            "name": name,
-            "session": name,
-            "folder": "${data_dir}",
-        }
-        store.store(group="session", name=name, node=node)
-    OmegaConf.register_new_resolver("stem", lambda path: Path(path).resolve().stem, replace=True)
-    OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
-    OmegaConf.register_new_resolver("by_target", _by_target, replace=True)
-
-
-def _by_target(target: str, values: dict):
-    """`${by_target:${data.target},{position: 20, velocity: 10, acceleration: 10}}`"""
-    if target not in values:
-        raise BciDecodeError(f"is {target!r}", field="data.target", remedy=f"choose {', '.join(TARGETS)}")
-    return values[target]
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")

@@ -95,19 +95,11 @@ def _gates(layer: nn.Module, x: Tensor, h: Tensor) -> list[Tensor]:
 
 
 def _linear(layer: nn.Module, side: str, a: Tensor) -> Tensor:
-    """The linear map of one side and, of a LayerNormGRU, the normalisations after it: (..., 3 H)."""
-    weight, bias, gain, shift = (
-        getattr(layer, f"{name}_{side}_l0", None) for name in ("weight", "bias", "norm_gain", "norm_bias")
-    )
-    a = F.linear(a, weight, bias)  # type: ignore[arg-type]
-    if not isinstance(layer, LayerNormGRU):
-        return a
-    sizes = (2 * layer.hidden_size, layer.hidden_size)  # the two gates together, the candidate alone
-    gains = (None, None) if gain is None else gain.split(sizes)
-    shifts = (None, None) if shift is None else shift.split(sizes)
-    groups = zip(a.split(sizes, dim=-1), gains, shifts, strict=True)
-    normed = [F.layer_norm(part, part.shape[-1:], scale, offset, layer.eps) for part, scale, offset in groups]
-    return torch.cat(normed, dim=-1)
+    """The linear map of one side and, of a LayerNormGRU, the normalisations after it, the layer's own: (..., 3 H)."""
+    if isinstance(layer, LayerNormGRU):
+        weight, bias, gain, shift = layer._side(side, "l0")
+        return torch.cat(layer._norm(F.linear(a, weight, bias), gain, shift), dim=-1)
+    return F.linear(a, getattr(layer, f"weight_{side}_l0"), getattr(layer, f"bias_{side}_l0", None))
 
 
 def share_outside(values: Tensor, band: float = BAND) -> float:

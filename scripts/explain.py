@@ -5,7 +5,8 @@ parts:
   distributions  two extreme distributions of pre-activations before and after LayerNorm
   invariance     Table 1 of Ba, Kiros and Hinton 2016, measured cell by cell
   watch          trains GRU and LN-GRU and looks inside: pre-activations, gradient norms, growth of the weights
-  plateau        epochs to half the plateau against batch size and history, by the source study's recipe
+  plateau        optimiser steps to half the plateau against batch size and history, and what else ends it, by the
+                 source study's recipe
 
 Writes PNG and CSV files, and all tables as Markdown in tables.md: into the output folder what needs no session, the rest
 into a folder of the session's name in it. Training that was interrupted goes on where it stopped, and what is trained is
@@ -23,16 +24,21 @@ from explain_docs import refresh
 from explain_plateau import BATCH_SIZES, HISTORIES, plateau
 from explain_watch import watch
 
-from bci_decode.errors import exit_on_mistake
+from bci_decode.errors import BciDecodeError, exit_on_mistake
 
 EXTREMES = {"mean 7, SD 1": (7, 1), "mean 0, SD 10": (0, 10)}
-UNITS = 1024  # drawn for each extreme distribution
+UNITS, SEED = 1024, 0  # drawn for each extreme distribution
 
 
 def main() -> None:
     arguments = parsed()
     folder: Path = arguments.output
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BciDecodeError(
+            f"cannot be a folder ({error.strerror})", file=folder, remedy="choose another --output"
+        ) from error
     for part in arguments.parts:
         where, text = PARTS[part](arguments)
         print(f"{text}\nwrote to {where}\n", flush=True)
@@ -44,19 +50,29 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS), metavar="PART", help="default: all")
     parser.add_argument("--output", type=Path, default=Path("outputs/explain"), help="default: outputs/explain")
-    parser.add_argument("--session", type=Path, help="a recording, .mat; default: the simulated session")
-    parser.add_argument("--recipe", choices=("source_study", "default"), default="source_study", help="of the part watch; default: source_study")  # fmt: skip
+    parser.add_argument("--session", type=Path, help="watch, plateau: a recording, .mat; default: the simulated session")  # fmt: skip
+    parser.add_argument("--recipe", choices=("source_study", "default"), default="source_study", help="watch: default source_study")  # fmt: skip
     parser.add_argument("--first-bins", type=whole, help="watch: bins to train and validate on; default: the recipe's")
     parser.add_argument("--epochs", type=whole, default=40, help="watch: default 40")
     parser.add_argument("--plateau-bins", type=whole, default=2000, help="plateau: bins to train on; default: 2000")
     parser.add_argument("--batch-sizes", type=whole, nargs="+", default=BATCH_SIZES, help="plateau: default 1 4 16 64 256")  # fmt: skip
     parser.add_argument("--histories", type=whole, nargs="+", default=HISTORIES, help="plateau: default 5 10 20 50 100")
-    parser.add_argument("--plateau-epochs", type=whole, default=75, help="plateau: most epochs of a run; default: 75")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="plateau: default 0; watch takes the first")
+    parser.add_argument("--plateau-steps", type=whole, default=12000, help="plateau: most steps of a run's optimiser, made whole epochs; default: 12000")  # fmt: skip
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0], help="watch, plateau: default 0; watch takes the first"
+    )
     parser.add_argument("--document", type=Path, help="bring its tables and pictures up to date: docs/why_layernorm.md")
-    parser.add_argument("--jobs", type=whole, default=1, help="processes that train at the same time; default: 1")
-    parser.add_argument("--overwrite", action="store_true", help="train anew what is trained already")
-    return parser.parse_args()
+    parser.add_argument(
+        "--jobs", type=whole, default=1, help="watch, plateau: processes that train at the same time; default: 1"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="watch, plateau: train anew what is trained already")
+    arguments = parser.parse_args()
+    for action in parser._actions:
+        parts = (action.help or "").split(":")[0].split(", ")
+        given = getattr(arguments, action.dest, None) != action.default
+        if given and set(parts) <= set(PARTS) and not set(parts) & set(arguments.parts):
+            parser.error(f"{action.option_strings[0]} is of the part {' or '.join(parts)}, which --parts leaves out")
+    return arguments
 
 
 def whole(text: str) -> int:
@@ -82,7 +98,7 @@ def distributions(arguments: argparse.Namespace) -> tuple[Path, str]:
     from bci_decode.invariance import layer_norm
     from bci_decode.watch import BAND, share_outside
 
-    random = torch.Generator().manual_seed(0)
+    random = torch.Generator().manual_seed(SEED)
     before = {name: mean + sd * torch.randn(UNITS, generator=random) for name, (mean, sd) in EXTREMES.items()}
     # the identity as weights: the layer's linear map leaves what it normalises as it is
     after = {name: layer_norm(torch.eye(UNITS), a[None], eps=1e-5)[0] for name, a in before.items()}
@@ -93,7 +109,8 @@ def distributions(arguments: argparse.Namespace) -> tuple[Path, str]:
         for when, a in (("before", before), ("after LayerNorm", after))
     ]  # fmt: skip
     as_arrays = [{name: a.numpy() for name, a in some.items()} for some in (before, after)]
-    draw_distributions(arguments.output / "distributions.png", as_arrays[0], as_arrays[1], BAND)
+    title = f"{UNITS} units drawn, seed {SEED}"
+    draw_distributions(arguments.output / "distributions.png", as_arrays[0], as_arrays[1], title, BAND)
     return kept(arguments.output, "distributions", pd.DataFrame(rows))
 
 
@@ -102,9 +119,10 @@ def invariance(arguments: argparse.Namespace) -> tuple[Path, str]:
 
     table = invariance_table()
     where, _ = kept(arguments.output, "invariance", table)
-    agree = int((table["found"] == table["paper"]).sum())
+    known = table[table["paper"] != ""]
+    agree = int((known["found"] == known["paper"]).sum())
     shown = as_in_the_paper(table)
-    text = f"{agree} of {len(table)} cells as in the paper; in brackets the largest relative change of an output.\n"
+    text = f"{agree} of {len(known)} cells as in the paper; in brackets the largest relative change of an output.\n"
     return where, added(where, "invariance", shown.reset_index(), text)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, wait
+from contextlib import contextmanager
 from pathlib import Path
 
 from bci_decode.errors import BciDecodeError
@@ -14,7 +15,7 @@ MODELS = tuple(NAMES)
 
 
 def session_name(arguments: argparse.Namespace) -> str:
-    return arguments.session.stem if arguments.session else "simulated"
+    return arguments.session.resolve().stem if arguments.session else "simulated"
 
 
 def session_file(arguments: argparse.Namespace) -> Path:
@@ -29,17 +30,26 @@ def session_file(arguments: argparse.Namespace) -> Path:
     return hydra.utils.instantiate({key: value for key, value in config.session.items() if key != "name"})
 
 
+@contextmanager
+def in_own_words(words: dict[str, str]) -> Iterator[None]:
+    """What is refused below is said in the options of this command: `words` has them by key of conf/."""
+    try:
+        yield
+    except BciDecodeError as mistake:
+        told = str(mistake)
+        for key, option in words.items():
+            told = told.replace(key, option)
+        raise BciDecodeError(told) from mistake
+
+
 def composed(*words: str):
     """The configuration of a command line, as it is and typed."""
-    import hydra
     from omegaconf import OmegaConf
 
+    from bci_decode import recipe
     from bci_decode.config import TrainConfig
-    from bci_decode.train import CONF, register_configs
 
-    register_configs()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra.compose("train", list(words))
+    config = recipe.composed(*words)
     typed = OmegaConf.to_object(config)
     assert isinstance(typed, TrainConfig)
     return config, typed
@@ -60,18 +70,18 @@ def prepared(file: Path, config):
     return prepare(bin_session(read_session(file), **grid), typed)
 
 
-def followed(pool: Executor, tasks: dict[Path, tuple[Callable, tuple]], epochs: int, name: str) -> list:
-    """What the tasks return, with a bar of all epochs, counted in the history.csv of their folders."""
+def followed(pool: Executor, tasks: dict[Path, tuple[Callable, tuple]], epochs: dict[Path, int], name: str) -> list:
+    """What the tasks return, with a bar of the epochs of all, counted in the history.csv of their folders."""
     from tqdm import tqdm
 
     futures: dict[Path, Future] = {folder: pool.submit(call, *words) for folder, (call, words) in tasks.items()}
     try:
-        with tqdm(total=epochs * len(tasks), desc=name, unit="epoch", disable=None) as bar:
+        with tqdm(total=sum(epochs.values()), desc=name, unit="epoch", disable=None) as bar:
             while True:
                 pending = wait(futures.values(), timeout=1).not_done
                 counts = {folder: trained_epochs(folder) for folder in futures}
                 # a run that has stopped early has no more epochs to come
-                bar.total = sum(counts[folder] if futures[folder].done() else epochs for folder in futures)
+                bar.total = sum(counts[folder] if futures[folder].done() else epochs[folder] for folder in futures)
                 bar.n = sum(counts.values())
                 bar.refresh()
                 failed = [future for future in futures.values() if future.done() and future.exception()]

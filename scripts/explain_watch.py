@@ -9,9 +9,17 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from explain_common import MODELS, NAMES, added, followed, prepared, session_file, session_name
+from explain_common import MODELS, NAMES, added, followed, in_own_words, prepared, session_file, session_name
 
 from bci_decode.errors import BciDecodeError
+
+OWN_WORDS = {
+    "data.split.first_bins": "--first-bins",
+    "trainer.epochs": "--epochs",
+    "overwrite=true": "--overwrite",
+    "output_dir=": "--output",
+    "session.path": "--session",
+}
 
 
 def watch(arguments: argparse.Namespace) -> tuple[Path, str]:
@@ -23,20 +31,34 @@ def watch(arguments: argparse.Namespace) -> tuple[Path, str]:
     where = arguments.output / name / arguments.recipe
     runs = arguments.output / "runs"
     folders = {model: runs / arguments.recipe / name / model / f"seed{arguments.seeds[0]}" for model in MODELS}
-    with ThreadPoolExecutor(arguments.jobs) as pool:
+    with in_own_words(OWN_WORDS), ThreadPoolExecutor(arguments.jobs) as pool:
         tasks = {folders[model]: (train, (watch_command(arguments, model, runs),)) for model in MODELS}
-        followed(pool, tasks, arguments.epochs, "watch")
+        followed(pool, tasks, dict.fromkeys(tasks, arguments.epochs), "watch")
     histories = {model: pd.read_csv(folder / "history.csv") for model, folder in folders.items()}
     where.mkdir(parents=True, exist_ok=True)
     about = json.loads((folders["gru"] / "metrics.json").read_text())
     size = f"{about['protocol']['units_used']} units, {about['data']['seconds']:.0f} s"
-    title = f"{name} ({size}), seed {arguments.seeds[0]}, {arguments.recipe}"
+    title = f"{name} ({size}), first {trained_bins(about)} bins, seed {arguments.seeds[0]}, {arguments.recipe}"
     return draw_watched(where, folders, histories, title)
+
+
+def trained_bins(about: dict) -> int:
+    start, stop = about["protocol"]["split_bins"]["train"]
+    return stop - start
+
+
+def is_plain_sgd(folder: Path) -> bool:
+    """Whether a step is the learning rate times the gradient, as measured: SGD with nothing added."""
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.load(folder / "config.yaml")
+    extras = [value for key, value in config.optimizer.items() if key not in ("_target_", "_partial_", "lr")]
+    return config.optimizer["_target_"] == "torch.optim.SGD" and not any(extras) and config.trainer.clip_norm is None
 
 
 def watch_command(arguments: argparse.Namespace, model: str, runs: Path) -> list[str]:
     words = [f"experiment={arguments.recipe}", f"model={model}", f"seed={arguments.seeds[0]}", "trainer.watch=true",
-             f"trainer.epochs={arguments.epochs}", f"output_dir='{runs}'"]  # fmt: skip
+             f"trainer.epochs={arguments.epochs}", f"output_dir={quoted(runs)}"]  # fmt: skip
     if arguments.recipe == "source_study":  # it has no validation part: here a tenth of its bins is one, and chooses
         words += ["data.split.val=0.1", "data.split.val_of_rest=0", "trainer.select_on=val"]
     else:
@@ -44,17 +66,21 @@ def watch_command(arguments: argparse.Namespace, model: str, runs: Path) -> list
     if arguments.first_bins:
         words += [f"data.split.first_bins={arguments.first_bins}"]
     if arguments.session:
-        words += ["session=local", f"session.path='{arguments.session}'"]
+        words += ["session=local", f"session.path={quoted(arguments.session)}"]
     words += ["overwrite=true"] * arguments.overwrite
     return [sys.executable, "-m", "bci_decode.train", *words]
+
+
+def quoted(path: Path) -> str:
+    """A path as Hydra's command line takes it, whatever is in it."""
+    return "'" + str(path).replace("'", "\\'") + "'"
 
 
 def train(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"]
-        told = lines[-1].removeprefix("error: ")  # in the words of this command's options
-        raise BciDecodeError(told.replace("overwrite=true", "--overwrite").replace("output_dir=", "--output"))
+        raise BciDecodeError(lines[-1].removeprefix("error: "))
 
 
 def draw_watched(where: Path, folders: dict[str, Path], histories: dict, title: str) -> tuple[Path, str]:
@@ -66,7 +92,8 @@ def draw_watched(where: Path, folders: dict[str, Path], histories: dict, title: 
     found = {moment: {model: inside[model][moment] for model in inside} for moment in next(iter(inside.values()))}
     draw_pre_activations(where / "pre_activations.png", found, title, BAND)
     draw_shares(where / "shares.png", histories, title, BAND)
-    draw_norms(where / "norms.png", histories, title)
+    plain = all(is_plain_sgd(folder) for folder in folders.values())
+    draw_norms(where / "norms.png", histories, title, plain)
     last = max(len(history) for history in histories.values()) - 1
     epochs = [epoch for epoch in (0, 1, 5, 10, 20, 30, 40, 75) if epoch < last] + [last]
     measured = pre_activation_table(found)
@@ -75,7 +102,7 @@ def draw_watched(where: Path, folders: dict[str, Path], histories: dict, title: 
         added(where, "losses", loss_table(histories, epochs), f"{title}: test loss, (mm/s)².\n"),
         added(where, "pre-activations", side_by_side(measured),
               f"{title}: SD of the pre-activations on the validation part, in brackets the share outside ±{BAND:g}.\n"),
-        added(where, "norms", norm_table(histories, epochs), f"{title}: means over an epoch's steps.\n"),
+        added(where, "norms", norm_table(histories, epochs, plain), f"{title}: means over an epoch's steps.\n"),
     ]  # fmt: skip
     return where, "\n".join(texts)
 
@@ -108,30 +135,31 @@ def pre_activation_table(found: dict):
 
 def side_by_side(measured):
     """A row for each layer and gate, a column for each model and moment."""
+    from bci_decode.explain_plots import layer_title
+
     told = [f"{row.sd:.2f} ({100 * row.outside:.2f} %)" for row in measured.itertuples()]
     columns = [f"{NAMES[row.model]}, {row.when}" for row in measured.itertuples()]
     wide = measured.assign(told=told, column=columns).pivot(index=["layer", "gate"], columns="column", values="told")
     order = sorted(dict.fromkeys(columns))
     rows = list(dict.fromkeys(zip(measured["layer"], measured["gate"], strict=True)))
-    return wide.loc[
-        rows, sorted(order, key=lambda column: (column.split(",")[0], "untrained" not in column))
-    ].reset_index()
+    shown = wide.loc[rows, sorted(order, key=lambda column: (column.split(",")[0], "untrained" not in column))]
+    return shown.rename(index=layer_title, level="layer").reset_index()
 
 
-def norm_table(histories: dict, epochs: list[int]):
+def norm_table(histories: dict, epochs: list[int], plain_sgd: bool):
     """A row for each layer, curve and model; the gradient of the untrained decoder is not known."""
     import numpy as np
     import pandas as pd
 
-    from bci_decode.explain_plots import layers_of, norm_curves
+    from bci_decode.explain_plots import layer_title, layers_of, norm_curves
 
     rows = [
-        {"layer": layer, "what": kind, "model": NAMES[model]}
+        {"layer": layer_title(layer), "what": kind, "model": NAMES[model]}
         | {f"epoch {e}": "" if np.isnan(values[e]) else f"{float(f'{values[e]:.2g}'):g}" for e in epochs}
         for layer in layers_of(histories)
-        for kind in norm_curves(next(iter(histories.values())), layer)
+        for kind in norm_curves(next(iter(histories.values())), layer, plain_sgd)
         for model, history in histories.items()
-        for values in [norm_curves(history, layer)[kind]]
+        for values in [norm_curves(history, layer, plain_sgd)[kind]]
     ]
     return pd.DataFrame(rows)
 

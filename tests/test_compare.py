@@ -11,10 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from matplotlib import pyplot as plt
 from matplotlib.image import imread
 
 from bci_decode.catalog import catalog
 from bci_decode.compare import epoch_table, mean_and_sd, paired_tests, run_table, score_table, session_table
+from bci_decode.compare_plots import _draw_losses
+from bci_decode.plots import _history_figure, run_title
 from bci_decode.runs import group_runs, monkey_of, read_runs
 from bci_decode.summary import reference
 
@@ -316,3 +319,24 @@ def test_reference_is_whole():
 
 def test_monkeys():
     assert [monkey_of(name) for name in (A, C, "indy_excerpt", "simulated")] == ["indy", "loco", "indy", "simulated"]
+
+
+@pytest.mark.parametrize(("losses", "limit"), [((300, 90, 40), 125), ((300, 200, 130), 330), ((124, 120, 90), 125)])
+def test_no_loss_curve_lies_wholly_outside_its_picture(tmp_path, losses, limit):
+    """The target varies by 100: where no loss comes down to 125 the axis is longer."""
+    write_run(tmp_path, losses=losses, val=None)
+    (group,) = group_runs(read_runs(tmp_path)[0])
+    axes = plt.figure().subplots()
+    _draw_losses(axes, group)
+    assert axes.get_ylim() == pytest.approx((0, limit))
+    history = group.runs[0].history.assign(train_loss=50.0)  # the training part's alone would be seen
+    figure = _history_figure(history, group.runs[0].metrics, "loss")
+    assert figure.axes[0].get_ylim() == pytest.approx((0, limit))
+    plt.close("all")
+
+
+def test_a_runs_pictures_say_its_target(tmp_path):
+    for target in ("velocity", "position"):
+        write_run(tmp_path / target, target=target)
+    titles = [run_title(run.metrics) for run in read_runs(tmp_path)[0]]
+    assert titles == ["own, gru, position, seed 0 (default)", "own, gru, seed 0 (default)"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pandas as pd
@@ -56,6 +57,26 @@ def test_split_in_time(split, expected):
     assert {name: (s.start, s.stop) for name, s in found.items()} == expected
 
 
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.2, 0.9])
+@pytest.mark.parametrize(("window", "gap"), [(10, 0.0), (4, 0.7), (1, 0.0)])
+def test_the_first_refusal_names_the_session_that_is_long_enough(share, window, gap):
+    """For the honest score too; a bin less is refused, just so many are taken."""
+
+    def parts(bins: int):
+        rest = split_in_time(bins, 0.1, config, window)["test"]
+        return split_rest(rest.stop - rest.start, 0.1, config, window)
+
+    config = SplitConfig(80, 0.0, 0.0, gap, share)
+    with pytest.raises(BciDecodeError, match="has 81 bins, that leaves") as refusal:
+        parts(81)
+    told = re.search(r"takes (\d+): data.split.first_bins=80 and (\d+) more for the test part", str(refusal.value))
+    enough = int(told[1])
+    assert enough == 80 + round(gap / 0.1) + int(told[2])
+    assert bool(parts(enough)) == (share > 0)
+    with pytest.raises(BciDecodeError):
+        parts(enough - 1)
+
+
 @pytest.mark.parametrize(
     ("split", "words"),
     [
@@ -95,7 +116,10 @@ def test_the_rest_is_cut_so_that_no_window_sees_both_stretches(share, gap, windo
         ((60, 0.0, 0.0, 0.0, 1.0), r"val_of_rest: is 1.0; choose 0 or more, below 1"),
         ((60, 0.0, 0.0, 0.0, float("nan")), r"val_of_rest: is nan"),
         ((60, 0.0, 0.2, 0.0, 0.2), r"val_of_rest: is 0.2 beside data.split.val=0.2"),
-        ((60, 0.0, 0.0, 0.0, 0.05), r"leaves 2 to validate on and 34 to score, but it takes 4 for each; change it, or"),
+        (
+            (60, 0.0, 0.0, 0.0, 0.05),
+            r"leaves 2 to validate on and 34 to score, but it takes 4 for each, so 70 bins; change it, or",
+        ),
         ((60, 0.0, 0.0, 0.0, 0.9), r"leaves 36 to validate on and 0 to score"),
     ],
 )

@@ -13,7 +13,7 @@ FLOORS = [
     {"files", "config", "catalog", "projection", "steps"},
     {"session", "binning", "simulate", "transfer", "recurrence", "stopwatch"},
     {"dataset", "layers", "checkpoint", "run_folder", "download", "inspection"},
-    {"decoder", "baselines", "runs", "stepping", "watch"},
+    {"decoder", "baselines", "runs", "stepping", "watch", "recipe"},
     {"trainer", "compare", "plots", "invariance"},
     {"report", "study", "compare_plots", "sweep", "plateau", "explain_plots"},
     {"train", "summary"},

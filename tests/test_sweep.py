@@ -99,6 +99,21 @@ def test_glob_is_all_catalogued_sessions(tmp_path):
     assert len(sessions) == 47 and not sessions & {"local", "simulated"}
 
 
+@pytest.mark.parametrize(
+    ("words", "models"),
+    [
+        (["experiment=source_study"], ["gru", "lngru"]),
+        (["experiment=source_study", "model=lngru"], ["lngru"]),
+        (["experiment=default"], ["lngru"]),
+    ],
+)
+def test_a_sweep_of_the_source_study_is_of_both_models(tmp_path, words, models):
+    """Of sessions that are not there: what is to be trained is counted, not trained."""
+    done = sweep(tmp_path, *words, "session=glob(indy_20160927_*)")
+    assert f"sweep: 0 done, 0 skipped, {2 * len(models)} failed" in done.stdout, done.stdout + done.stderr
+    assert sorted(path.parts[-3] for path in tmp_path.rglob("failed.txt")) == sorted(2 * models)
+
+
 def test_variants_of_the_source_study_are_swept_side_by_side(tmp_path):
     variants = ["model=gru,lngru", "bidirectional=true,false", "data.target=position,velocity,acceleration"]
     done = sweep(tmp_path, "experiment=source_study", *variants, "data.split.first_bins=700", *SMALL)
@@ -125,7 +140,7 @@ def test_a_session_shorter_than_the_studys_training_part_fails_alone(tmp_path):
     write_mat73(tmp_path / "data" / "indy_20160927_06.mat", recording(samples=15_000))
     small = ["model.recurrent.hidden_size=8", "trainer.epochs=1", "data.split.first_bins=800"]
     done = sweep(tmp_path, "experiment=source_study", "session=glob(indy_20160927_*)", *small)
-    assert done.returncode == 1 and "sweep: 1 done, 0 skipped, 1 failed" in done.stdout, done.stdout
+    assert done.returncode == 1 and "sweep: 2 done, 0 skipped, 2 failed" in done.stdout, done.stdout
     reason = (tmp_path / "outputs/source_study/indy_20160927_04/lngru/seed0/failed.txt").read_text()
     assert "has 156 bins" in reason and "change data.split.first_bins" in reason
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from test_layers import made as made_layer
-from test_trainer import config, made, made_data, made_decoder
+from test_trainer import made, made_data, made_decoder
 from torch import nn
 
 from bci_decode.checkpoint import load_checkpoint
@@ -186,4 +186,3 @@ def test_without_a_validation_part_it_watches_the_training_part(tmp_path):
     data.parts["test"].counts[:] = 50
     second = made(tmp_path / "b", data, epochs=1, watch=True, select_on="test").fit()
     pd.testing.assert_frame_equal(first[columns(first)], second[columns(second)], check_exact=True)
-    assert config(watch=True).watch
