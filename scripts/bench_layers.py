@@ -84,6 +84,9 @@ def main() -> None:
     if arguments.memory_of:
         _print_peak(arguments.memory_of, shapes[0])
         return
+    if arguments.profile:
+        _print_profile((shapes or KEY)[0], arguments.plain)
+        return
     exact = "exact here" if onednn_is_exact() else "not used here"
     print(f"torch {torch.__version__}, {processor()}, {arguments.threads} thread(s), oneDNN for float32: {exact}\n")
     columns = ["B, T, H, I, layers", "nn.GRU ms", "/ nn.GRU", "/ cell loop", "/ nn.GRU, same GEMM", "GRU here / nn.GRU"]
@@ -198,6 +201,31 @@ def memory() -> list[str]:
     return lines
 
 
+def _print_profile(shape: tuple[int, ...], plain: bool) -> None:
+    """What a training step's time goes to, by PyTorch's own operations; the rest of it is Python's."""
+    batch, bins, hidden, inputs, layers = (*shape, 1)[:5]
+    layer = LayerNormGRU(inputs, hidden, layers, bias=plain, affine=not plain)
+    x, dy = torch.randn(bins, batch, inputs), torch.randn(bins, batch, hidden)
+
+    def step() -> None:
+        layer(x)[0].backward(dy)
+        layer.zero_grad()
+
+    for _ in range(3):
+        step()
+    with torch.profiler.profile() as profile:
+        for _ in range(10):
+            step()
+    found = sorted(profile.key_averages(), key=lambda operation: -operation.self_cpu_time_total)
+    whole = sum(operation.self_cpu_time_total for operation in found)
+    print("| operation | share of a step | calls a step | us a call |\n|---|---|---|---|")
+    for operation in found[:14]:
+        share, calls = operation.self_cpu_time_total / whole, operation.count / 10
+        print(
+            f"| {operation.key} | {share:.1%} | {calls:.0f} | {operation.self_cpu_time_total / operation.count:.1f} |"
+        )
+
+
 def _print_peak(side: str, shape: tuple[int, ...]) -> None:
     batch, bins, hidden, inputs, layers = (*shape, 1)[:5]
     layer = nn.GRU(inputs, hidden, layers) if side == "gru" else LayerNormGRU(inputs, hidden, layers, bias=False)
@@ -290,6 +318,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--plain", action="store_true", help="no gain and bias in the norms, bias in the maps: the source study's"
     )
+    parser.add_argument("--profile", action="store_true", help="what one shape's training step spends its time on")
     parser.add_argument("--memory-of", choices=("fast", "loop", "gru"), help=argparse.SUPPRESS)
     return parser.parse_args()
 
