@@ -103,7 +103,7 @@ class Trainer:
         self._resume()
         if not self.history:
             with self.stopwatch.part("untrained scores"):
-                row = self._row(0, *self._score("train"))
+                row = self._row(0, *self._untrained())
             self._finish_epoch(row)
         self.stopwatch.once("start to first epoch", self.stopwatch.begun)
         bar = tqdm(total=self.config.epochs, initial=len(self.history) - 1, unit="epoch", disable=None)
@@ -143,6 +143,17 @@ class Trainer:
             wanted.append(y.flatten(0, 1))
             self.stopwatch.once("first batch", started)
         return self._loss_and_r2(torch.cat(wanted), torch.cat(decoded))
+
+    @torch.no_grad()
+    def _untrained(self) -> tuple[float, np.ndarray]:
+        """What `_train_epoch` would say of a decoder that learns nothing, without dropout."""
+        self.decoder.eval()
+        counts, target, first = self.counts["train"], self.train_target, self.data.window.first_output
+        parts = self.windows.split(256)
+        decoded = [self.decoder.forward_windows(counts, bins, first).flatten(0, 1) for bins in parts]
+        return self._loss_and_r2(
+            torch.cat([target[bins[:, first:]].flatten(0, 1) for bins in parts]), torch.cat(decoded)
+        )
 
     def _score(self, name: str) -> tuple[float, np.ndarray]:
         """Loss and R2 per axis of a part, decoded as one stream."""
