@@ -62,9 +62,7 @@ def parsed() -> argparse.Namespace:
         "--seeds", type=int, nargs="+", default=[0], help="watch, plateau: default 0; watch takes the first"
     )
     parser.add_argument("--document", type=Path, help="bring its tables and pictures up to date: docs/why_layernorm.md")
-    parser.add_argument(
-        "--jobs", type=whole, default=1, help="watch, plateau: processes that train at the same time; default: 1"
-    )
+    parser.add_argument("--jobs", type=whole, default=1, help="processes that train at the same time; default: 1")
     parser.add_argument("--overwrite", action="store_true", help="watch, plateau: train anew what is trained already")
     arguments = parser.parse_args()
     for action in parser._actions:

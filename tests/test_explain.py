@@ -49,7 +49,8 @@ def pictures_in(folder: Path) -> set[str]:
 
 
 def test_what_needs_no_session(tmp_path, explain):
-    code, printed, said = explain("--parts", "functions", "distributions", "invariance")
+    # with the jobs that make gives every call
+    code, printed, said = explain("--jobs", "2", "--parts", "functions", "distributions", "invariance")
     assert code == 0, said
     folder = tmp_path / "outputs" / "explain"
     assert pictures_in(folder) == {"functions.png", "distributions.png"}
