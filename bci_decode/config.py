@@ -60,6 +60,11 @@ class DataConfig:
     scale: ScaleConfig
     window: WindowConfig
 
+    def grid(self) -> dict[str, Any]:
+        """The keys that make the bins, as `binning.bin_session` takes them."""
+        names = ("bin_width", "lag", "target", "source", "units", "area")
+        return {name: getattr(self, name) for name in names}
+
 
 @dataclass
 class TrainerConfig:

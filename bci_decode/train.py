@@ -40,8 +40,6 @@ from bci_decode.sweep import SweepReport, end_of_sweep
 
 log = logging.getLogger(__name__)
 
-GRID = ("bin_width", "lag", "target", "source", "units", "area")  # keys of data/ that make the bins
-
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def _job(config: DictConfig) -> None:
@@ -105,8 +103,7 @@ def run(config: DictConfig, folder: Path) -> None:
         with stopwatch.part("read"):
             session = read_session(path, config.session.name)
         with stopwatch.part("bin"):
-            grid = {name: getattr(typed.data, name) for name in GRID}
-            data = prepare(bin_session(session, **grid), typed.data)
+            data = prepare(bin_session(session, **typed.data.grid()), typed.data)
         with stopwatch.part("wait for the checksum"):
             fingerprint = md5.result()
     with stopwatch.part("make the decoder"):

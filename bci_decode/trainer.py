@@ -155,14 +155,8 @@ class Trainer:
             torch.cat([target[bins[:, first:]].flatten(0, 1) for bins in parts]), torch.cat(decoded)
         )
 
-    def _score(self, name: str) -> tuple[float, np.ndarray]:
-        """Loss and R2 per axis of a part, decoded as one stream."""
-        part = self.data.parts[name]
-        decoded = decode_part(self.decoder, self.data, name, self.counts[name])
-        return metrics.mse(part.target, decoded), metrics.r2(part.target, decoded)
-
     def _scores(self) -> dict[str, tuple[float, np.ndarray]]:
-        """The same of every part but the training one."""
+        """Loss and R2 per axis of every part but the training one, each decoded as a stream."""
         decoded = decode_parts(self.decoder, self.data, self.counts)
         targets = {name: self.data.parts[name].target for name in decoded}
         return {name: (metrics.mse(targets[name], a), metrics.r2(targets[name], a)) for name, a in decoded.items()}

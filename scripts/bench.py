@@ -158,9 +158,9 @@ def epochs(rounds: int) -> list[tuple[str, str]]:
             for _ in range(rounds // 2 + 1):
                 times["before"].append(_timed(lambda: _plain_epoch(plain.decoder, plain.optimizer, x, y)))  # noqa: B023
                 times["after"].append(_timed(trainer._train_epoch))
-                times["score"].append(_timed(lambda: trainer._score("test")))  # noqa: B023
+                times["score"].append(_timed(trainer._scores))
             before, after, score = (statistics.median(values) for values in times.values())
-            losses = [made._score("test")[0] for made in (trainer, plain)]
+            losses = [made._scores()["test"][0] for made in (trainer, plain)]
             apart = abs(losses[0] - losses[1]) / losses[1]
             value = f"{after:.2f} s, plain loop {before:.2f} s, ratio {after / before:.2f}; losses apart by {apart:.0e}; scoring 2500 test bins adds {score / after:.0%}"
             rows.append((f"source study's epoch, {units} units, {model}", value))

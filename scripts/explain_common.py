@@ -66,8 +66,7 @@ def prepared(file: Path, config):
 
     typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), config.data))
     assert isinstance(typed, DataConfig)
-    grid = {name: getattr(typed, name) for name in ("bin_width", "lag", "target", "source", "units", "area")}
-    return prepare(bin_session(read_session(file), **grid), typed)
+    return prepare(bin_session(read_session(file), **typed.grid()), typed)
 
 
 def followed(pool: Executor, tasks: dict[Path, tuple[Callable, tuple]], epochs: dict[Path, int], name: str) -> list:
