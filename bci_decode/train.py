@@ -24,8 +24,8 @@ from omegaconf.errors import OmegaConfBaseException
 from bci_decode.config import TrainConfig
 from bci_decode.errors import BciDecodeError, stop_writing
 from bci_decode.files import md5_of
-from bci_decode.recipe import CONF, register_configs
-from bci_decode.run_folder import (
+from bci_decode.runs.compose import CONF, register_configs
+from bci_decode.runs.folder import (
     begun,
     decoder_name,
     held,
@@ -35,8 +35,8 @@ from bci_decode.run_folder import (
     record_failure,
     relative,
 )
-from bci_decode.stopwatch import Stopwatch
-from bci_decode.sweep import SweepReport, end_of_sweep
+from bci_decode.runs.sweep import SweepReport, end_of_sweep
+from bci_decode.training.timing import Stopwatch
 
 log = logging.getLogger(__name__)
 
@@ -95,11 +95,11 @@ def run(config: DictConfig, folder: Path) -> None:
     with ThreadPoolExecutor(1) as pool:
         md5 = pool.submit(md5_of, path)
         with stopwatch.part("import"):
-            from bci_decode.binning import bin_session
-            from bci_decode.dataset import prepare
-            from bci_decode.report import told, write_report
-            from bci_decode.session import read_session
-            from bci_decode.trainer import Trainer
+            from bci_decode.data.binning import bin_session
+            from bci_decode.data.dataset import prepare
+            from bci_decode.data.session import read_session
+            from bci_decode.runs.report import told, write_report
+            from bci_decode.training.trainer import Trainer
         with stopwatch.part("read"):
             session = read_session(path, config.session.name)
         with stopwatch.part("bin"):
@@ -125,7 +125,7 @@ def run(config: DictConfig, folder: Path) -> None:
         _say_what_is_odd(typed, data, decoder)
         history = trainer.fit()
         with stopwatch.part("report and pictures"):
-            from bci_decode.plots import draw_run  # Matplotlib is not waited for before
+            from bci_decode.runs.figures import draw_run  # Matplotlib is not waited for before
 
             report = write_report(trainer, history, typed.data, about)
             draw_run(folder)

@@ -23,8 +23,8 @@ MODELS = ("gru", "lngru")
 # run in a process of its own, so that its peak is the reading's and binning's alone
 READ_AND_BIN = """
 import statistics, sys, time
-from bci_decode.session import read_session
-from bci_decode.binning import bin_session
+from bci_decode.data.session import read_session
+from bci_decode.data.binning import bin_session
 def megabytes(field):  # ru_maxrss would count what the parent process held at the fork
     return int(next(line for line in open("/proc/self/status") if line.startswith(field)).split()[1]) / 1024
 before, times = megabytes("VmRSS"), []
@@ -40,9 +40,9 @@ CACHE = """
 import statistics, sys, time
 from pathlib import Path
 import numpy as np
-from bci_decode.binning import bin_session
+from bci_decode.data.binning import bin_session
 from bci_decode.files import md5_of
-from bci_decode.session import read_session
+from bci_decode.data.session import read_session
 binned = bin_session(read_session(sys.argv[1]), bin_width=float(sys.argv[2]))
 files = [Path(sys.argv[4], name + ".npy") for name in ("edges", "counts", "kinematics")]
 for file in files:
@@ -78,8 +78,8 @@ def main() -> None:
 
 
 def read_and_bin(folder: Path, rounds: int) -> list[tuple[str, str]]:
-    from bci_decode.session import read_session
-    from bci_decode.simulate import simulated_file
+    from bci_decode.data.session import read_session
+    from bci_decode.data.simulate import simulated_file
 
     file = simulated_file(
         folder / "simulated_seed0_25.0min_96ch_waveforms.mat", seed=0, minutes=25.0, channels=96, waveforms=True
@@ -186,11 +186,11 @@ def _source_study_trainer(model: str, counts, target, folder: Path):
     import torch
     from omegaconf import OmegaConf
 
-    from bci_decode.binning import BinnedSession
     from bci_decode.config import TrainConfig
-    from bci_decode.dataset import prepare
+    from bci_decode.data.binning import BinnedSession
+    from bci_decode.data.dataset import prepare
     from bci_decode.train import CONF, register_configs
-    from bci_decode.trainer import Trainer
+    from bci_decode.training.trainer import Trainer
 
     register_configs()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from bci_decode.gemm import gemm_backend, onednn_is_exact
 from bci_decode.layers import GRU, LayerNormGRU
-from bci_decode.stepping import Stepper
+from bci_decode.layers.cpu.matmul import gemm_backend, onednn_is_exact
+from bci_decode.layers.cpu.stepper import Stepper
 
 KEY = [
     (128, 50, 128, 96, 1), (64, 256, 256, 192, 1), (64, 256, 256, 192, 2), (16, 10, 256, 96, 1),

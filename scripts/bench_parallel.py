@@ -23,7 +23,7 @@ import torch
 from bench_layers import processor  # beside this file
 
 from bci_decode.errors import BciDecodeError, exit_on_mistake
-from bci_decode.gemm import gemm_backend
+from bci_decode.layers.cpu.matmul import gemm_backend
 
 SHAPE = (16, 10, 256, 250)  # the source study's sequences, bins and hidden_size, and about its units
 MODELS = {"cpu": [2, 4, 8], "cuda": [16, 47, 94]}
@@ -34,7 +34,7 @@ TURN = 0.2  # seconds that a side runs in one go
 class TrainingStep:
     """The operations of a training step on one model, or on `models` of them in the leading dimension.
 
-    shape: B sequences, T bins, H hidden_size, I inputs. As in `bci_decode.recurrence`, with bias, without norms' gains.
+    shape: B sequences, T bins, H hidden_size, I inputs. As in `bci_decode.layers.cpu.autograd`, with bias, without norms' gains.
     """
 
     def __init__(self, shape: tuple[int, ...], models: int | None, device: str):

@@ -81,8 +81,8 @@ def whole(text: str) -> int:
 
 
 def functions(arguments: argparse.Namespace) -> tuple[Path, str]:
-    from bci_decode.explain_plots import draw_functions
-    from bci_decode.watch import BAND
+    from bci_decode.studies.figures import draw_functions
+    from bci_decode.training.monitor import BAND
 
     draw_functions(arguments.output / "functions.png", BAND)
     return arguments.output, f"functions.png: sigmoid, tanh and their derivatives, ±{BAND:g} shaded"
@@ -92,9 +92,9 @@ def distributions(arguments: argparse.Namespace) -> tuple[Path, str]:
     import pandas as pd
     import torch
 
-    from bci_decode.explain_plots import draw_distributions
-    from bci_decode.invariance import layer_norm
-    from bci_decode.watch import BAND, share_outside
+    from bci_decode.studies.figures import draw_distributions
+    from bci_decode.studies.invariance import layer_norm
+    from bci_decode.training.monitor import BAND, share_outside
 
     random = torch.Generator().manual_seed(SEED)
     before = {name: mean + sd * torch.randn(UNITS, generator=random) for name, (mean, sd) in EXTREMES.items()}
@@ -113,7 +113,7 @@ def distributions(arguments: argparse.Namespace) -> tuple[Path, str]:
 
 
 def invariance(arguments: argparse.Namespace) -> tuple[Path, str]:
-    from bci_decode.invariance import as_in_the_paper, invariance_table
+    from bci_decode.studies.invariance import as_in_the_paper, invariance_table
 
     table = invariance_table()
     where, _ = kept(arguments.output, "invariance", table)

@@ -46,8 +46,8 @@ def composed(*words: str):
     """The configuration of a command line, as it is and typed."""
     from omegaconf import OmegaConf
 
-    from bci_decode import recipe
     from bci_decode.config import TrainConfig
+    from bci_decode.runs import compose as recipe
 
     config = recipe.composed(*words)
     typed = OmegaConf.to_object(config)
@@ -59,10 +59,10 @@ def prepared(file: Path, config):
     """The data set of a composed configuration."""
     from omegaconf import OmegaConf
 
-    from bci_decode.binning import bin_session
     from bci_decode.config import DataConfig
-    from bci_decode.dataset import prepare
-    from bci_decode.session import read_session
+    from bci_decode.data.binning import bin_session
+    from bci_decode.data.dataset import prepare
+    from bci_decode.data.session import read_session
 
     typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), config.data))
     assert isinstance(typed, DataConfig)
@@ -107,7 +107,7 @@ def kept(where: Path, name: str, table, text: str = "") -> tuple[Path, str]:
 
 def added(where: Path, name: str, table, text: str = "") -> str:
     """Put a table into the folder's tables.md, in place of the one of the same name."""
-    from bci_decode.compare import markdown
+    from bci_decode.comparison.tables import markdown
     from bci_decode.files import written_whole
 
     path = where / "tables.md"

@@ -37,8 +37,8 @@ def plateau(arguments: argparse.Namespace) -> tuple[Path, str]:
     """Batch sizes at the study's history and histories at its batch size, both models, every seed."""
     import pandas as pd
 
-    from bci_decode.explain_plots import draw_plateau
     from bci_decode.files import md5_of
+    from bci_decode.studies.figures import draw_plateau
 
     name, file = session_name(arguments), session_file(arguments)
     settings = {(batch, HISTORY) for batch in arguments.batch_sizes} | {(BATCH_SIZE, h) for h in arguments.histories}
@@ -87,7 +87,7 @@ def plateau_run(
 ) -> dict:
     import torch
 
-    from bci_decode.plateau import PlateauTrainer, with_short_test
+    from bci_decode.studies.plateau import PlateauTrainer, with_short_test
 
     words = [*VARIANTS[model], f"trainer.batch_size={batch}", f"data.window.length={history}", f"seed={seed}",
              f"trainer.epochs={epochs}", f"data.split.first_bins={bins}", "data.split.val_of_rest=0"]  # fmt: skip

@@ -85,8 +85,8 @@ def train(command: list[str]) -> None:
 
 def draw_watched(where: Path, folders: dict[str, Path], histories: dict, title: str) -> tuple[Path, str]:
     """Three pictures and three tables of watched runs and their histories."""
-    from bci_decode.explain_plots import draw_norms, draw_pre_activations, draw_shares
-    from bci_decode.watch import BAND
+    from bci_decode.studies.figures import draw_norms, draw_pre_activations, draw_shares
+    from bci_decode.training.monitor import BAND
 
     inside = {model: looked_into(folder) for model, folder in folders.items()}
     found = {moment: {model: inside[model][moment] for model in inside} for moment in next(iter(inside.values()))}
@@ -122,7 +122,7 @@ def pre_activation_table(found: dict):
     import numpy as np
     import pandas as pd
 
-    from bci_decode.watch import BAND
+    from bci_decode.training.monitor import BAND
 
     rows = [
         {"layer": layer, "gate": gate, "model": model, "when": moment, "mean": a.mean(), "sd": a.std(),
@@ -135,7 +135,7 @@ def pre_activation_table(found: dict):
 
 def side_by_side(measured):
     """A row for each layer and gate, a column for each model and moment."""
-    from bci_decode.explain_plots import layer_title
+    from bci_decode.studies.figures import layer_title
 
     told = [f"{row.sd:.2f} ({100 * row.outside:.2f} %)" for row in measured.itertuples()]
     columns = [f"{NAMES[row.model]}, {row.when}" for row in measured.itertuples()]
@@ -151,7 +151,7 @@ def norm_table(histories: dict, epochs: list[int], plain_sgd: bool):
     import numpy as np
     import pandas as pd
 
-    from bci_decode.explain_plots import layer_title, layers_of, norm_curves
+    from bci_decode.studies.figures import layer_title, layers_of, norm_curves
 
     rows = [
         {"layer": layer_title(layer), "what": kind, "model": NAMES[model]}
@@ -170,8 +170,8 @@ def looked_into(folder: Path) -> dict:
     import torch
     from omegaconf import OmegaConf
 
-    from bci_decode.checkpoint import load_checkpoint
-    from bci_decode.watch import pre_activations, watched_input
+    from bci_decode.training.checkpoint import load_checkpoint
+    from bci_decode.training.monitor import pre_activations, watched_input
 
     config = OmegaConf.load(folder / "config.yaml")
     about = json.loads((folder / "metrics.json").read_text())

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bci_decode.binning import bin_session
-from bci_decode.compare import markdown
+from bci_decode.comparison.tables import markdown
+from bci_decode.data.binning import bin_session
+from bci_decode.data.inspection import inspect
+from bci_decode.data.session import Session, read_session
 from bci_decode.errors import exit_on_mistake
-from bci_decode.inspection import inspect
-from bci_decode.session import Session, read_session
 
 ALPHAS = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0, 30000.0)
 
@@ -72,8 +72,8 @@ def _measured(session: Session, velocity: np.ndarray) -> dict[str, float]:
 
 def wiener_r2(counts: np.ndarray, velocity: np.ndarray, bins: dict[str, list[int]]) -> float:
     """Test R2 of a ridge Wiener filter over ten bins, penalty chosen on the validation part."""
-    from bci_decode.baselines import WienerFilter
-    from bci_decode.metrics import r2
+    from bci_decode.evaluation.metrics import r2
+    from bci_decode.models.wiener import WienerFilter
 
     parts = {name: (counts[slice(*limits)], velocity[slice(*limits)]) for name, limits in bins.items()}
     models = [WienerFilter(alpha=alpha).fit(*parts["train"]) for alpha in ALPHAS]

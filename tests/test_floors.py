@@ -1,4 +1,4 @@
-"""The house: a module imports only from lower floors, and only the upper floors need torch."""
+"""The rule of the packages: each imports only from packages before it, and only some of them need torch."""
 
 from __future__ import annotations
 
@@ -6,43 +6,23 @@ import ast
 from pathlib import Path
 
 import pytest
+from recordings import ROOT
 
-PACKAGE = Path(__file__).resolve().parents[1] / "bci_decode"
-FLOORS = [
-    {"__init__", "errors", "metrics", "gemm", "buffers", "norms"},
-    {"files", "config", "catalog", "projection", "steps"},
-    {"session", "binning", "simulate", "transfer", "recurrence", "stopwatch"},
-    {"dataset", "layers", "checkpoint", "run_folder", "download", "inspection"},
-    {"decoder", "baselines", "runs", "stepping", "watch", "recipe"},
-    {"trainer", "compare", "plots", "invariance"},
-    {"report", "study", "compare_plots", "sweep", "plateau", "explain_plots"},
-    {"train", "summary"},
-]
-FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
-WITH_TORCH = {
-    "norms",
-    "steps",
-    "gemm",
-    "buffers",
-    "projection",
-    "recurrence",
-    "layers",
-    "checkpoint",
-    "decoder",
-    "stepping",
-    "trainer",
-    "report",
-    "watch",
-    "invariance",
-    "plateau",
+PACKAGE = ROOT / "bci_decode"
+BASE = ("errors", "files", "config", "style")
+ORDER = ("data", "layers", "models", "evaluation", "training", "runs", "comparison", "studies", "realtime")
+COMMANDS = ("train", "evaluate", "cli")
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
 }
-WITHOUT_TORCH = set(FLOOR) - WITH_TORCH
+TORCH_FREE = [name for name in MODULES if name.split(".")[0] in (*BASE, "__init__", "data", "comparison")]
 HEAVY = {"torch", "pandas", "scipy", "sklearn", "h5py", "matplotlib", "numpy"}
 
 
-def imports(module: str, nested: bool = True) -> set[str]:
+def imports(path: Path, nested: bool = True) -> set[str]:
     """Dotted names that a module imports as it runs; those under `if TYPE_CHECKING` never run."""
-    found, queue = set(), [ast.parse((PACKAGE / f"{module}.py").read_text())]
+    found, queue = set(), [ast.parse(path.read_text())]
     while queue:
         node = queue.pop()
         if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
@@ -57,30 +37,51 @@ def imports(module: str, nested: bool = True) -> set[str]:
     return found
 
 
-def test_every_module_has_a_floor():
-    assert {path.stem for path in PACKAGE.glob("*.py")} == set(FLOOR)
+def own(names: set[str]) -> set[str]:
+    """The project's modules among imported names: `bci_decode.data.split.Window` is the module data.split."""
+    found = set()
+    for name in names:
+        words = name.split(".")
+        if words[0] == "bci_decode" and len(words) > 1:
+            known = [".".join(words[1:end]) for end in range(2, len(words) + 1)]
+            found.add(next((word for word in reversed(known) if word in MODULES), words[1]))
+    return found - {"__version__"}
 
 
-@pytest.mark.parametrize("module", sorted(FLOOR))
+def test_every_module_is_a_base_module_a_command_or_in_a_package():
+    tops = {name.split(".")[0] for name in MODULES}
+    assert tops <= {"__init__", *BASE, *ORDER, *COMMANDS}
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"__init__"}))
 def test_imports_point_down(module):
-    for name in imports(module):
-        if name.startswith("bci_decode."):
-            other = name.split(".")[1]
-            assert other in ("__version__", module) or FLOOR[other] < FLOOR[module], f"{module} imports {other}"
+    here = module.split(".")[0]
+    if here in COMMANDS:
+        return
+    allowed = BASE[: BASE.index(here)] if here in BASE else (*BASE, *ORDER[: ORDER.index(here) + 1])
+    for other in own(imports(MODULES[module])):
+        assert other.split(".")[0] in allowed, f"{module} imports {other}"
 
 
-@pytest.mark.parametrize("module", sorted(WITHOUT_TORCH))
-def test_lower_floors_do_without_torch(module):
-    assert "torch" not in {name.split(".")[0] for name in imports(module, nested=False)}
+@pytest.mark.parametrize("module", sorted(TORCH_FREE))
+def test_what_needs_no_torch_waits_for_none(module):
+    """Neither the module nor what it imports of the project, when it is imported."""
+    assert not reached(module) & {"torch"}
 
 
-def test_help_waits_for_nothing_heavy():
-    """What `train` imports before it runs, itself and through the project's own modules."""
-    seen, queue = set(), ["train"]
+def reached(module: str) -> set[str]:
+    """Names of the libraries that are imported with a module, and with what that imports of the project."""
+    found, seen, queue = set(), set(), [module]
     while queue:
-        module = queue.pop()
-        names = imports(module, nested=False)
-        assert not {name.split(".")[0] for name in names} & HEAVY, module
-        own = {name.split(".")[1] for name in names if name.startswith("bci_decode.")} & set(FLOOR) - seen
-        seen |= own
-        queue += own
+        name = queue.pop()
+        seen.add(name)
+        names = imports(MODULES[name], nested=False)
+        found |= {other.split(".")[0] for other in names}
+        parents = {".".join(name.split(".")[:end]) for end in range(1, name.count(".") + 1)}
+        queue += list((own(names) | parents) & set(MODULES) - seen)
+    return found
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name in MODULES])
+def test_help_waits_for_nothing_heavy(command):
+    assert not reached(command) & HEAVY

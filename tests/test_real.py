@@ -10,8 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
-from bci_decode.binning import bin_session
-from bci_decode.session import read_session
+from bci_decode.data.binning import bin_session
+from bci_decode.data.session import read_session
 
 
 def test_counts_and_velocity_by_another_way(real_file):

@@ -1,0 +1,219 @@
+"""Bin spikes and align the hand's movement with them: counts (T, N) and kinematics (T, D) on one grid."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from bci_decode.config import TARGETS
+from bci_decode.errors import BciDecodeError
+
+if TYPE_CHECKING:
+    from bci_decode.data.session import Session
+
+log = logging.getLogger(__name__)
+
+SOURCES = ("finger_pos", "cursor_pos")
+UNITS = ("all", "sorted", "hash", "merged")
+AREAS = ("all", "M1", "S1")
+MIN_WIDTH = 0.001  # s; narrower bins tell a 250 Hz hand nothing and fill the memory with zeros
+
+
+@dataclass(frozen=True, eq=False)
+class BinnedSession:
+    """A session on a grid of bins: spike counts, and the kinematics that they are to be decoded into.
+
+    Bin k covers [edges[k], edges[k + 1]) in seconds of the session's clock. `counts` (T, N) are whole numbers in the
+    smallest unsigned type that holds them; `units` has a row for each of the N columns (channel, area, row; row
+    is -1 where all rows of a channel are merged). `kinematics` (T, 2) are x and y of `target` in `TARGETS`' unit, `lag`
+    seconds after the bin's spikes.
+    """
+
+    name: str
+    edges: np.ndarray
+    counts: np.ndarray
+    units: pd.DataFrame
+    kinematics: np.ndarray
+    target: str
+    bin_width: float
+    lag: float
+
+
+def bin_session(
+    session: Session,
+    *,
+    bin_width: float,
+    lag: float = 0.0,
+    target: str = "velocity",
+    source: str = "finger_pos",
+    units: str = "all",
+    area: str = "all",
+) -> BinnedSession:
+    """Bin a session's spikes every `bin_width` seconds and align the hand with them.
+
+    `lag` in seconds, any real number; + where the hand follows the spikes. `target` is one of `TARGETS`, `source` of
+    `SOURCES`, `units` of `UNITS`, `area` of `AREAS`. Raises `BciDecodeError` naming the config key at fault.
+    """
+    for field, value, known in (
+        ("data.target", target, tuple(TARGETS)),
+        ("data.source", source, SOURCES),
+        ("data.units", units, UNITS),
+        ("data.area", area, AREAS),
+    ):
+        if value not in known:
+            raise BciDecodeError(f"is {value!r}", field=field, remedy="choose one of " + ", ".join(known))
+    edges = bin_edges(session, bin_width, lag)
+    columns = select_units(session, units, area)
+    labels = columns.drop(columns="members")
+    return BinnedSession(
+        name=session.name,
+        edges=edges,
+        counts=count_spikes(session.spike_times, columns["members"], edges, bin_width),
+        units=labels,
+        kinematics=kinematics(session, edges, bin_width, lag, target, source),
+        target=target,
+        bin_width=bin_width,
+        lag=lag,
+    )
+
+
+def bin_edges(session: Session, bin_width: float, lag: float = 0.0) -> np.ndarray:
+    """Edges (T + 1,) of all whole bins of the recording whose hand, `lag` seconds later, lies in it too.
+
+    Every edge is a whole number of widths after `t[0]`, whatever the lag, and comes from one multiplication, so that
+    rounding does not pile up. A bin that ends within a thousandth of a sample after `t[-1]` counts as whole: the
+    clock itself is only that exact.
+    """
+    if not MIN_WIDTH <= bin_width < np.inf:
+        remedy = f"a bin needs a positive width in seconds, {MIN_WIDTH} or more"
+        raise BciDecodeError(f"is {bin_width} s", field="data.bin_width", remedy=remedy)
+    if not np.isfinite(lag):
+        raise BciDecodeError(f"is {lag} s", field="data.lag", remedy="give a number of seconds")
+    start, stop = session.t[0], session.t[-1]
+    slack = 1e-3 * (stop - start) / (len(session.t) - 1) / bin_width
+    first = int(np.ceil(max(-lag, 0.0) / bin_width - slack))
+    last = int(np.floor((stop - start - max(lag, 0.0)) / bin_width + slack))
+    if last - first > 10 * len(session.t):
+        raise BciDecodeError(
+            f"spans {session.duration:.4g} s with {len(session.t)} samples only",
+            file=session.path,
+            field="t",
+            remedy="cut the recording at its gaps",
+        )
+    if last <= first:
+        raise BciDecodeError(
+            f"is {bin_width} s (with data.lag {lag} s), the recording only {session.duration:.3f} s",
+            file=session.path,
+            field="data.bin_width",
+            remedy="choose narrower bins or a smaller lag",
+        )
+    return start + bin_width * np.arange(first, last + 1)
+
+
+def select_units(session: Session, units: str, area: str) -> pd.DataFrame:
+    """The columns of the counts: `channel`, `area`, `row`, and `members`, the session's units that each sums over."""
+    table = session.units.assign(members=[[i] for i in range(len(session.units))])
+    if area != "all":
+        table = table[table["area"] == area]
+    if units == "sorted":
+        table = table[table["row"] > 0]
+    elif units == "hash":
+        table = table[table["row"] == 0]
+    elif units == "merged":
+        table = table.groupby(["channel", "area"], sort=False, as_index=False).agg({"members": "sum"}).assign(row=-1)
+    if table.empty:
+        raise BciDecodeError(
+            f"no unit is left of {len(session.units)} with data.units={units} data.area={area}",
+            file=session.path,
+            remedy="areas in the file: " + (", ".join(session.units["area"].unique()) or "none, no channel has spikes"),
+        )
+    return table[["channel", "area", "row", "members"]].reset_index(drop=True)
+
+
+def count_spikes(spike_times: tuple[np.ndarray, ...], members, edges: np.ndarray, bin_width: float) -> np.ndarray:
+    """Spike counts (T, N): column n sums the units `members[n]`; a spike on an edge belongs to the later bin.
+
+    Equal to `np.histogram(times, edges)` to the count, save that a spike on the very last edge has no bin. The division
+    only guesses the bin; comparing with the edges themselves then decides, since rounding moves one spike in ten
+    thousand to the wrong side.
+    """
+    counts = np.zeros((len(edges) - 1, len(members)), np.uint8)
+    for column, units in enumerate(members):
+        times = spike_times[units[0]] if len(units) == 1 else np.concatenate([spike_times[unit] for unit in units])
+        bins = _bin_of(times, edges, bin_width)
+        while _overflows(bins, counts.dtype):
+            counts = counts.astype(np.uint16 if counts.dtype == np.uint8 else np.uint32)
+        np.add.at(counts[:, column], bins, counts.dtype.type(1))  # 20 times slower with a plain 1
+    return counts
+
+
+def _bin_of(times: np.ndarray, edges: np.ndarray, bin_width: float) -> np.ndarray:
+    """Bin of each spike inside the grid, as intp (np.add.at is 20 times slower with a narrower index)."""
+    inside = (times >= edges[0]) & (times < edges[-1])
+    times = times if inside.all() else times[inside]
+    bins = ((times - edges[0]) / bin_width).astype(np.intp)
+    np.minimum(bins, len(edges) - 2, out=bins)
+    bins -= times < edges[bins]
+    bins += times >= edges[bins + 1]
+    return bins
+
+
+def _overflows(bins: np.ndarray, dtype: np.dtype) -> bool:
+    """Whether some bin has more spikes than `dtype` can count, without counting: that many equal ones in order."""
+    limit = int(np.iinfo(dtype).max)
+    if len(bins) <= limit:
+        return False
+    ordered = bins if (bins[1:] >= bins[:-1]).all() else np.sort(bins)
+    return bool((ordered[limit:] == ordered[:-limit]).any())
+
+
+def kinematics(
+    session: Session, edges: np.ndarray, bin_width: float, lag: float, target: str, source: str
+) -> np.ndarray:
+    """x and y (T, 2) of the hand for each bin, `lag` seconds after it.
+
+    Position (mm) is taken at the bin's end; velocity (mm/s) is the position's difference over the bin / bin_width;
+    acceleration (mm/s^2) is the velocity's difference from the bin before / bin_width, and the first bin, which has
+    none before it, repeats the second's. Samples are interpolated linearly.
+    """
+    path = getattr(session, source)[:, :2]
+    _check_positions(session, source, path)
+    position = np.stack([np.interp(edges + lag, session.t, axis) for axis in path.T], axis=1)
+    if target == "position":
+        return position[1:]
+    velocity = np.diff(position, axis=0) / bin_width
+    if target == "velocity":
+        return velocity
+    if len(velocity) < 2:
+        raise BciDecodeError(
+            "acceleration needs two bins at least",
+            file=session.path,
+            field="data.target",
+            remedy="choose narrower bins",
+        )
+    acceleration = np.diff(velocity, axis=0) / bin_width
+    return np.concatenate([acceleration[:1], acceleration])
+
+
+def _check_positions(session: Session, source: str, path: np.ndarray) -> None:
+    bad = ~np.isfinite(path).all(axis=1)
+    if bad.any():
+        first = int(np.argmax(bad))
+        other = next(name for name in SOURCES if name != source)
+        raise BciDecodeError(
+            f"NaN or Inf at {bad.sum()} of {len(bad)} samples, first at t = {session.t[first]:.3f} s (sample {first})",
+            file=session.path,
+            field=source,
+            remedy=f"repair it, cut it out, or try data.source={other}",
+        )
+    steps = np.diff(session.t)
+    gaps = np.flatnonzero(steps > 1.5 * np.median(steps))
+    if gaps.size:
+        log.warning(
+            "%s: t has %d gaps, the longest %.3f s, the first at %.3f s; the hand is interpolated across them",
+            session.path, gaps.size, steps.max(), session.t[gaps[0]],
+        )  # fmt: skip

@@ -1,0 +1,126 @@
+"""A sweep: which runs it stands for, and what became of each of them.
+
+The runs themselves may be anywhere, in this process, in others, on a cluster; all that is known of them is what
+their folders hold, so that a run that was killed is seen as well.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from bci_decode.runs.folder import failure, is_complete, record_failure, relative
+
+OWN_FOLDER = "give each its own, as in 'output_dir=outputs/bins_${data.bin_width}'"
+
+
+@dataclass
+class Sweep:
+    """A sweep that has begun: its runs' folders, and what is needed to tell later what became of them."""
+
+    finished: dict[Path, int | None]  # when each run's metrics.json was written; None: not a finished run
+    overwrite: bool
+    slurm: bool
+    folder: Path
+    started: float
+
+
+class SweepReport(Callback):
+    """Hydra's callback that notes, before a sweep starts, its runs' folders and which of them are finished already."""
+
+    sweep: Sweep | None = None  # of this process
+
+    def on_multirun_start(self, config: DictConfig, **kwargs) -> None:
+        folders = _folders(config)
+        shared = [folder for folder in dict.fromkeys(folders) if folders.count(folder) > 1]
+        if shared:  # Hydra takes a callback's exceptions for warnings
+            print(f"error: {shared[0]}: several runs of this sweep share this folder; {OWN_FOLDER}", file=sys.stderr)
+            sys.exit(2)
+        SweepReport.sweep = Sweep(
+            finished={folder: _finished_at(folder) for folder in folders},
+            overwrite=bool(config.overwrite),
+            slurm="Slurm" in config.hydra.launcher._target_,
+            folder=Path(config.hydra.sweep.dir),
+            started=time.time(),
+        )
+        for folder in folders:  # what an earlier sweep says of its failures is none of this one's
+            record_failure(folder, None)
+
+
+def _finished_at(folder: Path) -> int | None:
+    return (folder / "metrics.json").stat().st_mtime_ns if is_complete(folder) else None
+
+
+def _folders(config: DictConfig) -> list[Path]:
+    """The run folders of a sweep, by Hydra's own expansion and composition of its overrides."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    loader = GlobalHydra.instance().config_loader()
+    words: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)  # ${...} is each run's own affair
+    swept = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]  # an experiment's
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides([*swept, *words])  # the later one counts
+    (jobs,) = BasicSweeper.split_arguments(overrides, None)
+    folders = []
+    for job in jobs:
+        composed = loader.load_sweep_config(config, list(job))
+        HydraConfig.instance().set_config(composed)  # the folder's name is made of `hydra:` values
+        folders.append(relative(Path(composed.hydra.sweep.dir, composed.hydra.sweep.subdir)))
+    HydraConfig.instance().set_config(config)
+    return folders
+
+
+def outcomes(sweep: Sweep, interrupted: bool = False) -> dict[Path, tuple[str, str]]:
+    """What became of each run, and why: done, skipped (finished before), failed, or open (killed or never begun)."""
+    found = {}
+    for folder, before in sweep.finished.items():
+        reason, after = failure(folder), _finished_at(folder)
+        if reason is not None:
+            found[folder] = ("failed", reason.removeprefix(f"{folder}: "))
+        elif after is not None and after != before:
+            found[folder] = ("done", "")
+        elif after is not None and not sweep.overwrite:
+            found[folder] = ("skipped", "")
+        elif after is None and (folder / "config.yaml").exists():
+            state, how = ("open", "interrupted") if interrupted else ("failed", "killed or out of memory")
+            found[folder] = (state, f"{how}; the same command goes on with it")
+        else:
+            found[folder] = ("open", "not begun; the same command begins it")
+    return found
+
+
+def end_of_sweep(sweep: Sweep, interrupted: bool = False) -> bool:
+    """Print the closing table and leave a word where a run was killed; whether any run is failed or open."""
+    if sweep.slurm:
+        _wait_for_slurm(sweep)
+    found = outcomes(sweep, interrupted)
+    width = max(len(str(folder)) for folder in found)
+    for folder, (state, reason) in found.items():
+        if state == "failed" and failure(folder) is None:  # a killed run leaves no word itself
+            record_failure(folder, reason)
+        print(f"{state:<8} {folder!s:<{width}}  {reason}".rstrip())
+    states = [state for state, _ in found.values()]
+    shown = ["done", "skipped", "failed"] + ["open"] * ("open" in states)
+    print("sweep: " + ", ".join(f"{states.count(state)} {state}" for state in shown))
+    return "failed" in states or "open" in states
+
+
+def _wait_for_slurm(sweep: Sweep, poll: float = 2.0) -> None:
+    """Wait until none of the sweep's jobs is left: the launcher stops at the first that was killed, the others go on."""
+    paths = [path for path in (sweep.folder / ".submitit").glob("[0-9]*") if path.stat().st_mtime >= sweep.started - 1]
+    jobs = {path.name.split("_")[0] for path in paths}
+    while jobs and shutil.which("squeue"):
+        queue = subprocess.run(["squeue", "-h", "-j", ",".join(sorted(jobs))], capture_output=True, text=True)
+        if queue.returncode or not queue.stdout.strip():  # SLURM forgets jobs that ended some time ago
+            return
+        time.sleep(poll)
