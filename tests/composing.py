@@ -1,11 +1,5 @@
-"""The configuration that the words of a command line stand for, composed as a test wants it."""
+"""The configuration that the words of a command line mean."""
 
-import hydra
+from bci_decode.runs.compose import compose_config as compose
 
-from bci_decode.runs.compose import CONF, register_configs
-
-
-def compose(*overrides: str):
-    register_configs()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("train", list(overrides))
+__all__ = ["compose"]

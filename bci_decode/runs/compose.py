@@ -96,6 +96,12 @@ def typed_config(config: DictConfig) -> TrainConfig:
     typed = OmegaConf.to_object(config)
     assert isinstance(typed, TrainConfig)
     check_recipe(typed.names.experiment, typed.names.model)
+    if typed.bidirectional and "recurrent" not in config.model:
+        raise BciDecodeError(
+            "cannot be bidirectional",
+            field=f"model={typed.names.model}",
+            remedy="remove bidirectional=true",
+        )
     return typed
 
 

@@ -22,7 +22,6 @@ from bci_decode.runs.folder import (
     FIGURES,
     RESULTS,
     changed_settings,
-    check_same_data,
     conflict,
     is_complete,
     settings_conflict,
@@ -60,7 +59,7 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def claim(folder: Path, settings: dict[str, Any], data: Path, overwrite: bool) -> Path | None:
+def claim(folder: Path, settings: dict[str, Any], overwrite: bool) -> Path | None:
     """The working folder, ready to train or to resume in; None if the run is finished already.
 
     Refuses a folder that holds another run. A finished run whose `trainer.epochs` was raised is
@@ -73,7 +72,6 @@ def claim(folder: Path, settings: dict[str, Any], data: Path, overwrite: bool) -
         _adopt(folder, working)
     finished = changed_settings(folder, settings) if folder.exists() else None
     if finished == {}:
-        check_same_data(folder, data)
         if not (working / "last.pt").exists() or changed_settings(working, settings):
             return None
     if (working / "config.yaml").exists():
@@ -81,7 +79,6 @@ def claim(folder: Path, settings: dict[str, Any], data: Path, overwrite: bool) -
         if changed and not _more_epochs(changed):
             raise settings_conflict(working, changed)
     elif finished and _more_epochs(finished):
-        check_same_data(folder, data)
         _copy_for_more_epochs(folder, working)
     elif finished:
         raise settings_conflict(folder, finished)

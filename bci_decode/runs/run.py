@@ -19,6 +19,7 @@ from bci_decode.files import md5_of
 from bci_decode.runs.build import build_decoder, instantiate, session_file
 from bci_decode.runs.compose import plain, typed_config
 from bci_decode.runs.folder import (
+    check_same_data,
     decoder_name,
     file_stat,
     is_bidirectional,
@@ -46,10 +47,11 @@ def run(
     settings = plain(config)
     config = DictConfig(settings)
     folder = folder or run_folder(config)
-    data_file = session_file(config, words)
     with locked(folder):
-        working = claim(folder, settings, data_file, typed.overwrite)
+        working = claim(folder, settings, typed.overwrite)
+        data_file = session_file(config, words)
         if working is None:
+            check_same_data(folder, data_file)
             _report_finished(folder, typed)
         else:
             job = _Job(config, typed, settings, folder, data_file, words, progress)
@@ -67,7 +69,8 @@ def _report_finished(folder: Path, config: TrainConfig) -> None:
     report = json.loads((folder / "metrics.json").read_text())
     log.info("%s: finished already; overwrite=true trains again", folder)
     log.info("%s", score_line(report))
-    if not all(path.exists() for path in figure_files(folder, config.figures)):
+    files = figure_files(folder, config.figures)
+    if not all(path.exists() and path.stat().st_size for path in files):
         draw_run(folder, config.figures, config.trajectory)
 
 

@@ -1,4 +1,4 @@
-"""Where a run's time goes."""
+"""Where the time of a run goes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,21 @@ from bci_decode.files import written_whole
 
 
 class Stopwatch:
-    """Wall seconds of a run's parts, how often each was entered, and the time since the process began."""
+    """Wall seconds of a run's parts and how often each was entered.
+
+    `started` is when the process started; for a later run of the same process, when that run did.
+    """
+
+    _first_of_process = True
 
     def __init__(self) -> None:
-        self.begun = time.perf_counter() - _age()
+        self.started = time.perf_counter() - (_age() if Stopwatch._first_of_process else 0.0)
+        Stopwatch._first_of_process = False
         self.parts: dict[str, tuple[int, float]] = {}
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Count what happens inside as `name`; again and again adds up."""
+        """Count the time inside as `name`; several times add up."""
         since = time.perf_counter()
         try:
             yield

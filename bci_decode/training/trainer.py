@@ -133,7 +133,7 @@ class Trainer:
             with self.stopwatch.part("untrained scores"):
                 row = self._epoch_record(0, *self._score_training_windows())
             self._finish_epoch(row)
-        self.stopwatch.once("start to first epoch", self.stopwatch.begun)
+        self.stopwatch.once("start to first epoch", self.stopwatch.started)
         hidden = None if self.progress else True  # None: hidden where standard error is no terminal
         first = len(self.history) - 1
         bar = tqdm(total=self.config.epochs, initial=first, unit="epoch", disable=hidden)

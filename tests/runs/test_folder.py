@@ -1,48 +1,53 @@
-"""A run's folder under kills: whatever is cut short, no whole run is lost and no two are mixed."""
+"""A run's folder:
+
+its name, whose run it holds, and that a kill at any moment loses no whole run.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+import yaml
+from composing import compose
 
 from bci_decode.errors import BciDecodeError
 from bci_decode.runs.folder import (
-    RUN_FILES,
-    begun,
-    held,
+    RESULTS,
+    changed_settings,
+    check_same_data,
+    failure,
     is_complete,
-    is_finished,
-    leave_nothing,
+    record_failure,
+    remove_if_empty,
     run_folder,
+    working_folder,
 )
+from bci_decode.runs.ownership import claim, finish, locked, start
 
 
 class Killed(BaseException):
     """As SIGKILL: nothing of ours runs after it."""
 
 
-def write_run(folder: Path, owner: str, names=RUN_FILES) -> None:
+def write_run(folder: Path, owner: str, epochs: int = 1, **settings) -> None:
+    """A finished run whose files say whose they are."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
+    for name in (*RESULTS, "last.pt", "loss.png", "train.log"):
         (folder / name).write_text(owner)
-    if "metrics.json" in names:
-        metrics = {"owner": owner, "epochs": 1, "data": {"file": "a.mat", "md5": "0"}}
-        (folder / "metrics.json").write_text(json.dumps(metrics))
-        (folder / "history.csv").write_text(f"{owner}\n0\n1\n")
+    metrics = {"owner": owner, "epochs": epochs, "data": {"file": "a.mat", "md5": "0"}}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    rows = "".join(f"{epoch},1.0\n" for epoch in range(epochs + 1))
+    (folder / "history.csv").write_text("epoch,loss\n" + rows)
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
 
 
 def owners(folder: Path) -> set[str]:
-    """Whose files there are, of the files that every run writes."""
-    names = [
-        name
-        for name in RUN_FILES
-        if (folder / name).exists() and name not in ("metrics.json", "history.csv", "config.yaml")
-    ]
-    return {(folder / name).read_text() for name in names}
+    return {(folder / name).read_text() for name in ("best.pt", "last.pt", "loss.png", "train.log")}
 
 
 def kill_at(monkeypatch, number: int) -> None:
@@ -59,101 +64,174 @@ def kill_at(monkeypatch, number: int) -> None:
 
         return call
 
-    for owner, names in ((Path, ("replace", "rename", "unlink", "rmdir", "mkdir")), (os, ("replace",))):
+    changes = (
+        (Path, ("replace", "rename", "unlink", "rmdir", "mkdir")),
+        (os, ("replace", "unlink", "rmdir")),
+    )
+    for owner, names in changes:
         for name in names:
             monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
 
 
-def overwrite(folder: Path, outcome: str) -> None:
-    with held(folder), begun(folder, {"owner": "new"}, overwrite=True):
-        write_run(folder, "new", [name for name in RUN_FILES if name not in ("config.yaml", "metrics.json")])
-        if outcome == "fails":
+def overwrite(folder: Path, fails: bool = False) -> None:
+    with locked(folder):
+        working = claim(folder, {"k": 2}, overwrite=True)
+        start(working, {"k": 2}, overwrite=True)
+        (working / "last.pt").write_text("new")
+        if fails:
             raise BciDecodeError("diverged")
-        write_run(folder, "new", [name for name in RUN_FILES if name != "config.yaml"])
+        write_run(working, "new", k=2)
+        finish(folder)
 
 
-@pytest.mark.parametrize("outcome", ["finishes", "fails"])
-@pytest.mark.parametrize("number", range(1, 60))
-def test_killed_anywhere_a_whole_run_stands_somewhere(tmp_path, monkeypatch, outcome, number):
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("number", range(1, 40))
+def test_killed_anywhere_a_whole_run_is_there(tmp_path, monkeypatch, number, fails):
     folder = tmp_path / "seed0"
-    write_run(folder, "old")
+    write_run(folder, "old", k=1)
     with monkeypatch.context() as patch:
         kill_at(patch, number)
         with contextlib.suppress(Killed, BciDecodeError):
-            overwrite(folder, outcome)
-    with held(folder):  # the next start
+            overwrite(folder, fails)
+    with locked(folder):  # the next start
         pass
-    here, aside = is_complete(folder), is_complete(folder / ".before")
-    assert here or aside
-    assert len(owners(folder)) <= 1 and owners(folder / ".before") <= {"old"}
-    if here:
-        assert not (folder / ".before").exists()
-    assert not list(folder.glob("*.part")) and not (folder / ".gone").exists()
-    overwrite(folder, "finishes")  # and from here one can go on
-    assert is_complete(folder) and owners(folder) == {"new"} and not (folder / ".before").exists()
+    assert is_complete(folder) and len(owners(folder)) == 1
+    overwrite(folder)
+    assert owners(folder) == {"new"}
+    assert {path.name for path in tmp_path.iterdir()} == {"seed0", ".seed0.lock"}
 
 
-def test_a_failed_overwrite_keeps_both(tmp_path):
+def test_an_overwriting_run_that_fails_touches_nothing(tmp_path):
     folder = tmp_path / "seed0"
-    write_run(folder, "old")
+    write_run(folder, "old", k=1)
     with pytest.raises(BciDecodeError, match="diverged"):
-        overwrite(folder, "fails")
-    assert is_complete(folder) and owners(folder) == {"old"} and owners(folder / ".failed") == {"new"}
+        overwrite(folder, fails=True)
+    assert owners(folder) == {"old"} and (working_folder(folder) / "last.pt").read_text() == "new"
 
 
-def test_what_was_overwritten_comes_back_only_when_this_run_fails(tmp_path):
-    """A later command that is refused, with or without overwrite, touches neither of two runs."""
+def test_files_of_the_user_survive_an_overwrite(tmp_path):
     folder = tmp_path / "seed0"
-    write_run(folder, "old")
-    with pytest.raises(Killed), held(folder), begun(folder, {}, overwrite=True):
-        write_run(folder, "new", ["last.pt", "history.csv"])
-        raise Killed
-    assert leave_nothing(folder) and is_complete(folder / ".before") and (folder / "last.pt").read_text() == "new"
-    with pytest.raises(BciDecodeError, match="diverged"), held(folder), begun(folder, {}, overwrite=False):
-        raise BciDecodeError("diverged")
-    assert is_complete(folder / ".before") and (folder / "last.pt").read_text() == "new"
+    write_run(folder, "old", k=1)
+    (folder / "notes.txt").write_text("mine")
+    overwrite(folder)
+    assert (folder / "notes.txt").read_text() == "mine" and owners(folder) == {"new"}
+
+
+@pytest.mark.parametrize("name", ["last.pt", "loss.png", "train.log"])
+def test_a_finished_run_without_a_file_that_it_does_not_need_is_finished(tmp_path, name):
+    """A user may delete last.pt to save disk: the run is not trained again."""
+    folder = tmp_path / "seed0"
+    write_run(folder, "old", k=1)
+    (folder / name).unlink()
+    with locked(folder):
+        assert claim(folder, {"k": 1}, overwrite=False) is None
+    assert (folder / "best.pt").read_text() == "old" and not working_folder(folder).exists()
+
+
+def test_a_run_without_results_and_last_pt_is_not_started_again_in_place(tmp_path):
+    folder = tmp_path / "seed0"
+    write_run(folder, "old", k=1)
+    (folder / "last.pt").unlink()
+    (folder / "predictions.npz").unlink()
+    with (
+        pytest.raises(BciDecodeError, match=r"without predictions.npz, and no last.pt to mend it"),
+        locked(folder),
+    ):
+        claim(folder, {"k": 1}, overwrite=False)
+    assert (folder / "best.pt").read_text() == "old"
+
+
+def test_other_settings_are_refused_with_both_values(tmp_path):
+    folder = tmp_path / "seed0"
+    write_run(folder, "old", names={"model": "gru"}, data={"units": "all"}, logger="none")
+    settings = {"names": {"model": "gru"}, "data": {"units": "sorted"}, "logger": "wandb"}
+    assert changed_settings(folder, settings) == {"data.units": ("all", "sorted")}
+    with (
+        pytest.raises(
+            BciDecodeError, match=r"other settings \(data.units=all, here sorted\); overwrite"
+        ),
+        locked(folder),
+    ):
+        claim(folder, settings, overwrite=False)
+
+
+def test_a_run_of_an_earlier_version_is_named_as_such(tmp_path):
+    folder = tmp_path / "seed0"
+    write_run(folder, "old", trainer={"gemm": "auto"})
+    with pytest.raises(BciDecodeError, match="holds a run of an earlier version"), locked(folder):
+        claim(folder, {"names": {"model": "gru"}, "trainer": {"matmul": "auto"}}, overwrite=False)
+
+
+def test_more_epochs_continue_a_copy_and_fewer_are_other_settings(tmp_path):
+    folder = tmp_path / "seed0"
+    write_run(folder, "old", trainer={"epochs": 2})
+    with locked(folder):
+        working = claim(folder, {"trainer": {"epochs": 3}}, overwrite=False)
+        assert (working / "last.pt").read_text() == "old" and is_complete(folder)
+        shutil.rmtree(working)
+        with pytest.raises(BciDecodeError, match=r"trainer.epochs=2, here 1"):
+            claim(folder, {"trainer": {"epochs": 1}}, overwrite=False)
+        (folder / "last.pt").unlink()
+        with pytest.raises(BciDecodeError, match=r"has no last.pt, which more epochs need"):
+            claim(folder, {"trainer": {"epochs": 3}}, overwrite=False)
+
+
+def test_a_second_process_is_kept_out(tmp_path):
+    with (
+        locked(tmp_path / "seed0"),
+        pytest.raises(BciDecodeError, match="another process is at this run"),
+    ):
+        locked(tmp_path / "seed0").__enter__()
+    with locked(tmp_path / "seed0"):
+        pass
 
 
 def test_the_same_path_with_other_content_is_other_data(tmp_path):
     data, folder = tmp_path / "a.mat", tmp_path / "seed0"
     data.write_text("first")
-    write_run(folder, "old")
-    (folder / "config.yaml").write_text("seed: 0\n")
+    write_run(folder, "old", seed=0)
     metrics = json.loads((folder / "metrics.json").read_text())
     about = data.stat()
     md5 = "8b04d5e3775d298e78455efc5ca404d5"  # of "first"
     metrics["data"] = {"file": str(data), "bytes": 5, "modified_ns": about.st_mtime_ns, "md5": md5}
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    assert is_finished(folder, {"seed": 0}, data)
+    check_same_data(folder, data)
     os.utime(data, ns=(0, 0))
-    assert is_finished(folder, {"seed": 0}, data)  # touched, not changed
+    check_same_data(folder, data)  # touched, not changed
     data.write_text("other")
     with pytest.raises(BciDecodeError, match="holds a run on other data"):
-        is_finished(folder, {"seed": 0}, data)
+        check_same_data(folder, data)
     data.unlink()
-    assert is_finished(folder, {"seed": 0}, data)
+    check_same_data(folder, data)
 
 
-@pytest.mark.parametrize("name", ["", None, "a/b", "..", "../x", "."])
-def test_names_that_lead_out_are_refused(name):
-    with pytest.raises(BciDecodeError, match=r"session.name"):
-        run_folder("outputs", "default", name, "gru", 0)
-    assert run_folder("outputs", "default", "indy_1", "gru", 0) == "default/indy_1/gru/seed0"
+def test_a_failure_is_noted_in_the_working_folder_and_goes_with_it(tmp_path):
+    folder = tmp_path / "deep" / "model" / "seed0"
+    record_failure(folder, "no spikes")
+    assert failure(folder) == "no spikes" and not folder.exists()
+    record_failure(folder, None)
+    assert failure(folder) is None and not (tmp_path / "deep").exists()
+    assert remove_if_empty(folder) is False
 
 
 @pytest.mark.parametrize(
-    ("bidirectional", "target", "name"),
+    ("words", "folder"),
     [
-        (False, "position", "lngru-position"),
-        (True, "velocity", "lngru-bidirectional"),
-        (True, "acceleration", "lngru-bidirectional-acceleration"),
+        (["model=gru"], "outputs/default/simulated/gru/seed0"),
+        (["data.target=position"], "outputs/default/simulated/lngru-position/seed0"),
+        (
+            ["bidirectional=true", "data.target=acceleration", "seed=2", "experiment=source_study"],
+            "outputs/source_study/simulated/lngru-bidirectional-acceleration/seed2",
+        ),
+        (["session=local", "session.path=~/data/é.mat"], "outputs/default/é/lngru/seed0"),
+        (["session.name=20160927", "output_dir=else"], "else/default/20160927/lngru/seed0"),
     ],
 )
-def test_variants_have_folders_of_their_own(bidirectional, target, name):
-    folder = run_folder("outputs", "source_study", "indy_1", "lngru", 2, bidirectional, target)
-    assert folder == f"source_study/indy_1/{name}/seed2"
+def test_the_folder_follows_from_the_settings(words, folder):
+    assert run_folder(compose(*words)) == Path(folder)
 
 
-def test_a_target_that_leads_out_is_refused():
-    with pytest.raises(BciDecodeError, match=r"data.target: is '../x'; choose position, velocity, acceleration"):
-        run_folder("outputs", "default", "indy_1", "gru", 0, False, "../x")
+@pytest.mark.parametrize("name", ['""', "a/b", "..", "../x", "."])
+def test_names_that_lead_out_are_refused(name):
+    with pytest.raises(BciDecodeError, match=r"session.name"):
+        run_folder(compose(f"session.name={name}"))

@@ -1,4 +1,7 @@
-"""Sweeps as a user types them: what fails is recorded and passed over, what is finished is skipped, all is told."""
+"""Sweeps as a user types them:
+
+what fails is recorded and passed over, what is finished is skipped, all is told.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +29,17 @@ def sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 def table(done: subprocess.CompletedProcess) -> list[list[str]]:
     """The closing table's rows: state, model and seed."""
-    lines = [line.split() for line in done.stdout.splitlines() if line.startswith(("done ", "skipped ", "failed "))]
+    lines = [
+        line.split()
+        for line in done.stdout.splitlines()
+        if line.startswith(("done ", "skipped ", "failed "))
+    ]
     return [[line[0], *Path(line[1]).parts[-2:]] for line in lines]
 
 
-@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]], ids=["here", "joblib"])
+@pytest.mark.parametrize(
+    "launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]], ids=["here", "joblib"]
+)
 def test_a_failed_run_is_recorded_and_the_rest_goes_on(tmp_path, launcher):
     finished = tmp_path / "outputs/default/simulated/gru/seed0"
     blocked = tmp_path / "outputs/default/simulated/gru/seed1"
@@ -46,7 +55,10 @@ def test_a_failed_run_is_recorded_and_the_rest_goes_on(tmp_path, launcher):
     assert table(done) == [
         ["skipped", "gru", "seed0"], ["failed", "gru", "seed1"], ["done", "lngru", "seed0"], ["done", "lngru", "seed1"],
     ]  # fmt: skip
-    assert "sweep: 2 done, 1 skipped, 1 failed" in done.stdout and "Traceback" not in done.stdout + done.stderr
+    assert (
+        "sweep: 2 done, 1 skipped, 1 failed" in done.stdout
+        and "Traceback" not in done.stdout + done.stderr
+    )
     assert (finished / "metrics.json").stat().st_mtime_ns == before
     reason = (blocked / "failed.txt").read_text()
     assert "last.pt: is damaged" in reason and reason.count("\n") == 1
@@ -59,7 +71,12 @@ def test_a_failed_run_is_recorded_and_the_rest_goes_on(tmp_path, launcher):
 
 
 def test_a_session_that_is_not_there_fails_alone(tmp_path):
-    done = sweep(tmp_path, "session=indy_20160927_04,simulated", "trainer.epochs=1", "model.recurrent.hidden_size=8")
+    done = sweep(
+        tmp_path,
+        "session=indy_20160927_04,simulated",
+        "trainer.epochs=1",
+        "model.recurrent.hidden_size=8",
+    )
     assert done.returncode == 1
     assert "sweep: 1 done, 0 skipped, 1 failed" in done.stdout
     reason = (tmp_path / "outputs/default/indy_20160927_04/lngru/seed0/failed.txt").read_text()
@@ -72,11 +89,24 @@ def test_an_overwriting_sweep_says_what_it_did(tmp_path):
     assert done.returncode == 0 and "sweep: 2 done, 0 skipped, 0 failed" in done.stdout
 
 
-@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]], ids=["here", "joblib"])
+@pytest.mark.parametrize(
+    "launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]], ids=["here", "joblib"]
+)
 def test_an_interrupted_sweep_says_what_is_open(tmp_path, launcher):
-    command = [sys.executable, "-m", "bci_decode.train", "-m", "model=gru", "seed=0,1", "session.minutes=1", *launcher]
+    command = [
+        sys.executable,
+        "-m",
+        "bci_decode.train",
+        "-m",
+        "model=gru",
+        "seed=0,1",
+        "session.minutes=1",
+        *launcher,
+    ]
     command += ["trainer.epochs=9999", "trainer.patience=null", "model.recurrent.hidden_size=8"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     while process.poll() is None and not list(tmp_path.rglob("last.pt")):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
@@ -110,13 +140,21 @@ def test_glob_is_all_catalogued_sessions(tmp_path):
 def test_a_sweep_of_the_source_study_is_of_both_models(tmp_path, words, models):
     """Of sessions that are not there: what is to be trained is counted, not trained."""
     done = sweep(tmp_path, *words, "session=glob(indy_20160927_*)")
-    assert f"sweep: 0 done, 0 skipped, {2 * len(models)} failed" in done.stdout, done.stdout + done.stderr
+    assert f"sweep: 0 done, 0 skipped, {2 * len(models)} failed" in done.stdout, (
+        done.stdout + done.stderr
+    )
     assert sorted(path.parts[-3] for path in tmp_path.rglob("failed.txt")) == sorted(2 * models)
 
 
 def test_variants_of_the_source_study_are_swept_side_by_side(tmp_path):
-    variants = ["model=gru,lngru", "bidirectional=true,false", "data.target=position,velocity,acceleration"]
-    done = sweep(tmp_path, "experiment=source_study", *variants, "data.split.first_bins=700", *SMALL)
+    variants = [
+        "model=gru,lngru",
+        "bidirectional=true,false",
+        "data.target=position,velocity,acceleration",
+    ]
+    done = sweep(
+        tmp_path, "experiment=source_study", *variants, "data.split.first_bins=700", *SMALL
+    )
     assert done.returncode == 0 and "sweep: 12 done" in done.stdout, done.stdout + done.stderr
     root = tmp_path / "outputs/source_study/simulated"
     names = [f"{model}{way}{target}" for model in ("gru", "lngru") for way in ("", "-bidirectional") for target in ("", "-position", "-acceleration")]  # fmt: skip
@@ -130,7 +168,9 @@ def test_variants_of_the_source_study_are_swept_side_by_side(tmp_path):
     assert lengths == {"position": 20, "velocity": 10, "acceleration": 10}
     groups = group_runs(read_runs(root)[0])
     assert [len(group.runs) for group in groups] == [4, 4, 4]
-    assert all(len({run.metrics["protocol"]["target"] for run in group.runs}) == 1 for group in groups)
+    assert all(
+        len({run.metrics["protocol"]["target"] for run in group.runs}) == 1 for group in groups
+    )
     assert ablation_table(groups)["sessions"].tolist() == [1] * 12
 
 
@@ -157,4 +197,8 @@ def test_runs_that_would_share_a_folder_are_refused_before_any_begins(tmp_path):
 
 def test_a_launcher_that_is_not_installed_says_where_more_are(tmp_path):
     done = sweep(tmp_path, "hydra/launcher=moon", "model=gru")
-    assert done.returncode == 2 and "hydra/launcher=moon: there is none" in done.stderr and "[sweep]" in done.stderr
+    assert (
+        done.returncode == 2
+        and "hydra/launcher=moon: there is none" in done.stderr
+        and "[sweep]" in done.stderr
+    )

@@ -1,4 +1,7 @@
-"""The command line as a user types it: real processes, real files, every mistake one line and exit code 2."""
+"""The command line as a user types it:
+
+real processes, real files, every mistake one line and exit code 2.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,9 @@ def command(*arguments: str) -> list[str]:
 
 
 def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command(*arguments), cwd=folder, capture_output=True, text=True, timeout=300
+    )
 
 
 def fails(folder: Path, *arguments: str) -> str:
@@ -75,7 +80,7 @@ def test_a_profile_says_where_the_time_went(tmp_path):
         "training epoch",
         "evaluation",
         "write",
-        "report and pictures",
+        "report and figures",
     ):
         assert profile.loc[part, "seconds"] > 0 and part in done.stdout + done.stderr
     assert profile.loc["training epoch", "times"] == 3
@@ -101,12 +106,15 @@ def test_a_run_leaves_all_that_it_promises(swept, model):
         start, stop = metrics["protocol"]["split_bins"]["test"]
         assert residual.shape == (stop - start, 2)
         np.testing.assert_allclose(
-            np.sqrt((residual**2).mean(0)), [metrics["scores"]["test"][f"rmse_{axis}"] for axis in "xy"]
+            np.sqrt((residual**2).mean(0)),
+            [metrics["scores"]["test"][f"rmse_{axis}"] for axis in "xy"],
         )
     for picture in ("loss.png", "r2.png", "trajectory.png"):
-        assert len(np.unique(imread(folder / picture).reshape(-1, 4), axis=0)) > 10  # lines were drawn
+        assert (
+            len(np.unique(imread(folder / picture).reshape(-1, 4), axis=0)) > 10
+        )  # lines were drawn
     assert "torch" in metrics["versions"] and len(metrics["data"]["md5"]) == 32
-    layer = {"gru": "bci_decode.layers.GRU", "lngru": "bci_decode.layers.recurrent.LayerNormGRU"}[model]
+    layer = {"gru": "bci_decode.layers.GRU", "lngru": "bci_decode.layers.LayerNormGRU"}[model]
     assert layer in (folder / "config.yaml").read_text()
 
 
@@ -115,33 +123,52 @@ def test_a_second_start_says_so_and_changes_nothing(swept):
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "train.log"}
     done = train(swept, "model=gru", *SMALL)
     assert done.returncode == 0 and "finished already" in done.stdout
-    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "train.log"} == before
+    assert {
+        path.name: path.read_bytes() for path in folder.iterdir() if path.name != "train.log"
+    } == before
 
 
 def test_other_settings_are_never_mixed_into_a_run(swept):
     line = fails(swept, "model=gru", *SMALL, "optimizer.lr=0.5")
-    assert "holds a run with other settings (optimizer.lr=0.002)" in line and "overwrite=true" in line
+    assert (
+        "holds a run with other settings (optimizer.lr=0.002, here 0.5)" in line
+        and "overwrite=true" in line
+    )
     config = swept / "outputs" / "default" / "simulated" / "gru" / "seed0" / "config.yaml"
     assert "lr: 0.002" in config.read_text()
 
 
 def test_overwrite_starts_anew(swept):
-    done = train(swept, "model=gru", *SMALL, "overwrite=true", "trainer.epochs=1", "output_dir=other")
-    again = train(swept, "model=gru", *SMALL, "overwrite=true", "trainer.epochs=2", "output_dir=other")
+    done = train(
+        swept, "model=gru", *SMALL, "overwrite=true", "trainer.epochs=1", "output_dir=other"
+    )
+    again = train(
+        swept, "model=gru", *SMALL, "overwrite=true", "trainer.epochs=2", "output_dir=other"
+    )
     assert done.returncode == again.returncode == 0
-    assert len(pd.read_csv(swept / "other" / "default" / "simulated" / "gru" / "seed0" / "history.csv")) == 3
+    assert (
+        len(
+            pd.read_csv(swept / "other" / "default" / "simulated" / "gru" / "seed0" / "history.csv")
+        )
+        == 3
+    )
 
 
 def test_compare_draws_and_tabulates(swept):
     done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "compare.py", "outputs/default"], cwd=swept, capture_output=True, text=True
+        [sys.executable, ROOT / "scripts" / "compare.py", "outputs/default"],
+        cwd=swept,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     folder = swept / "outputs" / "default"
     table = pd.read_csv(folder / "sessions.csv")
     assert table["model"].tolist() == ["gru", "lngru"]
     for _, row in table.iterrows():
-        metrics = json.loads((folder / "simulated" / row["model"] / "seed0" / "metrics.json").read_text())
+        metrics = json.loads(
+            (folder / "simulated" / row["model"] / "seed0" / "metrics.json").read_text()
+        )
         assert row["test_r2_x"] == pytest.approx(metrics["scores"]["test"]["r2_x"])
     assert "| simulated lngru seed 0 |" in (folder / "summary.md").read_text()
     for picture in ("comparison.png", "r2_scatter.png"):
@@ -159,29 +186,40 @@ def test_the_source_study_says_that_it_selects_on_test(swept, model):
         "trainer.epochs=1",
     )
     assert done.returncode == 0, done.stderr
-    assert "select_on=test" in done.stdout and "chosen by the highest R2 on the TEST part: a leak" in done.stdout
+    assert (
+        "select_on=test" in done.stdout
+        and "chosen by the highest R2 on the TEST part: a leak" in done.stdout
+    )
     folder = swept / f"outputs/source_study/simulated/{model}/seed0"
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["select_on"] == "test" and "leak" in metrics["selection_rule"]
     assert "select_on: test" in (folder / "config.yaml").read_text()
     assert metrics["protocol"]["split_bins"] == {"train": [0, 700], "test": [700, 937]}
-    check_honest(folder, metrics, done.stdout)
+    check_holdout(folder, metrics, done.stdout)
     best = torch.load(folder / "best.pt", weights_only=True)["decoder"]
     assert best["recurrent.weight_hh_l1"].shape == (768, 256)
     heads = {"gru": ("head.2.weight", (2, 128)), "lngru": ("head.axes.1.2.weight", (1, 128))}
     name, shape = heads[model]
     assert best[name].shape == shape
-    assert not any("norm" in name for name in best)  # no gain, no bias in the study's normalisations
+    assert not any(
+        "norm" in name for name in best
+    )  # no gain, no bias in the study's normalisations
 
 
-def check_honest(folder: Path, metrics: dict, printed: str) -> None:
-    """The honest score is that of the last bins at the epoch of the lowest validation loss, and is said as such."""
-    honest, history = metrics["honest"], pd.read_csv(folder / "history.csv")
-    assert (honest["val_bins"], honest["bins"]) == ([700, 747], [757, 937])
-    assert "lowest loss on bins 700 to 747" in honest["selection_rule"]
-    assert honest["epoch"] == history["val_loss"].idxmin()
-    assert honest["at_test_choice"]["epoch"] == metrics["best_epoch"] == history["test_r2"].idxmax()
-    for figures in (honest, honest["at_test_choice"]):
+def check_holdout(folder: Path, metrics: dict, printed: str) -> None:
+    """The holdout score is that of the last bins at the epoch of the lowest validation loss, and is
+    said as such.
+    """
+    holdout, history = metrics["holdout"], pd.read_csv(folder / "history.csv")
+    assert (holdout["val_bins"], holdout["bins"]) == ([700, 747], [757, 937])
+    assert "lowest loss on bins 700 to 747" in holdout["selection_rule"]
+    assert holdout["epoch"] == history["val_loss"].idxmin()
+    assert (
+        holdout["at_test_selected_epoch"]["epoch"]
+        == metrics["best_epoch"]
+        == history["test_r2"].idxmax()
+    )
+    for figures in (holdout, holdout["at_test_selected_epoch"]):
         row = history.iloc[figures["epoch"]]
         assert [figures[score] for score in ("r2", "r2_x", "r2_y", "loss")] == pytest.approx(
             row[["holdout_r2", "holdout_r2_x", "holdout_r2_y", "holdout_loss"]].tolist()
@@ -189,27 +227,32 @@ def check_honest(folder: Path, metrics: dict, printed: str) -> None:
     with np.load(folder / "predictions.npz") as predictions:
         true, decoded = predictions["true"][57:], predictions["decoded"][57:]
     r2 = 1 - ((true - decoded) ** 2).sum(0) / ((true - true.mean(0)) ** 2).sum(0)
-    assert [honest["at_test_choice"][f"r2_{axis}"] for axis in "xy"] == pytest.approx(r2.tolist(), abs=1e-6)
+    assert [holdout["at_test_selected_epoch"][f"r2_{axis}"] for axis in "xy"] == pytest.approx(
+        r2.tolist(), abs=1e-6
+    )
     assert (
-        f"; honest: R2 {honest['r2']:.3f} (x {honest['r2_x']:.3f}, y {honest['r2_y']:.3f}) on the last 180 bins, "
+        f"; holdout: R2 {holdout['r2']:.3f} (x {holdout['r2_x']:.3f}, y {holdout['r2_y']:.3f}) on the last 180 bins, "
         in printed
     )
     assert set(metrics["scores"]) == set(metrics["loss"]) == {"test"}
 
 
-def test_without_a_stretch_of_the_rest_there_is_no_honest_score(swept):
+def test_without_its_bins_there_is_no_holdout_score(swept):
     done = train(
         swept, "experiment=source_study", "model=gru", "session.minutes=1", "data.split.first_bins=700", "trainer.epochs=1",
-        "model.recurrent.hidden_size=8", "data.split.val_from_test=0", "output_dir=dishonest",
+        "model.recurrent.hidden_size=8", "data.split.val_from_test=0", "output_dir=without",
     )  # fmt: skip
-    assert done.returncode == 0 and "as in the source study; no honest score" in done.stdout
-    folder = swept / "dishonest/source_study/simulated/gru/seed0"
-    assert json.loads((folder / "metrics.json").read_text())["honest"] is None
+    assert done.returncode == 0 and "as in the source study; no holdout score" in done.stdout
+    folder = swept / "without/source_study/simulated/gru/seed0"
+    assert json.loads((folder / "metrics.json").read_text())["holdout"] is None
     assert "holdout" not in (folder / "history.csv").read_text()
 
 
 def test_killed_half_way_it_goes_on_to_the_same_result(swept):
-    """SIGKILL between epochs; the same command finishes the run with the figures of one that was never stopped."""
+    """SIGKILL between epochs;
+
+    the same command finishes the run with the figures of one that was never stopped.
+    """
     arguments = [
         "model=lngru",
         "session.minutes=1",
@@ -218,9 +261,12 @@ def test_killed_half_way_it_goes_on_to_the_same_result(swept):
         "model.recurrent.hidden_size=16",
     ]
     assert train(swept, *arguments, "output_dir=whole").returncode == 0
-    history = swept / "killed" / "default" / "simulated" / "lngru" / "seed0" / "history.csv"
+    history = swept / "killed" / "default" / "simulated" / "lngru" / "seed0.running" / "history.csv"
     process = subprocess.Popen(
-        command(*arguments, "output_dir=killed"), cwd=swept, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(*arguments, "output_dir=killed"),
+        cwd=swept,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     while process.poll() is None and (not history.exists() or history.read_text().count("\n") < 5):
         time.sleep(0.01)
@@ -228,33 +274,55 @@ def test_killed_half_way_it_goes_on_to_the_same_result(swept):
     assert process.wait() == -signal.SIGKILL
     assert not (history.parent / "metrics.json").exists()
     done = train(swept, *arguments, "output_dir=killed")
-    assert done.returncode == 0 and "going on from epoch" in done.stdout
-    whole = pd.read_csv(swept / "whole" / "default" / "simulated" / "lngru" / "seed0" / "history.csv")
+    assert done.returncode == 0 and "resuming from epoch" in done.stdout
+    whole = pd.read_csv(
+        swept / "whole" / "default" / "simulated" / "lngru" / "seed0" / "history.csv"
+    )
     pd.testing.assert_frame_equal(
-        pd.read_csv(history).drop(columns="seconds"), whole.drop(columns="seconds"), check_exact=True
+        pd.read_csv(swept / "killed/default/simulated/lngru/seed0/history.csv").drop(
+            columns="seconds"
+        ),
+        whole.drop(columns="seconds"),
+        check_exact=True,
     )
 
 
 def test_control_c_says_how_to_go_on(swept):
-    arguments = command("session.minutes=1", "trainer.epochs=9999", "trainer.patience=null", "output_dir=stopped")
-    process = subprocess.Popen(arguments, cwd=swept, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    arguments = command(
+        "session.minutes=1", "trainer.epochs=9999", "trainer.patience=null", "output_dir=stopped"
+    )
+    process = subprocess.Popen(
+        arguments, cwd=swept, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     while process.poll() is None and not list((swept / "stopped").rglob("last.pt")):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command goes on" in error and "Traceback" not in error
+    assert (
+        process.returncode == 130
+        and "the same command resumes" in error
+        and "Traceback" not in error
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["model=rnn"], ["model=rnn: there is none; choose one of gru, lngru"]),
+        (["model=rnn"], ["model=rnn: there is none; choose one of gru, lngru, wiener"]),
         (["session=indy_1"], ["session=indy_1: there is none", "indy_20160927_04", "loco_20170302_02", "local", "simulated"]),
         (["trainer.epochs=many"], ["trainer.epochs", "'many'", "Integer"]),
         (["data.bin_width=wide"], ["data.bin_width", "'wide'", "Float"]),
-        (["trainer.epoch=3"], ["trainer.epoch"]),
+        (["trainer.epoch=3"], ["trainer.epoch: no such key; did you mean trainer.epochs?"]),
+        (["epochs=3"], ["epochs: no such key; did you mean trainer.epochs?"]),
+        (["data.bin_widht=1"], ["data.bin_widht: no such key; did you mean data.bin_width?"]),
+        (["+foo=1"], ["foo: nothing reads this key"]),
+        (["+data.foo=1"], ["data.foo: nothing reads this key"]),
+        (["model="], ["model=: there is none; choose one of gru, lngru, wiener"]),
+        (["model=wiener", "bidirectional=true"], ["model=wiener: cannot be bidirectional"]),
+        (["experiment=source_study", "model=wiener"], ["has no recipe for it; choose gru, lngru"]),
+        (["init_from=absent"], ["absent: init_from: no such run"]),
         (["model.recurrent.hidden_size=big"], ["model.recurrent.hidden_size=big"]),
-        (["data.bin_width=-0.01"], ["data.bin_width: is -0.01 s"]),
+        (["data.bin_width=-0.01"], ["data.bin_width: is -0.01; choose 0.001 or more"]),
         (["data.bin_width=100"], ["data.bin_width: is 100.0 s", "recording only"]),
         (["data.split.first_bins=5000"], ["has 937 bins", "data.split.first_bins"]),
         (["data.area=S1"], ["no unit is left", "areas in the file: M1"]),
@@ -273,14 +341,14 @@ def test_control_c_says_how_to_go_on(swept):
         (["seed=-1"], ["seed: is -1"]),
         (["seed=99999999999999999999"], ["seed"]),
         (["trainer.batch_size=99999999999999999999"], ["trainer.batch_size"]),
-        (["session.path=mine.mat"], ["session.path: is for a file of your own; add session=local"]),
+        (["session.path=mine.mat"], ["session.path: no such key of a published or simulated session; add session=local"]),
         (["session.name=../up"], ["session.name: is '../up'"]),
         (["session=local", "session.path=a(b.mat"], ["quote"]),
         (["trainer.select_on=test"], ["trainer.select_on: is test", "experiment=source_study"]),
-        (["data.target=../up"], ["data.target: is '../up'; choose position"]),
+        (["data.target=../up"], ["data.target: is '../up'; choose position, velocity or acceleration"]),
         (["experiment=source_study", "data.target=speed"], ["data.target: is 'speed'; choose position"]),
         (["experiment=source_study"], ["has 937 bins", "change data.split.first_bins"]),
-        (["experiment=source_study", "data.split.first_bins=920"], ["val_from_test", "that leaves 3 to validate on"]),
+        (["experiment=source_study", "data.split.first_bins=920"], ["val_from_test", "which leaves 3 to select on"]),
         (["data.split.val=0", "data.split.val_from_test=0.4"], ["val_from_test: lies inside the test part"]),
         (["bidirectional=maybe"], ["bidirectional=maybe"]),
     ],
@@ -314,44 +382,57 @@ def test_another_recording_of_the_same_name_is_not_taken_for_the_finished_run(tm
 
 
 def test_a_mistake_with_overwrite_loses_nothing(swept):
-    """A run set aside by overwrite=true is put back where the new one fails, however late."""
+    """overwrite=true leaves the finished run where it is until the new one has finished."""
     folder = swept / "kept" / "default" / "simulated" / "gru" / "seed0"
     assert train(swept, "model=gru", *SMALL, "output_dir=kept").returncode == 0
-    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != "train.log"}
+    before = {
+        path.name: path.read_bytes()
+        for path in folder.iterdir()
+        if path.is_file() and path.name != "train.log"
+    }
     for late in (
         ["optimizer=sgd", "optimizer.lr=1e30", "trainer.clip_norm=null"],
         ["scheduler=cosine", "scheduler.T_max=0"],
     ):
         fails(swept, "model=gru", *SMALL, "output_dir=kept", "overwrite=true", *late)
         assert {
-            path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != "train.log"
+            path.name: path.read_bytes()
+            for path in folder.iterdir()
+            if path.is_file() and path.name != "train.log"
         } == before
-    assert "error: " in (folder / "train.log").read_text()
+    assert "error: " in (folder.with_name("seed0.running") / "train.log").read_text()
     assert "finished already" in train(swept, "model=gru", *SMALL, "output_dir=kept").stdout
 
 
 def test_an_interrupted_overwrite_keeps_both_runs(swept):
-    """Killed while it overwrites: the new run goes on, a mistake in between harms neither, the old one goes at its end."""
+    """Killed while it overwrites:
+
+    the new run goes on, a mistake in between harms neither, the old one goes at its end.
+    """
     folder = swept / "both" / "default" / "simulated" / "gru" / "seed0"
     small = ["model=gru", "session.minutes=1", "model.recurrent.hidden_size=16", "output_dir=both"]
     longer = [*small, "trainer.epochs=40", "trainer.patience=null"]
     assert train(swept, *small, "trainer.epochs=1").returncode == 0
     old = (folder / "metrics.json").read_text()
-    process = subprocess.Popen(command(*longer, "overwrite=true"), cwd=swept, stdout=subprocess.DEVNULL)
-    while process.poll() is None and not ((folder / ".before").exists() and (folder / "last.pt").exists()):
+    process = subprocess.Popen(
+        command(*longer, "overwrite=true"), cwd=swept, stdout=subprocess.DEVNULL
+    )
+    running = folder.with_name("seed0.running")
+    while process.poll() is None and not (running / "last.pt").exists():
         time.sleep(0.01)
     process.kill()
     process.wait()
-    assert (folder / ".before" / "metrics.json").read_text() == old
     fails(swept, *longer, "optimizer.lr=-1")
-    fails(swept, *small, "trainer.epochs=1")
-    assert (folder / ".before" / "metrics.json").read_text() == old and (folder / "last.pt").exists()
+    assert "finished already" in train(swept, *small, "trainer.epochs=1").stdout
+    assert (folder / "metrics.json").read_text() == old and (running / "last.pt").exists()
     done = train(swept, *longer)
-    assert done.returncode == 0 and "going on from epoch" in done.stdout
-    assert len(pd.read_csv(folder / "history.csv")) == 41 and not (folder / ".before").exists()
+    assert done.returncode == 0 and "resuming from epoch" in done.stdout
+    assert len(pd.read_csv(folder / "history.csv")) == 41 and not running.exists()
 
 
-@pytest.mark.parametrize("name", ["metrics.json", "predictions.npz", "history.csv", "trajectory.png"])
+@pytest.mark.parametrize(
+    "name", ["metrics.json", "predictions.npz", "history.csv", "trajectory.png"]
+)
 def test_a_finished_run_that_lost_a_file_mends_itself(swept, name):
     folder = swept / "mended" / "default" / "simulated" / "gru" / "seed0"
     train(swept, "model=gru", *SMALL, "output_dir=mended")
@@ -360,7 +441,9 @@ def test_a_finished_run_that_lost_a_file_mends_itself(swept, name):
     done = train(swept, "model=gru", *SMALL, "output_dir=mended")
     assert done.returncode == 0 and "epoch   3" not in done.stdout
     assert (folder / name).stat().st_size > 100
-    assert json.loads((folder / "metrics.json").read_text())["scores"] == json.loads(before)["scores"]
+    assert (
+        json.loads((folder / "metrics.json").read_text())["scores"] == json.loads(before)["scores"]
+    )
 
 
 def test_files_without_their_settings_are_not_taken_up(swept):
@@ -372,8 +455,15 @@ def test_files_without_their_settings_are_not_taken_up(swept):
 
 
 def test_two_processes_do_not_share_a_run(swept):
-    arguments = ["session.minutes=1", "trainer.epochs=9999", "trainer.patience=null", "output_dir=shared"]
-    first = subprocess.Popen(command(*arguments), cwd=swept, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    arguments = [
+        "session.minutes=1",
+        "trainer.epochs=9999",
+        "trainer.patience=null",
+        "output_dir=shared",
+    ]
+    first = subprocess.Popen(
+        command(*arguments), cwd=swept, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     while first.poll() is None and not list((swept / "shared").rglob("last.pt")):
         time.sleep(0.01)
     assert "another process is at this run" in fails(swept, *arguments)
@@ -385,7 +475,11 @@ def test_two_processes_do_not_share_a_run(swept):
 def test_a_reader_that_leaves_early_disturbs_nothing(swept):
     line = " ".join([*command("model=gru", *SMALL, "output_dir=piped"), "| head -1"])
     done = subprocess.run(line, shell=True, cwd=swept, capture_output=True, text=True)
-    assert done.stdout.count("\n") == 1 and "Traceback" not in done.stderr and "Logging error" not in done.stderr
+    assert (
+        done.stdout.count("\n") == 1
+        and "Traceback" not in done.stderr
+        and "Logging error" not in done.stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -398,11 +492,20 @@ def test_a_reader_that_leaves_early_disturbs_nothing(swept):
     ],
 )
 def test_what_a_live_decoder_would_wait_for_is_told(tmp_path, swept, arguments, delay):
-    done = train(tmp_path, *SMALL, f"data_dir={swept / 'data'}", "data.split.gap=0", "trainer.epochs=1", *arguments)
+    done = train(
+        tmp_path,
+        *SMALL,
+        f"data_dir={swept / 'data'}",
+        "data.split.gap=0",
+        "trainer.epochs=1",
+        *arguments,
+    )
     assert done.returncode == 0, done.stderr
     both = arguments[0] == "bidirectional=true"
     name = "lngru" + "-bidirectional" * both
-    metrics = json.loads((tmp_path / f"outputs/default/simulated/{name}/seed0/metrics.json").read_text())
+    metrics = json.loads(
+        (tmp_path / f"outputs/default/simulated/{name}/seed0/metrics.json").read_text()
+    )
     assert (metrics["model"], metrics["protocol"]["bidirectional"]) == (name, both)
     assert metrics["protocol"]["delay_s"] == pytest.approx(delay)
     assert ("decoded from the whole stream" in done.stdout) is (delay > 1)
@@ -419,7 +522,10 @@ def test_bad_recordings(tmp_path):
         ("cut.mat", "cannot be read"),
     ):
         assert words in fails(tmp_path, "session=local", f"session.path={name}")
-    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["cut.mat", "nan.mat"]
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [
+        "cut.mat",
+        "nan.mat",
+    ]
 
 
 def test_a_diverging_loss_stops_the_run(swept):
@@ -427,6 +533,6 @@ def test_a_diverging_loss_stops_the_run(swept):
         swept, "session.minutes=1", "optimizer=sgd", "optimizer.lr=1e30", "trainer.clip_norm=null", "data.scale.target=none", "output_dir=diverged"
     )  # fmt: skip
     assert "loss became" in line and "at epoch 1; last.pt keeps epoch 0" in line
-    folder = swept / "diverged" / "default" / "simulated" / "lngru" / "seed0"
+    folder = swept / "diverged" / "default" / "simulated" / "lngru" / "seed0.running"
     assert torch.load(folder / "last.pt", weights_only=True)["epoch"] == 0
     assert len(pd.read_csv(folder / "history.csv")) == 1 and not (folder / "metrics.json").exists()
