@@ -14,7 +14,11 @@ from omegaconf import OmegaConf
 
 from bci_decode.config import TrainConfig
 from bci_decode.data.catalog import catalog
-from bci_decode.train import CONF
+from bci_decode.errors import BciDecodeError
+from bci_decode.models.decoder import Decoder
+from bci_decode.runs import compose as runs_compose
+from bci_decode.runs.build import build_model
+from bci_decode.runs.compose import CONF, key_table, typed_config
 
 GROUPS = ["session", "data", "model", "optimizer", "scheduler", "trainer", "experiment"]
 CHOICES = [
