@@ -80,7 +80,7 @@ class TrainerConfig:
     threads: int | None  # CPU threads; null: all cores
     gemm: str  # auto: the fastest float32 product that is exact on this processor; default: PyTorch's own
     profile: bool  # write profile.csv: where the time goes
-    watch: bool  # columns in history.csv about the recurrent layers: see `watch.Watch`
+    watch: bool  # columns in history.csv about the recurrent layers: see `monitor.LayerMonitor`
 
 
 @dataclass

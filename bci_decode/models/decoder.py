@@ -40,7 +40,9 @@ class Decoder(nn.Module):
         self.recurrent = recurrent(input_size, batch_first=True)
         self.bidirectional = bool(self.recurrent.bidirectional)
         self.norm = norm or nn.Identity()
-        self.head = head(int(self.recurrent.hidden_size) * (1 + self.bidirectional), output_size)  # type: ignore[arg-type]
+        layer = self.recurrent
+        width = layer.output_size if hasattr(layer, "output_size") else layer.hidden_size
+        self.head = head(int(width) * (1 + self.bidirectional), output_size)  # type: ignore[arg-type]
 
     @property
     def needs_window(self) -> bool:

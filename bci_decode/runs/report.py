@@ -15,7 +15,7 @@ from bci_decode.config import TARGETS, DataConfig
 from bci_decode.data.dataset import Dataset
 from bci_decode.evaluation import metrics
 from bci_decode.files import written_whole
-from bci_decode.layers.cpu.matmul import gemm_backend, onednn_is_exact
+from bci_decode.layers.cpu.matmul import fast_matmul, onednn_is_exact
 from bci_decode.models.decoder import Decoder
 from bci_decode.training.checkpoint import load_checkpoint
 from bci_decode.training.trainer import AXES, Trainer, decode_parts
@@ -45,7 +45,7 @@ def write_report(trainer: Trainer, history: pd.DataFrame, config: DataConfig, ab
     """
     data, decoder, folder = trainer.data, trainer.decoder, trainer.folder
     best = load_checkpoint(folder / "best.pt", decoder)["epoch"]
-    with gemm_backend(trainer.config.gemm):
+    with fast_matmul(trainer.config.gemm):
         decoded = {name: a for name, a in decode_parts(decoder, data).items() if name in data.bins}
     report = about | {
         "best_epoch": best,

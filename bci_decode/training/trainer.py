@@ -22,10 +22,10 @@ from bci_decode.data.dataset import Dataset
 from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation import metrics
 from bci_decode.files import written_whole
-from bci_decode.layers.cpu.matmul import gemm_backend
+from bci_decode.layers.cpu.matmul import fast_matmul
 from bci_decode.models.decoder import Decoder, check_window, decode_stream
 from bci_decode.training.checkpoint import load_checkpoint, save_checkpoint
-from bci_decode.training.monitor import Watch, watched_input
+from bci_decode.training.monitor import LayerMonitor, monitor_input
 from bci_decode.training.timing import Stopwatch
 
 log = logging.getLogger(__name__)
@@ -90,12 +90,12 @@ class Trainer:
         self.watch = None
         if config.watch:  # never the test part: what is seen while training may tempt to change it
             seen = self.counts["val" if "val" in data.bins else "train"]
-            self.watch = Watch(decoder.recurrent, watched_input(seen, data.window))
+            self.watch = LayerMonitor(decoder.recurrent, monitor_input(seen, data.window))
         self.columns = history_columns(self.scored) + (self.watch.names if self.watch else [])
 
     def fit(self) -> pd.DataFrame:
         """Train to the last epoch, or until the validation loss has not fallen for `patience` epochs; the history."""
-        with gemm_backend(self.config.gemm):
+        with fast_matmul(self.config.gemm):
             self._fit()
         return pd.DataFrame(self.history, columns=self.columns)
 
