@@ -41,6 +41,7 @@ class LayerNormGRU(StackedRecurrent):
     """
 
     use_fused = True
+    weight_hh_l0: nn.Parameter
 
     def __init__(
         self,
@@ -155,6 +156,7 @@ class GRU(StackedRecurrent, nn.GRU):
     """
 
     use_fused = True
+    weight_hh_l0: nn.Parameter
     flatten_parameters = nn.GRU.flatten_parameters  # type: ignore[assignment]  # cuDNN needs it
 
     def forward(self, input: Any, hx: Tensor | None = None) -> tuple[Any, Tensor]:
@@ -183,7 +185,7 @@ class GRU(StackedRecurrent, nn.GRU):
     def __prepare_scriptable__(self) -> nn.GRU:
         """For torch.jit.script: a `torch.nn.GRU` that shares this layer's weights."""
         gru = copy.copy(self)
-        gru.__class__ = nn.GRU
+        gru.__class__ = nn.GRU  # type: ignore[assignment]
         return gru
 
 

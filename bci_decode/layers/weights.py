@@ -5,7 +5,7 @@ Shapes: I inputs, H hidden_size. Side "ih" maps the inputs, side "hh" the state 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -13,7 +13,7 @@ SIDES = ("ih", "hh")
 
 
 class GateWeights(NamedTuple):
-    """One side of a gated layer: weight (3 H, .); bias, gain and bias of its norm (3 H), or None."""
+    """One side of a gated layer: weight (3 H, .); bias, norm gain and norm bias (3 H), or None."""
 
     weight: Tensor
     bias: Tensor | None
@@ -31,4 +31,5 @@ def layer_names(layer: nn.Module) -> list[str]:
 def gate_weights(layer: nn.Module, side: str, suffix: str) -> GateWeights:
     """One side's parameters of a `torch.nn.GRU` or `LayerNormGRU`; None for those it lacks."""
     names = ("weight", "bias", "norm_gain", "norm_bias")
-    return GateWeights(*(getattr(layer, f"{name}_{side}_{suffix}", None) for name in names))
+    parameters: list[Any] = [getattr(layer, f"{name}_{side}_{suffix}", None) for name in names]
+    return GateWeights(*parameters)

@@ -89,3 +89,23 @@ def test_copies_step_as_the_original():
 def test_other_shapes_and_types_are_refused(x, h):
     with pytest.raises(ValueError, match="takes x and h of float32, h \\(1, 8\\)"):
         Stepper(moved()).step(x, h)
+
+
+class OtherNorm(LayerNormGRU):
+    def normalize(self, a, gain, shift):
+        return a.split((2 * self.hidden_size, self.hidden_size), dim=-1)
+
+
+@pytest.mark.parametrize(
+    ("layer", "problem"),
+    [
+        (lambda: LayerNormGRU(6, 8, device="meta"), "this one is on meta; move a copy to the CPU"),
+        (lambda: LayerNormGRU(6, 8, dtype=torch.bfloat16), "this one has torch.bfloat16; convert"),
+        (lambda: OtherNorm(6, 8), "OtherNorm has its own normalization"),
+    ],
+)
+def test_an_unsupported_layer_is_refused(layer, problem):
+    with pytest.raises(
+        ValueError, match=f"can step only a unidirectional LayerNormGRU .*: {problem}"
+    ):
+        Stepper(layer())

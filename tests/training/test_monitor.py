@@ -150,7 +150,7 @@ def test_watching_adds_columns_and_changes_no_other(tmp_path, window):
 
 
 def test_the_columns_are_right(tmp_path):
-    """One epoch of one step: gradient of the untrained, weights and shares of the trained decoder."""
+    """One epoch of one step: gradient before training, weights and shares after it."""
     data, start = made_data(), made_decoder(dropout=0.0)
     with torch.no_grad():
         start.recurrent.norm_gain_ih_l0 *= 4  # so that some pre-activations do lie outside
