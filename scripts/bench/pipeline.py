@@ -102,9 +102,9 @@ def start_up(rounds: int) -> list[tuple[str, str]]:
 def epochs(rounds: int) -> list[tuple[str, str]]:
     """An epoch of the source study (5000 bins, batch 16, history 10, 2 x 256) by both loops.
 
-    In each round Trainer and plain loop start from the same weights. The plain loop has its windows in memory, with
-    one copy of a bin for each of its windows, and runs torch.nn.GRU, or the LayerNorm GRU as a loop
-    under autograd; it keeps no history and computes no scores.
+    In each round Trainer and plain loop start from the same weights. The plain loop has its windows
+    in memory, with one copy of a bin for each of its windows, and runs torch.nn.GRU, or the
+    LayerNorm GRU as a loop under autograd; it keeps no history and computes no scores.
     """
     import numpy as np
 

@@ -1,7 +1,7 @@
 """Run large float32 matrix products on the CPU by oneDNN, where it is faster and exact.
 
 PyTorch multiplies float32 matrices by MKL. On AMD processors MKL uses AVX2, and PyTorch's oneDNN
-with AVX-512 is 1.3 to 2 times faster; for small products it is several times slower. The only way
+with AVX-512 is 1.3 to 2 times faster, but costs more than it saves for small products. The only way
 to oneDNN is a setting of the process, `torch.backends.mkldnn.matmul.fp32_precision = "bf16"`, which
 also allows bfloat16: a processor with AMX uses that and loses precision, others keep float32.
 
