@@ -50,10 +50,10 @@ lint: $(READY)  ## ruff check, ruff format, mypy
 	$(BIN)/mypy
 
 bench: $(READY)  ## measure reading, binning, start-up and an epoch
-	$(BIN)/python scripts/bench.py $(ARGS)
+	$(BIN)/python scripts/bench/pipeline.py $(ARGS)
 
 bench-layers: $(READY)  ## measure the recurrent layers against torch.nn.GRU; ARGS="--threads 2 --key"
-	$(BIN)/python scripts/bench_layers.py $(ARGS)
+	$(BIN)/python scripts/bench/layers.py $(ARGS)
 
 inspect: $(READY)  ## say what is in a recording and what may hurt decoding; ARGS="FILE --figure"
 	$(BIN)/python scripts/inspect_session.py $(ARGS)

@@ -82,10 +82,10 @@ def whole(text: str) -> int:
 
 def functions(arguments: argparse.Namespace) -> tuple[Path, str]:
     from bci_decode.studies.figures import draw_functions
-    from bci_decode.training.monitor import BAND
+    from bci_decode.layers.introspection import SATURATION_BAND
 
-    draw_functions(arguments.output / "functions.png", BAND)
-    return arguments.output, f"functions.png: sigmoid, tanh and their derivatives, ±{BAND:g} shaded"
+    draw_functions(arguments.output / "functions.png", SATURATION_BAND)
+    return arguments.output, f"functions.png: sigmoid, tanh and their derivatives, ±{SATURATION_BAND:g} shaded"
 
 
 def distributions(arguments: argparse.Namespace) -> tuple[Path, str]:
@@ -94,7 +94,7 @@ def distributions(arguments: argparse.Namespace) -> tuple[Path, str]:
 
     from bci_decode.studies.figures import draw_distributions
     from bci_decode.studies.invariance import layer_norm
-    from bci_decode.training.monitor import BAND, share_outside
+    from bci_decode.layers.introspection import SATURATION_BAND, share_outside
 
     random = torch.Generator().manual_seed(SEED)
     before = {name: mean + sd * torch.randn(UNITS, generator=random) for name, (mean, sd) in EXTREMES.items()}
@@ -102,13 +102,13 @@ def distributions(arguments: argparse.Namespace) -> tuple[Path, str]:
     after = {name: layer_norm(torch.eye(UNITS), a[None], eps=1e-5)[0] for name, a in before.items()}
     rows = [
         {"pre-activations": name, "when": when, "mean": round(float(a[name].mean()), 3), "SD": round(float(a[name].std()), 3),
-         f"share outside ±{BAND:g}": share_outside(a[name])}
+         f"share outside ±{SATURATION_BAND:g}": share_outside(a[name])}
         for name in before
         for when, a in (("before", before), ("after LayerNorm", after))
     ]  # fmt: skip
     as_arrays = [{name: a.numpy() for name, a in some.items()} for some in (before, after)]
     title = f"{UNITS} units drawn, seed {SEED}"
-    draw_distributions(arguments.output / "distributions.png", as_arrays[0], as_arrays[1], title, BAND)
+    draw_distributions(arguments.output / "distributions.png", as_arrays[0], as_arrays[1], title, SATURATION_BAND)
     return kept(arguments.output, "distributions", pd.DataFrame(rows))
 
 

@@ -86,12 +86,12 @@ def train(command: list[str]) -> None:
 def draw_watched(where: Path, folders: dict[str, Path], histories: dict, title: str) -> tuple[Path, str]:
     """Three pictures and three tables of watched runs and their histories."""
     from bci_decode.studies.figures import draw_norms, draw_pre_activations, draw_shares
-    from bci_decode.training.monitor import BAND
+    from bci_decode.layers.introspection import SATURATION_BAND
 
     inside = {model: looked_into(folder) for model, folder in folders.items()}
     found = {moment: {model: inside[model][moment] for model in inside} for moment in next(iter(inside.values()))}
-    draw_pre_activations(where / "pre_activations.png", found, title, BAND)
-    draw_shares(where / "shares.png", histories, title, BAND)
+    draw_pre_activations(where / "pre_activations.png", found, title, SATURATION_BAND)
+    draw_shares(where / "shares.png", histories, title, SATURATION_BAND)
     plain = all(is_plain_sgd(folder) for folder in folders.values())
     draw_norms(where / "norms.png", histories, title, plain)
     last = max(len(history) for history in histories.values()) - 1
@@ -101,7 +101,7 @@ def draw_watched(where: Path, folders: dict[str, Path], histories: dict, title: 
     texts = [
         added(where, "losses", loss_table(histories, epochs), f"{title}: test loss, (mm/s)².\n"),
         added(where, "pre-activations", side_by_side(measured),
-              f"{title}: SD of the pre-activations on the validation part, in brackets the share outside ±{BAND:g}.\n"),
+              f"{title}: SD of the pre-activations on the validation part, in brackets the share outside ±{SATURATION_BAND:g}.\n"),
         added(where, "norms", norm_table(histories, epochs, plain), f"{title}: means over an epoch's steps.\n"),
     ]  # fmt: skip
     return where, "\n".join(texts)
@@ -122,11 +122,11 @@ def pre_activation_table(found: dict):
     import numpy as np
     import pandas as pd
 
-    from bci_decode.training.monitor import BAND
+    from bci_decode.layers.introspection import SATURATION_BAND
 
     rows = [
         {"layer": layer, "gate": gate, "model": model, "when": moment, "mean": a.mean(), "sd": a.std(),
-         "outside": np.mean(np.abs(a) > BAND)}
+         "outside": np.mean(np.abs(a) > SATURATION_BAND)}
         for moment, models in found.items() for model, layers in models.items()
         for layer, gates in layers.items() for gate, a in gates.items()
     ]  # fmt: skip
@@ -171,14 +171,15 @@ def looked_into(folder: Path) -> dict:
     from omegaconf import OmegaConf
 
     from bci_decode.training.checkpoint import load_checkpoint
-    from bci_decode.training.monitor import pre_activations, watched_input
+    from bci_decode.layers.introspection import pre_activations
+    from bci_decode.training.monitor import monitor_input
 
     config = OmegaConf.load(folder / "config.yaml")
     about = json.loads((folder / "metrics.json").read_text())
     data = prepared(Path(about["data"]["file"]), config)
     torch.manual_seed(config.seed)
     decoder = hydra.utils.instantiate(config.model, input_size=len(data.units), output_size=2)
-    x = watched_input(torch.as_tensor(data.parts["val"].counts), data.window)
+    x = monitor_input(torch.as_tensor(data.parts["val"].counts), data.window)
     found = {"untrained": pre_activations(decoder.recurrent, x)}
     epoch = load_checkpoint(folder / "last.pt", decoder)["epoch"]
     found[f"epoch {epoch}"] = pre_activations(decoder.recurrent, x)

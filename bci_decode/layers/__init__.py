@@ -1,5 +1,7 @@
-"""Recurrent layers that are called exactly like `torch.nn.GRU`."""
+"""Recurrent layers that are called as `torch.nn.GRU`."""
 
-from bci_decode.layers.recurrent import GRU, HistoryNorm, LayerNormGRU
+from bci_decode.layers.norms import HistoryNorm
+from bci_decode.layers.recurrent import GRU, LayerNormGRU
+from bci_decode.layers.stacked import StackedRecurrent
 
-__all__ = ["GRU", "HistoryNorm", "LayerNormGRU"]
+__all__ = ["GRU", "HistoryNorm", "LayerNormGRU", "StackedRecurrent"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bci_decode.errors import BciDecodeError
 
-SHARED = (
+MIN_OVERLAP = (
     1.5  # windows a bin, from which projecting each bin once pays for gathering the projections
 )
 
@@ -45,7 +45,8 @@ class Decoder(nn.Module):
         self.recurrent = recurrent(input_size, batch_first=True)
         self.bidirectional = bool(self.recurrent.bidirectional)
         self.norm = norm or nn.Identity()
-        width = getattr(self.recurrent, "output_size", self.recurrent.hidden_size)
+        layer = self.recurrent
+        width = layer.output_size if hasattr(layer, "output_size") else layer.hidden_size
         self.head = head(int(width) * (1 + self.bidirectional), output_size)  # type: ignore[arg-type]
 
     @property
@@ -78,7 +79,7 @@ class Decoder(nn.Module):
         counts falls on each window separately.
         """
         first, last = (int(end) for end in torch.aminmax(windows))
-        shared = windows.numel() > SHARED * (last + 1 - first)
+        shared = windows.numel() > MIN_OVERLAP * (last + 1 - first)
         drops = self.training and isinstance(self.dropout, nn.Dropout)
         if drops or not shared or not hasattr(self.recurrent, "forward_windows"):
             return self(counts[windows], first_output=first_output)[0]

@@ -205,7 +205,7 @@ class _Job:
 
     def _write_report(self, data, decoder, history, recording: dict) -> dict[str, Any]:
         from bci_decode.evaluation.decoding import decode_parts
-        from bci_decode.layers.cpu.matmul import gemm_backend
+        from bci_decode.layers.cpu.matmul import fast_matmul
         from bci_decode.runs.figures import draw_run  # Matplotlib is not waited for before
         from bci_decode.runs.load import restore_model
         from bci_decode.runs.report import recording_kind, write_report
@@ -214,7 +214,7 @@ class _Job:
         best = self.working / "best.pt"
         state = read_checkpoint(best)
         restore_model(decoder, state, best)
-        with gemm_backend(self.typed.trainer.matmul):
+        with fast_matmul(self.typed.trainer.matmul):
             decoded = decode_parts(decoder, data)
         bidirectional = is_bidirectional(self.config)
         about = {

@@ -1,6 +1,6 @@
 """Pictures of what LayerNorm does to a recurrent layer; all readable in grey.
 
-Histories are `history.csv` of watched runs (`watch.Watch`), by model; layers go by the names of their weights, l0, l1, ...,
+Histories are `history.csv` of watched runs (`monitor.LayerMonitor`), by model; layers go by the names of their weights, l0, l1, ...,
 and are shown as layer 1, layer 2, ...
 """
 
@@ -121,7 +121,7 @@ def _name_columns(figure: plt.Figure, grid: np.ndarray, titles, below) -> None:
 def draw_shares(path: Path, histories: dict[str, pd.DataFrame], title: str, band: float) -> None:
     """The share of pre-activations outside the band against epoch: a row for each layer, a column for each gate."""
     layers = layers_of(histories)
-    first, prefix = next(iter(histories.values())), f"outside_{layers[0]}_"
+    first, prefix = next(iter(histories.values())), f"saturated_{layers[0]}_"
     gates = [name.removeprefix(prefix) for name in first.columns if name.startswith(prefix) and name.count("_") == 2]
     figure, grid = plt.subplots(
         len(layers), len(gates), figsize=(9, 1.9 * len(layers) + 1), layout="constrained", squeeze=False, sharex=True, sharey=True,
@@ -130,10 +130,10 @@ def draw_shares(path: Path, histories: dict[str, pd.DataFrame], title: str, band
     for line, layer in zip(grid, layers, strict=True):
         for axes, gate in zip(line, gates, strict=True):
             for model, history in histories.items():
-                shares = 100 * history[f"outside_{layer}_{gate}"]
+                shares = 100 * history[f"saturated_{layer}_{gate}"]
                 axes.plot(history["epoch"], shares, **MODELS[model])
                 highest = max(highest, 1.08 * shares.max())
-            zero = [MODELS[model]["label"] for model, own in histories.items() if not own[f"outside_{layer}_{gate}"].any()]  # fmt: skip
+            zero = [MODELS[model]["label"] for model, own in histories.items() if not own[f"saturated_{layer}_{gate}"].any()]  # fmt: skip
             if zero:
                 axes.text(0.97, 0.93, f"{', '.join(zero)}: 0 throughout", ha="right", va="top", transform=axes.transAxes, fontsize="small")  # fmt: skip
             axes.margins(x=0.02)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bci_decode.layers import LayerNormGRU
-from bci_decode.training.monitor import pre_activations
+from bci_decode.layers.introspection import pre_activations
 
 EPS = 1e-20  # beside variances of about 1: in float64 nothing
 INVARIANT = 1e-9  # of the outputs' largest: float64's rounding stays far below it, every real change far above

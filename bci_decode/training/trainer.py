@@ -29,10 +29,10 @@ from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation import metrics
 from bci_decode.evaluation.decoding import decode_parts
 from bci_decode.files import written_whole
-from bci_decode.layers.cpu.matmul import gemm_backend
+from bci_decode.layers.cpu.matmul import fast_matmul
 from bci_decode.models.decoder import Decoder, check_window
 from bci_decode.training.checkpoint import data_state, load_checkpoint, save_checkpoint
-from bci_decode.training.monitor import Watch, watched_input
+from bci_decode.training.monitor import LayerMonitor, monitor_input
 from bci_decode.training.timing import Stopwatch
 
 log = logging.getLogger(__name__)
@@ -117,13 +117,13 @@ class Trainer:
         self.monitor = None
         if config.monitor_layers:  # never the test part: users may change settings by what they see
             seen = self.counts["val" if "val" in self.counts else "train"]
-            self.monitor = Watch(decoder.recurrent, watched_input(seen, data.window))
+            self.monitor = LayerMonitor(decoder.recurrent, monitor_input(seen, data.window))
         self.columns = history_columns(self.scored_parts, data.axes)
         self.columns += self.monitor.names if self.monitor else []
 
     def fit(self) -> pd.DataFrame:
         """Train to the last epoch, or until `patience` ends it; returns the history."""
-        with gemm_backend(self.config.matmul):
+        with fast_matmul(self.config.matmul):
             self._fit()
         return pd.DataFrame(self.history, columns=self.columns)
 

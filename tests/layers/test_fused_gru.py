@@ -1,4 +1,4 @@
-"""The fast recurrence against the loop that defines it: same outputs, same gradients, nothing shared, nothing kept."""
+"""The fused GRU against the loop that defines it: same outputs and gradients."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 from bci_decode.layers import GRU, LayerNormGRU
-from bci_decode.layers.cpu import autograd as recurrence
-from bci_decode.layers.cpu import workspace as buffers
+from bci_decode.layers.cpu import autograd, workspace
 
 SIZES = [(1, 1, 1, 1), (1, 3, 5, 4), (7, 1, 5, 4), (23, 4, 33, 6), (12, 16, 64, 30)]  # T, B, H, I
 
 
 def pair(kind, inputs, hidden, dtype=torch.float64, seed=0, **options):
-    """A layer in `dtype` and the float64 layer that it is held against: the Python loop, or torch.nn.GRU."""
+    """A layer in `dtype` and its float64 reference: the Python loop, or torch.nn.GRU."""
     torch.manual_seed(seed)
     if kind is GRU:
         reference = nn.GRU(inputs, hidden, dtype=torch.float64, **options)
     else:
         reference = LayerNormGRU(inputs, hidden, dtype=torch.float64, **options)
-        reference._fast = False
+        reference.use_fused = False
         with torch.no_grad():
             for parameter in reference.parameters():
                 parameter.add_(0.3 * torch.randn_like(parameter))
@@ -42,14 +41,19 @@ def results(layer, x, h, seed=1):
     h = None if h is None else h.to(dtype).requires_grad_()
     y, final = layer(x, h)
     random = torch.Generator().manual_seed(seed)
-    loss = sum((a * torch.randn(a.shape, generator=random, dtype=torch.float64).to(dtype)).sum() for a in (y, final))
+    loss = sum(
+        (a * torch.randn(a.shape, generator=random, dtype=torch.float64).to(dtype)).sum()
+        for a in (y, final)
+    )
     inputs = [x, *([] if h is None else [h]), *layer.parameters()]
     return [y, final, *torch.autograd.grad(loss, inputs)]
 
 
 def error(found, expected):
-    """The largest relative error (Frobenius) among the results, each held against the size of the largest of its kind."""
-    return max(((a - b).norm() / (b.norm() + 1e-12)).item() for a, b in zip(found, expected, strict=True))
+    """The largest relative error (Frobenius) among the results."""
+    return max(
+        ((a - b).norm() / (b.norm() + 1e-12)).item() for a, b in zip(found, expected, strict=True)
+    )
 
 
 def gives_the_same(kind, dtype, tolerance, size, x=None, with_h=True, **options):
@@ -63,15 +67,20 @@ def gives_the_same(kind, dtype, tolerance, size, x=None, with_h=True, **options)
     assert error(results(fast, x, h), results(reference, x, h)) < tolerance
 
 
-@pytest.fixture(params=[(buffers.CHUNK, 10**9), (buffers.CHUNK, 0), (64, 10**9), (64, 0)], ids=str)
+@pytest.fixture(
+    params=[(workspace.CHUNK_SIZE, 10**9), (workspace.CHUNK_SIZE, 0), (64, 10**9), (64, 0)], ids=str
+)
 def way(request, monkeypatch):
     """One chunk or many, what the backward needs copied there or written straight to it."""
-    monkeypatch.setattr(buffers, "CHUNK", request.param[0])
-    monkeypatch.setattr(recurrence, "DIRECT", request.param[1])
+    monkeypatch.setattr(workspace, "CHUNK_SIZE", request.param[0])
+    monkeypatch.setattr(autograd, "MIN_SIZE_FOR_VIEWS", request.param[1])
 
 
 NORMS = [{"affine": affine, "bias": bias} for affine in (True, False) for bias in (True, False)]
-LAYERS = [(LayerNormGRU, options) for options in NORMS] + [(GRU, {"bias": True}), (GRU, {"bias": False})]
+LAYERS = [(LayerNormGRU, options) for options in NORMS] + [
+    (GRU, {"bias": True}),
+    (GRU, {"bias": False}),
+]
 
 
 @pytest.mark.parametrize(
@@ -93,19 +102,28 @@ def test_outputs_and_gradients_in_float32(kind, options, size):
 
 @pytest.mark.parametrize("with_h", [False, True])
 @pytest.mark.parametrize(
-    "options", [{"num_layers": 3}, {"bidirectional": True}, {"num_layers": 2, "bidirectional": True}]
+    "options",
+    [{"num_layers": 3}, {"bidirectional": True}, {"num_layers": 2, "bidirectional": True}],
 )
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("kind", [LayerNormGRU, GRU])
 def test_layers_directions_and_layouts(kind, options, batch_first, with_h):
-    gives_the_same(kind, torch.float64, 1e-10, (9, 3, 8, 4), with_h=with_h, batch_first=batch_first, **options)
+    gives_the_same(
+        kind, torch.float64, 1e-10, (9, 3, 8, 4), with_h=with_h, batch_first=batch_first, **options
+    )
 
 
 @pytest.mark.parametrize("kind", [LayerNormGRU, GRU])
 def test_inputs_that_are_not_contiguous(kind):
     x = torch.randn(4, 30, 6, dtype=torch.float64).transpose(0, 1)[::2, :, 1:5]
     gives_the_same(kind, torch.float64, 1e-10, (15, 4, 8, 4), x=x)
-    gives_the_same(kind, torch.float64, 1e-10, (15, 4, 8, 4), x=torch.ones(4, dtype=torch.float64).expand(15, 4, 4))
+    gives_the_same(
+        kind,
+        torch.float64,
+        1e-10,
+        (15, 4, 8, 4),
+        x=torch.ones(4, dtype=torch.float64).expand(15, 4, 4),
+    )
 
 
 @pytest.mark.parametrize("kind", [LayerNormGRU, GRU])
@@ -134,9 +152,13 @@ def test_gradcheck(kind, options):
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_windows_that_share_bins(kind, bidirectional, batch_first):
-    fast, reference = pair(kind, 4, 8, num_layers=2, bidirectional=bidirectional, batch_first=batch_first)
+    fast, reference = pair(
+        kind, 4, 8, num_layers=2, bidirectional=bidirectional, batch_first=batch_first
+    )
     bins = torch.randn(20, 4, dtype=torch.float64, requires_grad=True)
-    windows = torch.arange(5)[:, None] + torch.arange(7) + 3  # (B, T), bins 0 to 2 and 14 to 19 in none
+    windows = (
+        torch.arange(5)[:, None] + torch.arange(7) + 3
+    )  # (B, T), bins 0 to 2 and 14 to 19 in none
     windows[0] = 19  # one bin, seven times in one window
     index = windows if batch_first else windows.t()
     (y, h), (y_true, h_true) = fast.forward_windows(bins, index), reference(bins[index])
@@ -149,16 +171,16 @@ def test_windows_that_share_bins(kind, bidirectional, batch_first):
 
 def test_windows_without_the_fast_path():
     layer = LayerNormGRU(4, 8, batch_first=True)
-    layer._fast = False
+    layer.use_fused = False
     bins, windows = torch.randn(20, 4), torch.arange(5)[:, None] + torch.arange(7)
     assert torch.equal(layer.forward_windows(bins, windows)[0], layer(bins[windows])[0])
 
 
 def test_second_derivatives_are_refused():
     layer, x = LayerNormGRU(3, 4), torch.randn(5, 2, 3, requires_grad=True)
-    with pytest.raises(RuntimeError, match="cannot be differentiated twice: set _fast = False"):
+    with pytest.raises(RuntimeError, match="no second derivatives: set its use_fused = False"):
         torch.autograd.grad(layer(x)[0].sum(), x, create_graph=True)
-    layer._fast = False
+    layer.use_fused = False
     (first,) = torch.autograd.grad(layer(x)[0].sum(), x, create_graph=True)
     first.sum().backward()
 
@@ -166,12 +188,15 @@ def test_second_derivatives_are_refused():
 @pytest.mark.parametrize("kind", [LayerNormGRU, GRU])
 @pytest.mark.parametrize("pooled", [False, True])
 def test_passes_do_not_disturb_each_other(kind, pooled, monkeypatch):
-    """Two forwards before a backward, backward twice, an old graph dropped, another model of the same sizes."""
+    """Two forwards before a backward, two backwards, a deleted graph, a model of the same sizes."""
     if pooled:
-        monkeypatch.setattr(buffers, "WORTHWHILE", 1)
+        monkeypatch.setattr(workspace, "MIN_POOLED_BYTES", 1)
     (one, _), (other, _) = pair(kind, 4, 8), pair(kind, 4, 8, seed=5)
     x1, x2 = torch.randn(2, 9, 3, 4, dtype=torch.float64)
-    alone = [torch.autograd.grad(layer(x)[0].sin().sum(), layer.parameters()) for layer, x in ((one, x1), (other, x2))]
+    alone = [
+        torch.autograd.grad(layer(x)[0].sin().sum(), layer.parameters())
+        for layer, x in ((one, x1), (other, x2))
+    ]
     y1, y2, y3 = one(x1)[0], other(x2)[0], one(x1)[0]
     second = torch.autograd.grad(y2.sin().sum(), other.parameters())
     first = torch.autograd.grad(y1.sin().sum(), one.parameters(), retain_graph=True)
@@ -184,7 +209,7 @@ def test_passes_do_not_disturb_each_other(kind, pooled, monkeypatch):
 
 
 def test_threads_do_not_disturb_each_other(monkeypatch):
-    monkeypatch.setattr(buffers, "WORTHWHILE", 1)
+    monkeypatch.setattr(workspace, "MIN_POOLED_BYTES", 1)
     layers = [pair(LayerNormGRU, 4, 16, seed=seed)[0] for seed in range(4)]
     inputs = torch.randn(4, 30, 3, 4, dtype=torch.float64)
 
@@ -210,7 +235,10 @@ def test_threads_do_not_disturb_each_other(monkeypatch):
 
 def test_a_gradient_is_not_overwritten_by_the_next_backward():
     layer, _ = pair(LayerNormGRU, 4, 8)
-    x, h = torch.randn(9, 3, 4, dtype=torch.float64), torch.randn(1, 3, 8, dtype=torch.float64, requires_grad=True)
+    x, h = (
+        torch.randn(9, 3, 4, dtype=torch.float64),
+        torch.randn(1, 3, 8, dtype=torch.float64, requires_grad=True),
+    )
     (first,) = torch.autograd.grad(layer(x, h)[0].sum(), h)
     kept = first.clone()
     torch.autograd.grad(layer(x, 2 * h)[0].square().sum(), h)
@@ -237,7 +265,7 @@ def test_float32_keeps_its_precision_where_all_is_small(kind, options, gain, sca
     fast = kind(30, 64, **options)
     if kind is LayerNormGRU:
         for layer in (*layers.values(), fast):
-            layer._fast = layer is fast
+            layer.use_fused = layer is fast
             for name, parameter in layer.named_parameters():
                 if name.startswith("norm_gain"):
                     nn.init.constant_(parameter, gain)
@@ -245,10 +273,14 @@ def test_float32_keeps_its_precision_where_all_is_small(kind, options, gain, sca
     layers[torch.float32].load_state_dict(fast.state_dict())
     x = scale * torch.randn(12, 16, 30, dtype=torch.float64)
     true = results(layers[torch.float64], x, None)
-    assert error(results(fast, x, None), true) < max(2e-6, 3 * error(results(layers[torch.float32], x, None), true))
+    assert error(results(fast, x, None), true) < max(
+        2e-6, 3 * error(results(layers[torch.float32], x, None), true)
+    )
 
 
-@pytest.mark.filterwarnings("ignore")  # tracing is deprecated, and warns of every shape that it takes for fixed
+@pytest.mark.filterwarnings(
+    "ignore"
+)  # tracing is deprecated, and warns of every shape that it takes for fixed
 @pytest.mark.parametrize("kind", [LayerNormGRU, GRU])
 def test_what_is_not_plain_goes_by_the_operations_one_by_one(kind):
     layer, x = kind(4, 8), torch.randn(9, 3, 4)
@@ -277,14 +309,14 @@ def test_a_backward_inside_autocast_is_in_full_precision():
 
 def test_a_subclass_with_another_norm_is_asked():
     class Halved(LayerNormGRU):
-        def _norm(self, a, gain, shift):
-            gates, candidate = super()._norm(a, gain, shift)
+        def normalize(self, a, gain, shift):
+            gates, candidate = super().normalize(a, gain, shift)
             return gates / 2, candidate / 2
 
     layer = Halved(4, 8)
     x = torch.randn(9, 3, 4)
     y = layer(x)[0]
-    layer._fast = False
+    layer.use_fused = False
     assert torch.equal(layer(x)[0], y)
 
 
@@ -294,7 +326,7 @@ def test_windows_without_a_bin_are_refused():
 
 
 def test_saved_tensor_hooks_and_checkpointing(monkeypatch):
-    monkeypatch.setattr(buffers, "WORTHWHILE", 1)
+    monkeypatch.setattr(workspace, "MIN_POOLED_BYTES", 1)
     layer, _ = pair(LayerNormGRU, 4, 8)
     x = torch.randn(9, 3, 4, dtype=torch.float64, requires_grad=True)
 
@@ -305,46 +337,54 @@ def test_saved_tensor_hooks_and_checkpointing(monkeypatch):
     with torch.autograd.graph.save_on_cpu():
         y = layer(x)[0]
     layer(x + 1)[0].sum().backward()  # takes the memory that was given back
-    for found in (gradients(y), gradients(checkpoint(lambda x: layer(x)[0], x, use_reentrant=False))):
+    for found in (
+        gradients(y),
+        gradients(checkpoint(lambda x: layer(x)[0], x, use_reentrant=False)),
+    ):
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_memory_comes_back_when_its_last_user_is_gone(monkeypatch):
-    monkeypatch.setattr(buffers, "WORTHWHILE", 1)
-    monkeypatch.setattr(buffers, "_free", {})
+    monkeypatch.setattr(workspace, "MIN_POOLED_BYTES", 1)
+    monkeypatch.setattr(workspace, "_pool", {})
     like = torch.zeros(0)
-    first = buffers.lease(like, (100, 3), (7,))[0]
+    first = workspace.allocate(like, (100, 3), (7,))[0]
     address, view = first.data_ptr(), first[3:5]
     del first
     gc.collect()
-    assert buffers._free == {}, "a view still looks at it"
+    assert workspace._pool == {}, "a view still looks at it"
     del view
-    assert [slab.data_ptr() for slab in buffers._free.values()] == [address]
-    again = buffers.lease(like, (90, 3), (7,))[0]
-    assert again.data_ptr() == address and buffers._free == {}
+    assert [block.data_ptr() for block in workspace._pool.values()] == [address]
+    again = workspace.allocate(like, (90, 3), (7,))[0]
+    assert again.data_ptr() == address and workspace._pool == {}
 
 
 def test_free_memory_is_bounded(monkeypatch):
-    """Sequences of many lengths and widths leave no more than a few slabs, and small ones do not take large ones' place."""
-    monkeypatch.setattr(buffers, "WORTHWHILE", 1)
-    monkeypatch.setattr(buffers, "_free", {})
+    """Sequences of many sizes leave only a few blocks; small tensors are not pooled."""
+    monkeypatch.setattr(workspace, "MIN_POOLED_BYTES", 1)
+    monkeypatch.setattr(workspace, "_pool", {})
     like, largest = torch.zeros(0), 0
     for length in (1000, 10, 700, 3000, 20, 5, 1500, 900, 4000, 60, 8):
-        held = [buffers.lease(like, (length, 8)) for _ in range(3)]
+        held = [workspace.allocate(like, (length, 8)) for _ in range(3)]
         largest = max(largest, length * 8 * 4)
         del held
-        assert len(buffers._free) <= buffers.KEPT_SLABS
-    assert sum(slab.numel() for slab in buffers._free.values()) <= 2 * buffers.KEPT_SLABS * largest
-    buffers._free.clear()
-    small = buffers.lease(like, (8, 8))
+        assert len(workspace._pool) <= workspace.MAX_POOLED_BLOCKS
+    assert (
+        sum(block.numel() for block in workspace._pool.values())
+        <= 2 * workspace.MAX_POOLED_BLOCKS * largest
+    )
+    workspace._pool.clear()
+    small = workspace.allocate(like, (8, 8))
     assert small[0].untyped_storage().nbytes() < 1000
 
 
 def test_no_gradient_nothing_kept(monkeypatch):
     layer, reference = pair(LayerNormGRU, 4, 8)
     x = torch.randn(9, 3, 4, dtype=torch.float64)
-    monkeypatch.setattr(recurrence, "lease", None)  # what would be kept
-    monkeypatch.setattr(buffers, "_of_thread", threading.local())  # so that the buffers are made in inference mode
+    monkeypatch.setattr(autograd, "allocate", None)  # what would be kept
+    monkeypatch.setattr(
+        workspace, "_thread_state", threading.local()
+    )  # so that the buffers are made in inference mode
     for mode in (torch.inference_mode, torch.no_grad):
         with mode():
             y = layer(x)[0]
@@ -356,7 +396,7 @@ def test_no_gradient_nothing_kept(monkeypatch):
 
 @pytest.mark.parametrize("kind", [LayerNormGRU, GRU])
 def test_sequences_longer_than_the_longest_chunk(kind):
-    gives_the_same(kind, torch.float64, 1e-10, (2 * buffers.LONGEST + 3, 1, 5, 4))
+    gives_the_same(kind, torch.float64, 1e-10, (2 * workspace.MAX_CHUNK_BINS + 3, 1, 5, 4))
 
 
 @pytest.mark.parametrize("kind", [LayerNormGRU, GRU])

@@ -1,4 +1,4 @@
-"""The LayerNorm GRU against the paper's equations, written out here in float64, and against torch.nn.GRU."""
+"""The LayerNorm GRU against the paper's equations in float64, and against torch.nn.GRU."""
 
 from __future__ import annotations
 
@@ -11,29 +11,37 @@ from bci_decode.layers import HistoryNorm, LayerNormGRU
 
 
 def norm(a, gain, shift, eps):
-    """Ba, Kiros and Hinton 2016, equation 3: one mean and one SD over all of a layer's summed inputs."""
+    """Ba, Kiros and Hinton 2016, equation 3: one mean and one SD over a layer's summed inputs."""
     mean = a.sum(-1, keepdim=True) / a.shape[-1]
     variance = ((a - mean) ** 2).sum(-1, keepdim=True) / a.shape[-1]
     return (a - mean) / torch.sqrt(variance + eps) * gain + shift
 
 
 def by_the_equations(layer: LayerNormGRU, x, h0):
-    """x (T, B, I), h0 (L S, B, H) -> y (T, B, S H), h (L S, B, H): each bin, direction and layer on its own."""
+    """x (T, B, I), h0 (L S, B, H) -> y (T, B, S H), h (L S, B, H), one bin after the other."""
     H, finals = layer.hidden_size, []
     ones, zeros = torch.ones(3 * H, dtype=x.dtype), torch.zeros(3 * H, dtype=x.dtype)
     for number in range(layer.num_layers):
         outputs = []
         for way in ["", "_reverse"][: 1 + layer.bidirectional]:
-            p = {name: getattr(layer, f"{name}_l{number}{way}") for name in
-                 [f"{kind}_{side}" for kind in ("weight", "bias", "norm_gain", "norm_bias") for side in ("ih", "hh")]}  # fmt: skip
-            p = {name: (ones if "gain" in name else zeros) if value is None else value for name, value in p.items()}
+            kinds = ("weight", "bias", "norm_gain", "norm_bias")
+            names = [f"{kind}_{side}" for kind in kinds for side in ("ih", "hh")]
+            p = {name: getattr(layer, f"{name}_l{number}{way}") for name in names}
+            for name in [name for name, value in p.items() if value is None]:
+                p[name] = ones if "gain" in name else zeros
             h, states = h0[len(finals)], [None] * len(x)
             for t in reversed(range(len(x))) if way else range(len(x)):
                 a_x = torch.einsum("bi,oi->bo", x[t], p["weight_ih"]) + p["bias_ih"]
                 a_h = torch.einsum("bi,oi->bo", h, p["weight_hh"]) + p["bias_hh"]
                 g, c = slice(0, 2 * H), slice(2 * H, 3 * H)
-                x_g, x_c = (norm(a_x[:, s], p["norm_gain_ih"][s], p["norm_bias_ih"][s], layer.eps) for s in (g, c))
-                h_g, h_c = (norm(a_h[:, s], p["norm_gain_hh"][s], p["norm_bias_hh"][s], layer.eps) for s in (g, c))
+                x_g, x_c = (
+                    norm(a_x[:, s], p["norm_gain_ih"][s], p["norm_bias_ih"][s], layer.eps)
+                    for s in (g, c)
+                )
+                h_g, h_c = (
+                    norm(a_h[:, s], p["norm_gain_hh"][s], p["norm_bias_hh"][s], layer.eps)
+                    for s in (g, c)
+                )
                 gates = 1 / (1 + torch.exp(-(x_g + h_g)))
                 z, r = gates[:, :H], gates[:, H:]
                 candidate = torch.tanh(x_c + r * h_c)
@@ -56,7 +64,9 @@ def gradients(loss, layer, *inputs):
 def test_outputs_and_gradients_are_the_papers(num_layers, bidirectional, bias, affine):
     layer = made_layer(num_layers=num_layers, bidirectional=bidirectional, bias=bias, affine=affine)
     x = torch.randn(6, 3, 5, dtype=torch.float64, requires_grad=True)
-    h0 = torch.randn(num_layers * (1 + bidirectional), 3, 7, dtype=torch.float64, requires_grad=True)
+    h0 = torch.randn(
+        num_layers * (1 + bidirectional), 3, 7, dtype=torch.float64, requires_grad=True
+    )
     (y, h), (y_true, h_true) = layer(x, h0), by_the_equations(layer, x, h0)
     torch.testing.assert_close(y, y_true, rtol=0, atol=1e-9)
     torch.testing.assert_close(h, h_true, rtol=0, atol=1e-9)
@@ -70,30 +80,36 @@ def test_outputs_and_gradients_are_the_papers(num_layers, bidirectional, bias, a
 class WithoutNorm(LayerNormGRU):
     """The same arithmetic with the normalisation taken out."""
 
-    _fast = False
+    use_fused = False
 
-    def _norm(self, a, gain, shift):
+    def normalize(self, a, gain, shift):
         return a.split((2 * self.hidden_size, self.hidden_size), dim=-1)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_without_the_norm_it_is_torchs_gru(bidirectional):
-    """nn.GRU orders the rows r, z, n and its z is the share of the OLD state: swap the first two, negate z's."""
+    """nn.GRU has rows r, z, n, and its z is the share of the OLD state: swap rows, negate z."""
     torch.manual_seed(0)
-    mine = WithoutNorm(5, 7, 2, bidirectional=bidirectional, batch_first=True, affine=False, dtype=torch.float64)
+    mine = WithoutNorm(
+        5, 7, 2, bidirectional=bidirectional, batch_first=True, affine=False, dtype=torch.float64
+    )
     gru = nn.GRU(5, 7, 2, bidirectional=bidirectional, batch_first=True, dtype=torch.float64)
     assert [name for name, _ in mine.named_parameters()] != []
     with torch.no_grad():
         for name, parameter in gru.named_parameters():
             r, z, n = parameter.chunk(3)
             getattr(mine, name).copy_(torch.cat([-z, r, n]))
-    x, h = torch.randn(3, 11, 5, dtype=torch.float64), torch.randn(2 * (1 + bidirectional), 3, 7, dtype=torch.float64)
+    x, h = (
+        torch.randn(3, 11, 5, dtype=torch.float64),
+        torch.randn(2 * (1 + bidirectional), 3, 7, dtype=torch.float64),
+    )
     for found, expected in zip(mine(x, h), gru(x, h), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"num_layers": 2}, {"bidirectional": True}, {"num_layers": 3, "bidirectional": True}]
+    "options",
+    [{}, {"num_layers": 2}, {"bidirectional": True}, {"num_layers": 3, "bidirectional": True}],
 )
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("shape", [(4, 3, 5), (1, 1, 5), (4, 5)])
@@ -138,7 +154,7 @@ def test_the_past_does_not_know_the_future(dtype):
 
 
 def test_a_scaled_input_changes_nothing():
-    """What LayerNorm is for (Ba et al. 2016, table 1): re-scaling the weight matrix leaves the output as it was."""
+    """Ba et al. 2016, table 1: re-scaling the weight matrix does not change the output."""
     layer = made_layer(affine=True, bias=False)
     x = torch.randn(6, 3, 5, dtype=torch.float64)
     y = layer(x)[0]
@@ -179,8 +195,11 @@ def test_which_parameters_there_are(bias, affine, kinds):
         (lambda: LayerNormGRU(5, 7, dropout=2), "dropout is 2"),
         (lambda: LayerNormGRU(5, 7)(torch.zeros(3, 2, 6)), "6 columns"),
         (lambda: LayerNormGRU(5, 7)(torch.zeros(0, 2, 5)), "no bin"),
-        (lambda: LayerNormGRU(5, 7)(torch.zeros(3, 2, 5), torch.zeros(1, 3, 7)), r"needs \(1, 2, 7\)"),
-        (lambda: LayerNormGRU(5, 7)(nn.utils.rnn.pack_sequence([torch.zeros(3, 5)])), "takes a tensor"),
+        (
+            lambda: LayerNormGRU(5, 7)(torch.zeros(3, 2, 5), torch.zeros(1, 3, 7)),
+            r"needs \(1, 2, 7\)",
+        ),
+        (lambda: LayerNormGRU(5, 7)([[0.0] * 5]), "takes a PackedSequence or a tensor"),
     ],
 )
 def test_bad_calls(call, words):

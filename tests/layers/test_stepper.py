@@ -24,7 +24,9 @@ def moved(**options) -> LayerNormGRU:
 
 @pytest.mark.parametrize("num_layers", [1, 3])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-@pytest.mark.parametrize("options", [{"affine": a, "bias": b} for a in (True, False) for b in (True, False)], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"affine": a, "bias": b} for a in (True, False) for b in (True, False)], ids=str
+)
 def test_step_by_step_equals_one_pass(options, dtype, tolerance, num_layers):
     layer = moved(num_layers=num_layers, **options).to(dtype)
     x, h = torch.randn(20, 6, dtype=dtype), torch.randn(num_layers, 8, dtype=dtype)
@@ -62,9 +64,9 @@ def test_gates_far_closed_and_open():
 
 
 def test_a_bidirectional_layer_is_refused():
-    with pytest.raises(ValueError, match="a bidirectional layer reads the bins to come"):
+    with pytest.raises(ValueError, match="a bidirectional layer reads later bins"):
         Stepper(LayerNormGRU(6, 8, bidirectional=True))
-    with pytest.raises(ValueError, match="only a one-way LayerNormGRU can be stepped: GRU"):
+    with pytest.raises(ValueError, match="can step only a unidirectional LayerNormGRU .*: not GRU"):
         Stepper(GRU(6, 8))
 
 
@@ -87,3 +89,23 @@ def test_copies_step_as_the_original():
 def test_other_shapes_and_types_are_refused(x, h):
     with pytest.raises(ValueError, match="takes x and h of float32, h \\(1, 8\\)"):
         Stepper(moved()).step(x, h)
+
+
+class OtherNorm(LayerNormGRU):
+    def normalize(self, a, gain, shift):
+        return a.split((2 * self.hidden_size, self.hidden_size), dim=-1)
+
+
+@pytest.mark.parametrize(
+    ("layer", "problem"),
+    [
+        (lambda: LayerNormGRU(6, 8, device="meta"), "this one is on meta; move a copy to the CPU"),
+        (lambda: LayerNormGRU(6, 8, dtype=torch.bfloat16), "this one has torch.bfloat16; convert"),
+        (lambda: OtherNorm(6, 8), "OtherNorm has its own normalization"),
+    ],
+)
+def test_an_unsupported_layer_is_refused(layer, problem):
+    with pytest.raises(
+        ValueError, match=f"can step only a unidirectional LayerNormGRU .*: {problem}"
+    ):
+        Stepper(layer())

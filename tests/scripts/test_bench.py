@@ -1,26 +1,30 @@
-"""The measuring scripts: they run, what they hold against each other is the same work, and they notice what is wrong."""
+"""The measuring scripts run, compare the same work, and notice wrong results."""
 
 from __future__ import annotations
 
 import importlib
-import re
 import subprocess
 import sys
+import time
 
+import numpy as np
 import pytest
 import torch
 from recordings import ROOT
 
-SCRIPTS = ROOT / "scripts"
+from bci_decode.errors import BciDecodeError
+
+SCRIPTS = ROOT / "scripts" / "bench"
 
 
 def run(command: str) -> subprocess.CompletedProcess:
     script, *arguments = command.split()
-    return subprocess.run([sys.executable, SCRIPTS / script, *arguments], capture_output=True, text=True)
+    command_line = [sys.executable, SCRIPTS / script, *arguments]
+    return subprocess.run(command_line, capture_output=True, text=True)
 
 
 def rows(table: str) -> list[list[str]]:
-    """The cells of the lines of figures, all tables in a row."""
+    """The cells of all rows that begin with a number."""
     lines = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")]
     return [cells for cells in lines if cells[0][0].isdigit()]
 
@@ -31,57 +35,19 @@ def script(monkeypatch):
     return importlib.import_module
 
 
-def test_parallel_prints_a_table_and_what_follows_from_it():
-    done = run("bench_parallel.py --models 1 3 --threads 2 --rounds 1 --shape 2 3 8 4")
-    assert done.returncode == 0 and done.stderr == "", done.stderr
-    table = rows(done.stdout)
-    assert [cells[0] for cells in table] == ["1", "3"] and torch.__version__ in done.stdout
-    ratios = [float(cells[3]) for cells in table]
-    verdict = re.fullmatch(r"batching (pays|does not pay).*: ([\d.]+) to ([\d.]+) of.*", done.stdout.splitlines()[-1])
-    assert verdict and [float(verdict[2]), float(verdict[3])] == sorted(ratios)
-
-
-@pytest.mark.parametrize(
-    "ratios, says",
-    [({2: 0.95, 4: 1.1}, "does not pay: 0.95 to 1.10"), ({2: 0.95, 4: 0.6, 8: 0.5}, "pays for 4, 8 models: 0.50")],
-)
-def test_the_verdict_follows_the_ratios(script, ratios, says):
-    assert says in script("bench_parallel").verdict(ratios)
-
-
-def test_batched_models_do_what_each_does_alone(script):
-    """Model 4 of 7, with its values put into a step of one model, has the same states and gradients bin by bin."""
-    step = script("bench_parallel").TrainingStep
-    many, one = step((2, 5, 16, 6), 7, "cpu"), step((2, 5, 16, 6), None, "cpu")
-
-    def pairs():
-        for name, tensor in vars(many).items():
-            if isinstance(tensor, torch.Tensor):
-                alone = vars(one)[name]
-                yield name, tensor.select(tensor.shape.index(7), 4) if tensor.dim() > alone.dim() else tensor, alone
-
-    with torch.no_grad():
-        for _, of_many, alone in pairs():
-            alone.copy_(of_many)
-        before = one.h.clone(), one.dh.clone()
-        many(), one()
-    assert not torch.equal(one.h[1:], before[0][1:]) and not torch.equal(one.dh[:-1], before[1][:-1])
-    for name, of_many, alone in pairs():
-        torch.testing.assert_close(of_many, alone, msg=lambda text, name=name: f"{name}: {text}")
-
-
-def test_gpu_script_runs_where_there_is_none():
-    done = run("bench_gpu.py 2,3,8,4 --device cpu --rounds 1")
+def test_gpu_script_runs_without_a_gpu():
+    done = run("gpu.py 2,3,8,4 --device cpu --rounds 1")
     assert done.returncode == 0 and done.stderr == "", done.stderr
     checked, timed = rows(done.stdout)
-    assert checked[0] == "2, 3, 8, 4" and len(checked) == 8 and all(0 < float(cell) < 1e-5 for cell in checked[1:])
+    assert checked[0] == "2, 3, 8, 4" and len(checked) == 8
+    assert all(0 < float(cell) < 1e-5 for cell in checked[1:])
     assert timed[0] == "2, 3, 8, 4, 1" and timed[3:] == ["-", "-"] and float(timed[2]) > 0
 
 
 @pytest.mark.parametrize("fault", [1e-3, float("nan")])
 def test_gpu_script_notices_a_wrong_result(script, fault, monkeypatch, capsys):
-    bench = script("bench_gpu")
-    right = bench.results
+    gpu = script("gpu")
+    right = gpu.results
 
     def wrong(layer, x, *others):
         results = right(layer, x, *others)
@@ -89,21 +55,24 @@ def test_gpu_script_notices_a_wrong_result(script, fault, monkeypatch, capsys):
             results["weight_hh_l0"] = results["weight_hh_l0"] * (1 + fault)
         return results
 
-    monkeypatch.setattr(bench, "results", wrong)
-    monkeypatch.setattr(sys, "argv", ["bench_gpu.py", "2,3,8,4", "--device", "cpu", "--rounds", "1"])
-    with pytest.raises(SystemExit, match="1 results are off"):
-        bench.main()
+    monkeypatch.setattr(gpu, "results", wrong)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "2,3,8,4", "--device", "cpu", "--rounds", "1"])
+    with pytest.raises(SystemExit, match="1 results have relative errors"):
+        gpu.main()
 
 
 @pytest.mark.parametrize(
     "command, says",
     [
-        ("bench_parallel.py --models 2 0", "--models: is [2, 0]"),
-        ("bench_parallel.py --threads 0", "--threads: is 0"),
-        ("bench_gpu.py 3,4 --device cpu", "3,4: is no shape"),
-        ("bench_gpu.py --rounds 0 --device cpu", "--rounds: is 0"),
-        ("bench_gpu.py", "--device cuda: this PyTorch finds no GPU"),
-        ("bench_parallel.py --device cuda", "--device cuda: this PyTorch finds no GPU"),
+        ("gpu.py 3,4 --device cpu", "3,4: is no shape"),
+        ("gpu.py --rounds 0 --device cpu", "--rounds: is 0"),
+        ("gpu.py", "--device cuda: this PyTorch finds no GPU"),
+        ("layers.py 4,6,8", "4,6,8: is no shape"),
+        ("layers.py 4,6,0,5", "4,6,0,5: is no shape"),
+        ("layers.py 4,6,a,5", "4,6,a,5: is no shape"),
+        ("layers.py --threads 0", "--threads: is 0"),
+        ("layers.py --rounds 0", "--rounds: is 0"),
+        ("pipeline.py --rounds 0", "--rounds: is 0"),
     ],
 )
 def test_bad_arguments_are_one_line(command, says, monkeypatch):
@@ -114,21 +83,44 @@ def test_bad_arguments_are_one_line(command, says, monkeypatch):
 
 
 def test_the_layers_table_has_a_row_for_each_shape():
-    done = run("bench_layers.py 4,6,8,5 2,3,8,5,2 --threads 2 --rounds 1")
+    done = run("layers.py 4,6,8,5 2,3,8,5,2 --threads 2 --rounds 1")
     assert done.returncode == 0 and done.stderr == "", done.stderr
     table = rows(done.stdout)
     assert [cells[0] for cells in table] == ["4, 6, 8, 5, 1", "2, 3, 8, 5, 2"]
-    assert all(float(cell) >= 0 for cells in table for cell in cells[1:6]) and table[0][6].endswith("%")
+    values = [float(cell) for cells in table for cell in cells[1:6]]
+    assert all(value >= 0 for value in values) and table[0][6].endswith("%")
     assert all(float(cells[1]) > 0 for cells in table)
     assert torch.__version__ in done.stdout
 
 
-@pytest.mark.parametrize("words", ["4,6,8", "4,6,0,5", "4,6,a,5", "--threads 0", "--rounds 0"])
-def test_what_cannot_be_measured_is_refused(words):
-    done = run(f"bench_layers.py {words}")
-    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-
-
 def test_the_memory_of_a_step_is_a_number():
-    done = run("bench_layers.py 4,6,8,5 --memory-of fast")
-    assert float(done.stdout) >= 0
+    assert float(run("layers.py 4,6,8,5 --memory-of fast").stdout) >= 0
+
+
+def test_the_profile_lists_operations():
+    done = run("layers.py 4,6,8,5 --profile")
+    assert "aten::mm" in done.stdout and done.returncode == 0, done.stderr
+
+
+def test_the_sides_take_turns(script):
+    calls: list[str] = []
+    sides = {name: lambda name=name: calls.append(name) or time.sleep(0.02) for name in "ab"}
+    medians = script("timing").interleaved(sides, rounds=3)
+    assert set(medians) == {"a", "b"} and min(medians.values()) >= 0.02
+    measured = "".join(calls)[4:]  # after two calls of each that choose the number of repetitions
+    assert measured == measured[: len(measured) // 3] * 3 and "ba" in measured
+
+
+def test_rounds_on_a_busy_processor_do_not_count(script):
+    """A sleeping side looks as one that waits for the processor."""
+    with pytest.raises(BciDecodeError, match="other processes used the processor"):
+        script("timing").interleaved({"a": lambda: time.sleep(0.01)}, rounds=1, one_thread=True)
+
+
+@pytest.mark.parametrize("model", ["gru", "lngru"])
+def test_trainer_and_plain_loop_learn_the_same(script, model):
+    rng = np.random.default_rng(0)
+    counts, target = rng.poisson(0.5, (250, 4)), rng.normal(0, 70, (250, 2))
+    words = "data.split.first_bins=200", "model.recurrent.hidden_size=8"
+    *times, apart = script("pipeline")._epoch_times(model, counts, target, *words)
+    assert min(times) > 0 and apart < 1e-3

@@ -80,7 +80,7 @@ def test_a_watched_pair(tmp_path, toy, explain):
         history = pd.read_csv(run / "history.csv").set_index("epoch")
         for when, epoch in (("untrained", 0), ("epoch 2", 2)):  # of decoders made anew, and as the training saw them
             share = inner.loc[(model, "l1", "reset", when), "outside"]
-            assert share == pytest.approx(history.loc[epoch, "outside_l1_reset"], abs=1e-9)
+            assert share == pytest.approx(history.loc[epoch, "saturated_l1_reset"], abs=1e-9)
     trained = run / "last.pt"
     before = trained.stat().st_mtime_ns
     assert explain(*words)[1] == printed

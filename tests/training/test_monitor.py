@@ -1,4 +1,4 @@
-"""Pre-activations against the layers' own outputs, and what a watched training adds to its history."""
+"""Pre-activations against the layers' own outputs, and the columns that a monitor adds."""
 
 from __future__ import annotations
 
@@ -12,14 +12,10 @@ from toys import made_data, made_decoder, made_layer, made_trainer
 from bci_decode.data.dataset import Window
 from bci_decode.errors import BciDecodeError
 from bci_decode.layers import LayerNormGRU
+from bci_decode.layers.introspection import GATES, pre_activations, share_outside
+from bci_decode.layers.weights import layer_names
 from bci_decode.training.checkpoint import load_checkpoint
-from bci_decode.training.monitor import (
-    GATES,
-    layer_names,
-    pre_activations,
-    share_outside,
-    watched_input,
-)
+from bci_decode.training.monitor import monitor_input
 from bci_decode.training.trainer import history_columns
 
 LAYERS = {
@@ -28,7 +24,12 @@ LAYERS = {
     "lngru, the source study's": lambda **options: made_layer(affine=False, **options),
     "lngru, the paper's": lambda **options: made_layer(bias=False, **options),
 }
-SHAPES = [{}, {"num_layers": 3}, {"num_layers": 2, "bidirectional": True}, {"num_layers": 2, "dropout": 0.5}]
+SHAPES = [
+    {},
+    {"num_layers": 3},
+    {"num_layers": 2, "bidirectional": True},
+    {"num_layers": 2, "dropout": 0.5},
+]
 
 
 def rebuilt(gates: dict[str, torch.Tensor], reverse: bool) -> torch.Tensor:
@@ -62,7 +63,7 @@ def test_the_next_state_follows_from_them(kind, options):
     [("gru", "bias_ih_l0", slice(0, 7)), ("lngru, the paper's", "norm_bias_ih_l0", slice(7, 14))],
 )
 def test_the_reset_gate_is_what_lets_the_state_in(kind, bias, rows):
-    """With the reset gate shut by its bias, a bin's candidate is that of the same bin after no other."""
+    """With a reset gate of 0, each bin's candidate is that of the same bin from a zero state."""
     torch.manual_seed(1)
     recurrent = LAYERS[kind]()
     x = torch.randn(9, 3, 5, dtype=torch.float64)
@@ -71,7 +72,9 @@ def test_the_reset_gate_is_what_lets_the_state_in(kind, bias, rows):
         getattr(recurrent, bias)[rows] -= 60
     shut = pre_activations(recurrent, x)["l0"]
     torch.testing.assert_close(shut["reset"][0], free["reset"][0] - 60)
-    alone = torch.cat([pre_activations(recurrent, x[t : t + 1])["l0"]["candidate"] for t in range(len(x))])
+    alone = torch.cat(
+        [pre_activations(recurrent, x[t : t + 1])["l0"]["candidate"] for t in range(len(x))]
+    )
     torch.testing.assert_close(shut["candidate"], alone)
     assert not torch.allclose(free["candidate"], alone)
 
@@ -102,7 +105,10 @@ def test_drawing_no_random_number():
 def test_another_layer_is_refused():
     decoder = made_decoder()
     decoder.recurrent = nn.LSTM(5, 12)
-    with pytest.raises(BciDecodeError, match="trainer.monitor_layers: knows torch.nn.GRU and LayerNormGRU, not LSTM"):
+    with pytest.raises(
+        BciDecodeError,
+        match="trainer.monitor_layers: knows torch.nn.GRU and LayerNormGRU, not LSTM",
+    ):
         pre_activations(decoder.recurrent, torch.zeros(3, 5))
 
 
@@ -110,14 +116,14 @@ def test_the_share_outside():
     assert share_outside(torch.tensor([-5.0, -4.0, 0.0, 4.0, 4.1])) == pytest.approx(0.4)
 
 
-def test_the_watched_input_is_what_a_decoder_sees():
+def test_the_monitor_input_is_what_a_decoder_sees():
     counts = torch.arange(2000.0)[:, None].repeat(1, 3)
-    windows = watched_input(counts, Window("history", 10, 1, 9))
+    windows = monitor_input(counts, Window("history", 10, 1, 9))
     assert windows.shape == (256, 10, 3)
     assert windows[0, 0, 0] == 0 and windows[-1, -1, 0] == 1999
     assert (windows.diff(dim=1) == 1).all()
-    assert watched_input(counts, Window("sequence", 64, 16, 10)).shape == (1, 500, 3)
-    assert watched_input(counts[:12], Window("history", 10, 1, 9)).shape == (3, 10, 3)
+    assert monitor_input(counts, Window("sequence", 64, 16, 10)).shape == (1, 500, 3)
+    assert monitor_input(counts[:12], Window("history", 10, 1, 9)).shape == (3, 10, 3)
 
 
 def columns(history: pd.DataFrame) -> list[str]:
@@ -125,32 +131,47 @@ def columns(history: pd.DataFrame) -> list[str]:
 
 
 @pytest.mark.parametrize("window", [Window("sequence", 20, 10, 3), Window("history", 5, 1, 4)])
-def test_watching_adds_columns_and_changes_no_other(tmp_path, window):
+def test_monitoring_adds_columns_and_changes_no_other(tmp_path, window):
     data = made_data(window=window)
-    plain, watched = (made_trainer(tmp_path / str(on), data, epochs=3, monitor_layers=on).fit() for on in (False, True))
-    pd.testing.assert_frame_equal(
-        plain.drop(columns="seconds"), watched[plain.columns].drop(columns="seconds"), check_exact=True
+    plain, monitored = (
+        made_trainer(tmp_path / str(on), data, epochs=3, monitor_layers=on).fit() for on in (False, True)
     )
-    assert columns(watched) == [
-        "outside_l0_update", "outside_l0_reset", "outside_l0_candidate",
+    pd.testing.assert_frame_equal(
+        plain.drop(columns="seconds"),
+        monitored[plain.columns].drop(columns="seconds"),
+        check_exact=True,
+    )
+    assert columns(monitored) == [
+        "saturated_l0_update", "saturated_l0_reset", "saturated_l0_candidate",
         "grad_norm_l0_ih", "grad_norm_l0_hh", "weight_norm_l0_ih", "weight_norm_l0_hh",
     ]  # fmt: skip
-    np.testing.assert_allclose(pd.read_csv(tmp_path / "True" / "history.csv"), watched)
+    np.testing.assert_allclose(pd.read_csv(tmp_path / "True" / "history.csv"), monitored)
 
 
 def test_the_columns_are_right(tmp_path):
-    """Of one epoch of one step: the gradient of the untrained decoder, the weights and the shares of the trained one."""
+    """One epoch of one step: gradient before training, weights and shares after it."""
     data, start = made_data(), made_decoder(dropout=0.0)
     with torch.no_grad():
         start.recurrent.norm_gain_ih_l0 *= 4  # so that some pre-activations do lie outside
     trainer = made_trainer(
-        tmp_path, data, start, epochs=1, batch_size=1000, shuffle=False, clip_norm=1e-3, monitor_layers=True, lr=0.05
+        tmp_path,
+        data,
+        start,
+        epochs=1,
+        batch_size=1000,
+        shuffle=False,
+        clip_norm=1e-3,
+        monitor_layers=True,
+        lr=0.05,
     )
     state = {name: value.clone() for name, value in start.state_dict().items()}
     history = trainer.fit()
     weights = load_checkpoint(tmp_path / "last.pt", made_decoder(dropout=0.0))["decoder"]
     for side in ("ih", "hh"):
-        norms = [values[f"recurrent.weight_{side}_l0"].square().sum().sqrt() for values in (state, weights)]
+        norms = [
+            values[f"recurrent.weight_{side}_l0"].square().sum().sqrt()
+            for values in (state, weights)
+        ]
         np.testing.assert_allclose(history[f"weight_norm_l0_{side}"], norms, rtol=1e-6)
     again = made_decoder(dropout=0.0)
     again.load_state_dict(state)
@@ -160,24 +181,28 @@ def test_the_columns_are_right(tmp_path):
     for side in ("ih", "hh"):
         gradient = getattr(again.recurrent, f"weight_{side}_l0").grad.norm().item()
         assert np.isnan(history[f"grad_norm_l0_{side}"][0])
-        assert history[f"grad_norm_l0_{side}"][1] == pytest.approx(gradient, rel=1e-5)  # before clipping
+        assert history[f"grad_norm_l0_{side}"][1] == pytest.approx(
+            gradient, rel=1e-5
+        )  # before clipping
     x = torch.as_tensor(data.parts["val"].counts)[None, :500]
     for row, values in enumerate((state, weights)):
         again.load_state_dict(values)
         for gate, a in pre_activations(again.recurrent, x)["l0"].items():
             share = (a.abs() > 4).double().mean().item()
-            assert history[f"outside_l0_{gate}"][row] == pytest.approx(share)
-    assert history["outside_l0_update"][0] > 0
+            assert history[f"saturated_l0_{gate}"][row] == pytest.approx(share)
+    assert history["saturated_l0_update"][0] > 0
 
 
-def test_a_watched_run_goes_on_to_the_last_bit(tmp_path):
+def test_a_monitored_run_goes_on_to_the_last_bit(tmp_path):
     whole = made_trainer(tmp_path / "whole", epochs=4, monitor_layers=True).fit()
     made_trainer(tmp_path / "cut", epochs=2, monitor_layers=True).fit()
     resumed = made_trainer(tmp_path / "cut", epochs=4, monitor_layers=True).fit()
-    pd.testing.assert_frame_equal(whole.drop(columns="seconds"), resumed.drop(columns="seconds"), check_exact=True)
+    pd.testing.assert_frame_equal(
+        whole.drop(columns="seconds"), resumed.drop(columns="seconds"), check_exact=True
+    )
 
 
-def test_without_a_validation_part_it_watches_the_training_part(tmp_path):
+def test_without_a_validation_part_it_monitors_the_training_part(tmp_path):
     """Never the test part: with other test counts the columns stay."""
     data = made_data(with_val=False)
     first = made_trainer(tmp_path / "a", data, epochs=1, monitor_layers=True, select_on="test").fit()

@@ -291,10 +291,9 @@ def test_a_gpu_that_is_not_there_is_said(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("choice", "asked"), [("auto", True), ("default", False)])
 def test_the_gemm_is_chosen_by_one_key(tmp_path, monkeypatch, choice, asked):
     chosen: list[str] = []
-    monkeypatch.setattr(gemm, "WORTHWHILE", 1)
-    monkeypatch.setattr(gemm, "_alone", lambda: True)
+    monkeypatch.setattr(gemm, "MIN_MULTIPLY_ADDS", 1)
     monkeypatch.setattr(gemm, "onednn_is_exact", lambda: True)
-    monkeypatch.setattr(gemm, "_precision", lambda value: chosen.append(value) or "none")
+    monkeypatch.setattr(gemm, "_set_precision", chosen.append)
     made_trainer(tmp_path, epochs=1, matmul=choice).fit()
     assert bool(chosen) is asked
 

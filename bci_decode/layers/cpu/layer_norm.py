@@ -1,10 +1,11 @@
-"""The two sides of a recurrent layer, and LayerNorm over the gates and over the candidate by constants made once.
+"""LayerNorm over both gates and over the candidate by constants that are computed once.
 
-Shapes: I inputs, H hidden_size; 3 H columns are update gate z, reset gate r and candidate, of the plain GRU r, z and
-candidate. A "third" is one of these three, a "group" what LayerNorm takes together: both gates, or the candidate.
+Shapes: I inputs, H hidden_size. The 3 H columns are update gate z, reset gate r and candidate; of
+the plain GRU r, z and candidate. LayerNorm has two groups: both gates together, and the candidate.
 
-The rows of a weight are centred over each group: W x then has mean zero there, and its norm is all that LayerNorm needs.
-The candidate's columns hold twice its pre-activation after the norm, since tanh(a) = 2 sigmoid(2 a) - 1.
+The rows of each weight are centered over a group: W x then has mean zero there, and LayerNorm needs
+only its norm. The candidate's columns hold twice its pre-activation after the norm, because
+tanh(a) = 2 sigmoid(2 a) - 1.
 """
 
 from __future__ import annotations
@@ -15,52 +16,41 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-
-class Side(NamedTuple):
-    """Of the input or the recurrent side: weight (3 H, .), and bias, norm's gain and norm's bias (3 H), each or None."""
-
-    weight: Tensor
-    bias: Tensor | None
-    gain: Tensor | None
-    shift: Tensor | None
+from bci_decode.layers.weights import GateWeights
 
 
-def centred(side: Side) -> Side:
-    """The side with its linear map centred."""
-    return side._replace(weight=centre(side.weight), bias=None if side.bias is None else centre(side.bias))
+def with_centered_weights(side: GateWeights) -> GateWeights:
+    bias = None if side.bias is None else center_rows(side.bias)
+    return side._replace(weight=center_rows(side.weight), bias=bias)
 
 
-def centre(tensor: Tensor) -> Tensor:
-    """A copy of (3 H, ...) whose rows have mean zero over the gates' 2 H and over the candidate's H."""
-    thirds = tensor.reshape(3, len(tensor) // 3, -1)
-    means = _gates_together(tensor.dtype) @ thirds.mean(1)
-    return (thirds - means[:, None]).view(tensor.shape)
+def center_rows(tensor: Tensor) -> Tensor:
+    """A copy of (3 H, ...) whose rows have mean zero over the gates' 2 H and the candidate's H."""
+    gates3 = tensor.reshape(3, len(tensor) // 3, -1)
+    means = _gates_together(tensor.dtype) @ gates3.mean(1)
+    return (gates3 - means[:, None]).view(tensor.shape)
 
 
 @cache
 def _gates_together(dtype: torch.dtype) -> Tensor:
-    """(3, 3): the means of the two gates become their common mean."""
+    """(3, 3): replaces the means of the two gates by their common mean."""
     with torch.inference_mode(False):
-        return torch.tensor([[0.5, 0.5, 0], [0.5, 0.5, 0], [0, 0, 1]], dtype=dtype, device="cpu")
+        rows = [[0.5, 0.5, 0], [0.5, 0.5, 0], [0, 0, 1]]
+        return torch.tensor(rows, dtype=dtype, device="cpu")
 
 
-class Norms(NamedTuple):
-    """Constants by which a third's squares become 1 / rs^2 of its group, the candidate's for 2 a."""
+class NormConstants(NamedTuple):
+    """Map sums of squares of z, r and candidate to 1 / rs^2 of their group (candidate: of 2 a)."""
 
     to_variance: Tensor  # (3, 3)
-    to_mean: Tensor  # (3, 3), of products over a group, in the backward
+    to_mean: Tensor  # (3, 3), for products over a group in the backward
     eps: Tensor  # (3,)
     doubled: Tensor  # (3 H,): 1 for the gates, 2 for the candidate
 
 
 @cache
-def minus_one(dtype: torch.dtype) -> Tensor:
-    with torch.inference_mode(False):
-        return -torch.ones((), dtype=dtype, device="cpu")
-
-
-@cache
-def norms_of(hidden: int, eps: float | None, dtype: torch.dtype) -> Norms | None:
+def norm_constants(hidden: int, eps: float | None, dtype: torch.dtype) -> NormConstants | None:
+    """The constants of a LayerNorm GRU; None for the plain GRU (eps None)."""
     if eps is None:
         return None
     with torch.inference_mode(False):
@@ -68,4 +58,4 @@ def norms_of(hidden: int, eps: float | None, dtype: torch.dtype) -> Norms | None
         quarter = torch.tensor([1, 1, 0.25], dtype=dtype, device="cpu")
         doubled = torch.ones(3 * hidden, dtype=dtype, device="cpu")
         doubled[2 * hidden :] = 2
-        return Norms(means * quarter, means * quarter, quarter * eps, doubled)
+        return NormConstants(means * quarter, means * quarter, quarter * eps, doubled)

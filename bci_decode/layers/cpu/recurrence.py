@@ -1,7 +1,8 @@
-"""The recurrence's arithmetic, bin after bin and back, without autograd: of the LayerNorm GRU and of the plain one.
+"""The fused GRU's arithmetic, bin by bin forward and backward, without autograd.
 
-Shapes: B sequences, H hidden_size, n bins of a chunk; 3 H columns as in `norms`. The loops hold only what needs the state
-of the bin before; each line of them is one call that allocates nothing.
+Shapes: B sequences, H hidden_size, n bins of a chunk; the 3 H columns are those of `layer_norm`.
+The loops hold only what needs the state of the bin before. Each line in them is one call that
+allocates nothing.
 """
 
 from __future__ import annotations
@@ -9,39 +10,44 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bci_decode.layers.cpu.layer_norm import Norms, Side, minus_one
+from bci_decode.layers.cpu.layer_norm import NormConstants
 from bci_decode.layers.cpu.workspace import BackwardWork, ForwardWork
+from bci_decode.layers.weights import GateWeights
 
-# PyTorch's own formulas, into buffers that are there
+# PyTorch's derivatives, written into existing buffers
 sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 tanh_backward = torch.ops.aten.tanh_backward.grad_input
 Steps = list[tuple[Tensor, ...]]
-SMALL = 0.1  # root mean square of a below which 2 sigmoid(2 a) - 1, whose absolute error is 1e-7, is not exact enough
+TANH_EXACT_BELOW = 0.1  # RMS of a below which the error of 2 sigmoid(2 a) - 1, 1e-7, is too large
 
 
-def steps(
+def layernorm_gru_forward(
     views: Steps,
     work: ForwardWork,
     weight: Tensor,
-    biased: bool,
-    from_zero: bool,
-    exact: bool,
-    side: Side,
-    norms: Norms,
+    has_bias: bool,
+    zero_initial_state: bool,
+    exact_tanh: bool,
+    side: GateWeights,
+    norms: NormConstants,
 ) -> None:
-    """The chunk's bins one after the other, from the first h and u to the next h, a, rs, zr and c.
+    """Run a chunk's bins in order: from the first h and u compute the next h, a, rs, zr and c.
 
-    `biased`: a holds the linear map's bias; `from_zero`: and so all of the first bin's, whose state is zero; `exact`:
-    tanh as it is, three times as slow.
+    `has_bias`: a already holds the linear map's bias. `zero_initial_state`: the first bin's a is
+    complete, because its state is zero. `exact_tanh`: use tanh itself, three times as slow.
     """
-    hidden, minus = work.c.shape[-1], minus_one(work.c.dtype)
+    hidden, minus = work.c.shape[-1], work.c.new_full((), -1)
     gain, shift, squares, m = side.gain, side.shift, work.squares, work.m
     if gain is not None and shift is not None:
-        gain_gates, gain_c, shift_c = gain[: 2 * hidden], gain[2 * hidden :], 2 * shift[2 * hidden :]
+        gain_gates, gain_c, shift_c = (
+            gain[: 2 * hidden],
+            gain[2 * hidden :],
+            2 * shift[2 * hidden :],
+        )
     for h, a, a3, a_gates, a_c, rs, rs3, u_gates, u_c, zr, z, r, c, new in views:
-        if from_zero:
-            from_zero = False
-        elif biased:
+        if zero_initial_state:
+            zero_initial_state = False
+        elif has_bias:
             a.addmm_(h, weight)
         else:
             torch.mm(h, weight, out=a)
@@ -57,7 +63,7 @@ def steps(
             torch.addcmul(shift_c, a_c, gain_c, out=m)
         zr.sigmoid_()
         torch.addcmul(u_c, r, m, out=c)
-        if exact:
+        if exact_tanh:
             c.mul_(0.5).tanh_()
         else:
             c.sigmoid_()
@@ -65,20 +71,22 @@ def steps(
         torch.lerp(h, c, z, out=new)
 
 
-def plain_steps(views: Steps, weight: Tensor, biased: bool, from_zero: bool, exact: bool) -> None:
-    """The same of the plain GRU, whose r stands where the other's z does."""
-    minus = minus_one(weight.dtype)
+def gru_forward(
+    views: Steps, weight: Tensor, has_bias: bool, zero_initial_state: bool, exact_tanh: bool
+) -> None:
+    """The same for the plain GRU, with r in the place of z."""
+    minus = weight.new_full((), -1)
     for h, a, _, a_gates, a_c, _, _, u_gates, u_c, rz, r, z, c, new in views:
-        if from_zero:
-            from_zero = False
-        elif biased:
+        if zero_initial_state:
+            zero_initial_state = False
+        elif has_bias:
             a.addmm_(h, weight)
         else:
             torch.mm(h, weight, out=a)
         torch.add(u_gates, a_gates, out=rz)
         rz.sigmoid_()
         torch.addcmul(u_c, r, a_c, value=2, out=c)
-        if exact:
+        if exact_tanh:
             c.mul_(0.5).tanh_()
         else:
             c.sigmoid_()
@@ -86,9 +94,20 @@ def plain_steps(views: Steps, weight: Tensor, biased: bool, from_zero: bool, exa
         torch.lerp(c, h, z, out=new)
 
 
-def factors(work: BackwardWork, a: Tensor, zr: Tensor, c: Tensor, rs: Tensor, before: Tensor, side: Side) -> None:
-    """What each bin's dh (B, H) is to be multiplied by: work.f for the pre-activations (of the candidate, r's share),
-    work.d's last third for the candidate's whole, work.da for the linear map's outputs, work.stay for the state before.
+def layernorm_gru_local_gradients(
+    work: BackwardWork,
+    a: Tensor,
+    zr: Tensor,
+    c: Tensor,
+    rs: Tensor,
+    before: Tensor,
+    side: GateWeights,
+) -> None:
+    """Compute the local derivatives of each bin, by which dh (B, H) is multiplied later.
+
+    work.f: d h / d pre-activation; the candidate's entry is that of its recurrent term r * U h.
+    work.d[:, :, 2]: that of the whole candidate. work.da: that of the linear map's outputs.
+    work.stay: that of the state before.
     """
     n, hidden = len(c), c.shape[-1]
     z, r = zr.chunk(2, dim=2)
@@ -107,8 +126,10 @@ def factors(work: BackwardWork, a: Tensor, zr: Tensor, c: Tensor, rs: Tensor, be
     torch.sub(1, z, out=work.stay[:n])
 
 
-def plain_factors(work: BackwardWork, a: Tensor, rz: Tensor, c: Tensor, before: Tensor) -> None:
-    """The same of the plain GRU; work.da is work.f."""
+def gru_local_gradients(
+    work: BackwardWork, a: Tensor, rz: Tensor, c: Tensor, before: Tensor
+) -> None:
+    """The same for the plain GRU; work.da takes the place of work.f."""
     n = len(c)
     r, z = rz.chunk(2, dim=2)
     f, t, stay = work.da[:n], work.t[:n], work.stay[:n]
@@ -120,13 +141,22 @@ def plain_factors(work: BackwardWork, a: Tensor, rz: Tensor, c: Tensor, before: 
     stay.copy_(z)
 
 
-def steps_back(work: BackwardWork, a: Tensor, weight: Tensor, ends: bool, norms: Norms) -> None:
-    """From the last bin of a chunk to its first: work.dh[:n] from dy to all of dh, work.da from factor to gradient.
+def layernorm_gru_backward(
+    work: BackwardWork,
+    a: Tensor,
+    weight: Tensor,
+    skip_initial_state_grad: bool,
+    norms: NormConstants,
+) -> None:
+    """Run a chunk's bins backward: work.dh[:n] from dy to all of dh, work.da to the gradients.
 
-    `ends`: nobody asks for the gradient of the state before the first bin.
+    `skip_initial_state_grad`: do not compute the gradient of the state before the first bin.
     """
     products, sums, means, means3 = work.products, work.sums, work.means, work.means[:, :, None]
-    bins, last = list(zip(work.steps, a.unbind(0), strict=False)), work.steps[0][2] if ends else None
+    bins, last = (
+        list(zip(work.steps, a.unbind(0), strict=False)),
+        work.steps[0][2] if skip_initial_state_grad else None,
+    )
     for (da, da2, dh, dh3, stay, dh_before), a_bin in reversed(bins):
         da.mul_(dh3)
         torch.sum(torch.mul(da, a_bin, out=products), dim=2, out=sums)
@@ -137,9 +167,9 @@ def steps_back(work: BackwardWork, a: Tensor, weight: Tensor, ends: bool, norms:
         dh_before.addcmul_(dh, stay).addmm_(da2, weight)
 
 
-def plain_steps_back(work: BackwardWork, n: int, weight: Tensor, ends: bool) -> None:
-    """The same of the plain GRU."""
-    last = work.steps[0][2] if ends else None
+def gru_backward(work: BackwardWork, n: int, weight: Tensor, skip_initial_state_grad: bool) -> None:
+    """The same for the plain GRU."""
+    last = work.steps[0][2] if skip_initial_state_grad else None
     for da, da2, dh, dh3, stay, dh_before in reversed(work.steps[:n]):
         da.mul_(dh3)
         if dh is last:
