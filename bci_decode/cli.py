@@ -130,7 +130,7 @@ def inspect() -> None:
     )
     arguments = parser.parse_args()
     from bci_decode.data.inspection import inspect as inspect_session
-    from bci_decode.data.inspection_text import described
+    from bci_decode.data.inspection import report_text
     from bci_decode.data.session import read_session
 
     session = read_session(recording_file(arguments.session, arguments.data_dir))
@@ -139,7 +139,7 @@ def inspect() -> None:
         identity = {"session": session.name, "file": str(session.path)}
         print(json.dumps(identity | found.numbers | {"warnings": found.warnings}, indent=2))
     else:
-        print(described(session, found))
+        print(report_text(session, found))
     if arguments.figure is not None:
         draw_inspection(
             session, Path(arguments.figure or f"{session.name}.png"), quiet=arguments.json

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from bci_decode.config import TARGETS
+from bci_decode.data.session import Session, clock_gaps
 from bci_decode.errors import BciDecodeError
-
-if TYPE_CHECKING:
-    from bci_decode.data.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +62,9 @@ def bin_session(
         ("data.area", area, AREAS),
     ):
         if value not in known:
-            raise BciDecodeError(f"is {value!r}", field=field, remedy="choose one of " + ", ".join(known))
+            raise BciDecodeError(
+                f"is {value!r}", field=field, remedy="choose one of " + ", ".join(known)
+            )
     edges = bin_edges(session, bin_width, lag)
     columns = select_units(session, units, area)
     labels = columns.drop(columns="members")
@@ -124,17 +123,24 @@ def select_units(session: Session, units: str, area: str) -> pd.DataFrame:
     elif units == "hash":
         table = table[table["row"] == 0]
     elif units == "merged":
-        table = table.groupby(["channel", "area"], sort=False, as_index=False).agg({"members": "sum"}).assign(row=-1)
+        table = (
+            table.groupby(["channel", "area"], sort=False, as_index=False)
+            .agg({"members": "sum"})
+            .assign(row=-1)
+        )
     if table.empty:
         raise BciDecodeError(
             f"no unit is left of {len(session.units)} with data.units={units} data.area={area}",
             file=session.path,
-            remedy="areas in the file: " + (", ".join(session.units["area"].unique()) or "none, no channel has spikes"),
+            remedy="areas in the file: "
+            + (", ".join(session.units["area"].unique()) or "none, no channel has spikes"),
         )
     return table[["channel", "area", "row", "members"]].reset_index(drop=True)
 
 
-def count_spikes(spike_times: tuple[np.ndarray, ...], members, edges: np.ndarray, bin_width: float) -> np.ndarray:
+def count_spikes(
+    spike_times: tuple[np.ndarray, ...], members, edges: np.ndarray, bin_width: float
+) -> np.ndarray:
     """Spike counts (T, N): column n sums the units `members[n]`; a spike on an edge belongs to the later bin.
 
     Equal to `np.histogram(times, edges)` to the count, save that a spike on the very last edge has no bin. The division
@@ -143,7 +149,11 @@ def count_spikes(spike_times: tuple[np.ndarray, ...], members, edges: np.ndarray
     """
     counts = np.zeros((len(edges) - 1, len(members)), np.uint8)
     for column, units in enumerate(members):
-        times = spike_times[units[0]] if len(units) == 1 else np.concatenate([spike_times[unit] for unit in units])
+        times = (
+            spike_times[units[0]]
+            if len(units) == 1
+            else np.concatenate([spike_times[unit] for unit in units])
+        )
         bins = _bin_of(times, edges, bin_width)
         while _overflows(bins, counts.dtype):
             counts = counts.astype(np.uint16 if counts.dtype == np.uint8 else np.uint32)
@@ -210,10 +220,9 @@ def _check_positions(session: Session, source: str, path: np.ndarray) -> None:
             field=source,
             remedy=f"repair it, cut it out, or try data.source={other}",
         )
-    steps = np.diff(session.t)
-    gaps = np.flatnonzero(steps > 1.5 * np.median(steps))
+    gaps = clock_gaps(session.t)
     if gaps.size:
         log.warning(
             "%s: t has %d gaps, the longest %.3f s, the first at %.3f s; the hand is interpolated across them",
-            session.path, gaps.size, steps.max(), session.t[gaps[0]],
+            session.path, gaps.size, np.diff(session.t).max(), session.t[gaps[0]],
         )  # fmt: skip

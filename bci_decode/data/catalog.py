@@ -78,6 +78,8 @@ def downloaded_file(session: str, folder: str) -> Path:
     file = Path(folder, f"{session}.mat")
     if not file.exists():
         raise BciDecodeError(
-            "is not there", file=file, remedy=f"type 'make data SESSION={session}', or fetch {catalog()[session].url}"
+            "is not there",
+            file=file,
+            remedy=f"type 'make data SESSION={session}', or fetch {catalog()[session].url}",
         )
     return file

@@ -65,7 +65,9 @@ class Downloader:
                 url = source.replace("{name}", entry.name)
                 try:
                     return self._from_source(
-                        Transfer(entry.name, url, file, self.folder, entry.size, bar, self.line), part, entry.md5
+                        Transfer(entry.name, url, file, self.folder, entry.size, bar, self.line),
+                        part,
+                        entry.md5,
                     )
                 except Refused as problem:
                     problems.setdefault(str(problem), url)
@@ -73,24 +75,35 @@ class Downloader:
         raise BciDecodeError(
             "; ".join(f"{url}: {problem}" for problem, url in problems.items()),
             field=entry.name,
-            remedy=f"{kept / 1e6:.1f} MB are kept, the same command goes on from there" if kept else None,
+            remedy=f"{kept / 1e6:.1f} MB are kept, the same command goes on from there"
+            if kept
+            else None,
         )
 
     def _from_source(self, transfer: Transfer, part: Path, right: str) -> None:
         pieces = transfer.complete()
         md5 = md5_of(part)
-        if pieces and md5 != right:  # a piece of an earlier call may be to blame: once more from zero
-            tqdm.write(f"{transfer.name}: its pieces do not make up the file; starting anew", file=sys.stderr)
+        if (
+            pieces and md5 != right
+        ):  # a piece of an earlier call may be to blame: once more from zero
+            tqdm.write(
+                f"{transfer.name}: its pieces do not make up the file; starting anew",
+                file=sys.stderr,
+            )
             transfer.file.truncate(0)
             transfer.complete()
             md5 = md5_of(part)
         if md5 != right:
             size = size_of(transfer.file)
             transfer.file.truncate(0)
-            raise Refused(f"the {size} bytes that came have md5 {md5}, the published file has {right}")
+            raise Refused(
+                f"the {size} bytes that came have md5 {md5}, the published file has {right}"
+            )
 
 
-def download(entries: Sequence[CatalogEntry], downloader: Downloader, jobs: int) -> dict[str, str | BciDecodeError]:
+def download(
+    entries: Sequence[CatalogEntry], downloader: Downloader, jobs: int
+) -> dict[str, str | BciDecodeError]:
     """Fetch several sessions at a time, saying each as it is done; by name what was done, or the mistake."""
     done: dict[str, str | BciDecodeError] = {}
     pool = ThreadPoolExecutor(jobs)
@@ -124,7 +137,9 @@ def verify(target: Path, entry: CatalogEntry) -> None:
             remedy="move it away or delete it, then fetch it again",
         )
     if not is_verified(target, entry):
-        with suppress(OSError):  # in a folder that only others may write to it is just not remembered
+        with suppress(
+            OSError
+        ):  # in a folder that only others may write to it is just not remembered
             remember(target, entry)
 
 
@@ -154,11 +169,15 @@ def _locked(part: Path) -> Iterator[FileIO]:
     with FileIO(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "r+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ours = os.path.samestat(os.fstat(file.fileno()), part.stat())  # another may just have put it in place
+            ours = os.path.samestat(
+                os.fstat(file.fileno()), part.stat()
+            )  # another may just have put it in place
         except (BlockingIOError, FileNotFoundError):
             ours = False
         if not ours:
-            raise BciDecodeError("another process is fetching this file", file=part, remedy="wait until it is done")
+            raise BciDecodeError(
+                "another process is fetching this file", file=part, remedy="wait until it is done"
+            )
         try:
             yield file
         finally:
@@ -175,7 +194,13 @@ def catalog_table(folder: Path, entries: list[CatalogEntry]) -> str:
         part = file.with_name(f"{file.name}.part")
         there, right = file.exists(), file.exists() and is_verified(file, entry)
         on_disk, verified = on_disk + there, verified + right
-        state = "yes" if there else f"part: {part.stat().st_size / 1e6:.0f} MB" if part.exists() else "no"
+        state = (
+            "yes"
+            if there
+            else f"part: {part.stat().st_size / 1e6:.0f} MB"
+            if part.exists()
+            else "no"
+        )
         size = file.stat().st_size if there else entry.size
         check = "-" if not there else "yes" if right else "no"
         megabytes = f"{size / 1e6:.0f}" if size else "?"
@@ -188,4 +213,6 @@ def catalog_table(folder: Path, entries: list[CatalogEntry]) -> str:
         "  ".join(cell.ljust(width) if i in left else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
         for row in rows
     ]  # fmt: skip
-    return "\n".join([*lines, f"{len(entries)} sessions, {on_disk} on disk, {verified} of them verified"])
+    return "\n".join(
+        [*lines, f"{len(entries)} sessions, {on_disk} on disk, {verified} of them verified"]
+    )

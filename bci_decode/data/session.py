@@ -12,7 +12,11 @@ import pandas as pd
 from bci_decode.errors import BciDecodeError
 
 # What a session is read from. `wf`, the waveforms, is nine tenths of a file and is never touched.
-POSITIONS = {"cursor_pos": (2,), "target_pos": (2,), "finger_pos": (3, 6)}  # rows allowed; finger: z, -x, -y, angles
+POSITIONS = {
+    "cursor_pos": (2,),
+    "target_pos": (2,),
+    "finger_pos": (3, 6),
+}  # rows allowed; finger: z, -x, -y, angles
 SLOWEST = 0.2  # s between two samples of t; a hand sampled more slowly than that is not followed
 VARIABLES = ("t", "chan_names", "spikes", *POSITIONS)
 
@@ -46,6 +50,17 @@ class Session:
         return float(self.t[-1] - self.t[0])
 
 
+def area_of(channel: str) -> str:
+    """The area of a channel, the first word of its name: "M1 003" is in "M1"."""
+    return channel.split(" ")[0]
+
+
+def clock_gaps(t: np.ndarray) -> np.ndarray:
+    """Indices of the samples that a gap follows: a step of more than one and a half usual ones."""
+    steps = np.diff(t)
+    return np.flatnonzero(steps > 1.5 * np.median(steps))
+
+
 def read_session(path: str | Path, name: str | None = None) -> Session:
     """Read a `.mat` file in the Zenodo layout, v7.3 (HDF5) or older, as a `Session`.
 
@@ -61,7 +76,9 @@ def read_session(path: str | Path, name: str | None = None) -> Session:
     except Exception as error:  # both libraries raise many kinds at a damaged file, down to zlib.error and TypeError
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BciDecodeError(
-            f"cannot be read ({reason})", file=path, remedy="it is damaged or cut short, fetch it again"
+            f"cannot be read ({reason})",
+            file=path,
+            remedy="it is damaged or cut short, fetch it again",
         ) from error
     _check_clock(path, raw.t)
     return _assemble(path, name or path.stem, raw)
@@ -81,7 +98,9 @@ class _Raw:
 
 def _reader_for(path: Path):
     if not path.exists():
-        raise BciDecodeError("no such file", file=path, remedy="check the path, or download the session first")
+        raise BciDecodeError(
+            "no such file", file=path, remedy="check the path, or download the session first"
+        )
     if path.is_dir():
         raise BciDecodeError("is a folder", file=path, remedy="name one .mat file in it")
     try:
@@ -100,7 +119,9 @@ def _reader_for(path: Path):
     if head.startswith(b"MATLAB 7.3"):
         raise BciDecodeError("is cut short", file=path, remedy="fetch it again")
     raise BciDecodeError(
-        "is not a MATLAB file of version 7.3 (HDF5) or 5", file=path, remedy="save it in MATLAB with '-v7.3'"
+        "is not a MATLAB file of version 7.3 (HDF5) or 5",
+        file=path,
+        remedy="save it in MATLAB with '-v7.3'",
     )
 
 
@@ -110,8 +131,12 @@ def _read_hdf5(path: Path) -> _Raw:
         positions = {}
         for field in POSITIONS:
             _check_position(path, field, file[field].shape, file["t"].size)
-            positions[field] = file[field][: min(POSITIONS[field])]  # the finger's angles stay on disk
-        channels = ["".join(map(chr, file[ref][()].ravel())) for ref in file["chan_names"][()].ravel()]
+            positions[field] = file[field][
+                : min(POSITIONS[field])
+            ]  # the finger's angles stay on disk
+        channels = [
+            "".join(map(chr, file[ref][()].ravel())) for ref in file["chan_names"][()].ravel()
+        ]
         references = file["spikes"][()]  # (rows, channels): MATLAB's arrays come transposed
         _check_cells(path, references.shape[::-1], len(channels))
         datasets = _filled_cells(path, file, references)
@@ -137,7 +162,10 @@ def _filled_cells(
         if not ref:  # a null reference: written by no MATLAB, but means the same
             continue
         dataset = h5py.h5r.dereference(ref, file.id)
-        if h5py.h5a.exists(dataset, b"MATLAB_empty") and h5py.Dataset(dataset).attrs["MATLAB_empty"]:
+        if (
+            h5py.h5a.exists(dataset, b"MATLAB_empty")
+            and h5py.Dataset(dataset).attrs["MATLAB_empty"]
+        ):
             continue
         shape = dataset.shape
         if 0 in shape:
@@ -186,9 +214,13 @@ def _check_variables(path: Path, file) -> None:
         dtype = getattr(file[field], "dtype", None)  # a group, a MATLAB struct, has none
         if dtype is None or dtype.kind not in kinds:
             wanted = "a cell array" if kinds == "O" else "an array of real numbers"
-            raise BciDecodeError(f"is not {wanted}", file=path, field=field, remedy="save it again as such")
+            raise BciDecodeError(
+                f"is not {wanted}", file=path, field=field, remedy="save it again as such"
+            )
     if np.prod(file["t"].shape, dtype=int) < 2:
-        raise BciDecodeError("has less than two samples", file=path, field="t", remedy="a recording needs more")
+        raise BciDecodeError(
+            "has less than two samples", file=path, field="t", remedy="a recording needs more"
+        )
 
 
 def _check_position(path: Path, field: str, shape: tuple[int, ...], samples: int) -> None:
@@ -215,13 +247,19 @@ def _check_cells(path: Path, shape: tuple[int, ...], channels: int) -> None:
 
 
 def _bad_cell(path: Path, channel: int, row: int, what: str) -> BciDecodeError:
-    return BciDecodeError(f"holds {what}, not a vector of times", file=path, field=f"spikes{{{channel + 1},{row + 1}}}")
+    return BciDecodeError(
+        f"holds {what}, not a vector of times",
+        file=path,
+        field=f"spikes{{{channel + 1},{row + 1}}}",
+    )
 
 
 def _check_clock(path: Path, t: np.ndarray) -> None:
     if not np.isfinite(t).all():
         first = int(np.argmin(np.isfinite(t)))
-        raise BciDecodeError(f"is {t[first]} at sample {first}", file=path, field="t", remedy="repair the clock")
+        raise BciDecodeError(
+            f"is {t[first]} at sample {first}", file=path, field="t", remedy="repair the clock"
+        )
     steps = np.diff(t)
     if steps.min() <= 0:
         first = int(np.argmax(steps <= 0))
@@ -242,10 +280,17 @@ def _check_clock(path: Path, t: np.ndarray) -> None:
 
 def _assemble(path: Path, name: str, raw: _Raw) -> Session:
     if not np.isfinite(raw.spikes).all():
-        unit = int(np.searchsorted(np.cumsum(raw.lengths), np.argmin(np.isfinite(raw.spikes)), side="right"))
+        unit = int(
+            np.searchsorted(
+                np.cumsum(raw.lengths), np.argmin(np.isfinite(raw.spikes)), side="right"
+            )
+        )
         channel, row = raw.cells[unit]
         raise BciDecodeError(
-            "NaN or Inf among the times", file=path, field=f"spikes{{{channel + 1},{row + 1}}}", remedy="remove it"
+            "NaN or Inf among the times",
+            file=path,
+            field=f"spikes{{{channel + 1},{row + 1}}}",
+            remedy="remove it",
         )
     ends = np.cumsum(raw.lengths, dtype=int)
     spike_times = tuple(np.split(raw.spikes, ends[:-1])) if raw.lengths else ()
@@ -253,9 +298,11 @@ def _assemble(path: Path, name: str, raw: _Raw) -> Session:
     units = pd.DataFrame(
         {
             "channel": [raw.channels[channel] for channel, _ in raw.cells],
-            "area": [raw.channels[channel].split(" ")[0] for channel, _ in raw.cells],
+            "area": [area_of(raw.channels[channel]) for channel, _ in raw.cells],
             "row": [row for _, row in raw.cells],
-            "spikes": [int(np.count_nonzero((times >= start) & (times <= stop))) for times in spike_times],
+            "spikes": [
+                int(np.count_nonzero((times >= start) & (times <= stop))) for times in spike_times
+            ],
         }
     )
     z, minus_x, minus_y = raw.positions["finger_pos"]  # cm

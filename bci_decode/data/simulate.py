@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
 
-import h5py
 import numpy as np
 
+from bci_decode.data.matfile import write_matfile
 from bci_decode.errors import BciDecodeError
-from bci_decode.files import written_whole
 
 log = logging.getLogger(__name__)
 Rng = np.random.Generator
@@ -25,12 +24,16 @@ SAMPLE = 0.004  # s, the clock of every recording
 MARGIN = 1000  # samples before t[0] and after t[-1] that hold spikes only
 DEAD_TIME = 0.002  # s, no unit fires twice within it
 ROWS = 5  # of the spikes cell: unsorted events ("hash"), then up to four sorted units
-SORTED_UNITS = (0.18, 0.12, 0.41, 0.19, 0.10)  # share of the live channels with 0, 1, .. 4 sorted units
+SORTED_UNITS = (
+    0.18,
+    0.12,
+    0.41,
+    0.19,
+    0.10,
+)  # share of the live channels with 0, 1, .. 4 sorted units
 SNIPPET = 48  # samples of a waveform
 GRID = np.array([(x, y) for x in np.arange(-52.5, 60, 15) for y in np.arange(7.5, 120, 15)])  # mm
 CENTRE = GRID.mean(0)
-TEXT = b"MATLAB 7.3 MAT-file, Platform: GLNXA64, Created on: Thu May 25 00:00:00 2017 HDF5 schema 1.00 ."
-HEADER = TEXT.ljust(116) + bytes(8) + b"\x00\x02IM"  # its fixed date: equal recordings give equal files
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,9 @@ class Recording:
     waveform_seed: int | None = None
 
 
-def simulated_session(folder: str | os.PathLike[str], *, seed: int, minutes: float, channels: int) -> Path:
+def simulated_session(
+    folder: str | os.PathLike[str], *, seed: int, minutes: float, channels: int
+) -> Path:
     """The file of a simulated session in `folder`, made if it is not there yet; its name tells its settings."""
     _check(seed, minutes, channels)
     path = Path(folder, f"simulated_seed{seed}_{minutes:g}min_{channels}ch.mat")
@@ -60,14 +65,23 @@ def simulated_session(folder: str | os.PathLike[str], *, seed: int, minutes: flo
 
 
 def simulated_file(
-    path: str | os.PathLike[str], *, seed: int, minutes: float, channels: int, waveforms: bool = False
+    path: str | os.PathLike[str],
+    *,
+    seed: int,
+    minutes: float,
+    channels: int,
+    waveforms: bool = False,
 ) -> Path:
     """Make the file of a simulated session once; a file that exists already is left untouched."""
     path = Path(path)
     _check(seed, minutes, channels)
     if not path.is_file():
-        log.info("simulating %g minutes of %d channels from seed %d: %s", minutes, channels, seed, path)
-        recording = simulate_recording(seed=seed, minutes=minutes, channels=channels, waveforms=waveforms)
+        log.info(
+            "simulating %g minutes of %d channels from seed %d: %s", minutes, channels, seed, path
+        )
+        recording = simulate_recording(
+            seed=seed, minutes=minutes, channels=channels, waveforms=waveforms
+        )
         write_recording(path, recording)
     return path
 
@@ -80,7 +94,9 @@ def simulate_recording(
     rng = np.random.default_rng(seed)
     samples = round(minutes * 60 / SAMPLE)
     inside = slice(MARGIN, MARGIN + samples)
-    clock = rng.integers(200, 4000) + SAMPLE * np.arange(-MARGIN, samples + MARGIN)  # t does not start at 0
+    clock = rng.integers(200, 4000) + SAMPLE * np.arange(
+        -MARGIN, samples + MARGIN
+    )  # t does not start at 0
     target, hand = _reaches(rng, len(clock))
     finger, cursor = _as_recorded(rng, hand)
     names = [f"{'M1' if c < 96 else 'S1'} {c % 96 + 1:03d}" for c in range(channels)]
@@ -97,7 +113,9 @@ def _check(seed: int, minutes: float, channels: int) -> None:
     ):
         if not (isinstance(value, kind) and low <= value <= high):
             remedy = f"give a{' whole' if kind is Integral else ''} number from {low} to {high}"
-            raise BciDecodeError(f"{value!r} cannot be simulated", field=f"session.{key}", remedy=remedy)
+            raise BciDecodeError(
+                f"{value!r} cannot be simulated", field=f"session.{key}", remedy=remedy
+            )
 
 
 def _reaches(rng: Rng, samples: int) -> tuple[np.ndarray, np.ndarray]:
@@ -116,7 +134,10 @@ def _reaches(rng: Rng, samples: int) -> tuple[np.ndarray, np.ndarray]:
             now += _samples(duration * rng.uniform(0.8, 1.3))  # a correction may begin early
         now += _samples(rng.uniform(0.15, 0.45))  # the target has to be held
         target[shown:now] = goal
-    posture, tremor = _wobble(rng, samples, 0.3, 2.5, 0.8, 2), _wobble(rng, samples, 7.0, 11.0, 0.04, 2)
+    posture, tremor = (
+        _wobble(rng, samples, 0.3, 2.5, 0.8, 2),
+        _wobble(rng, samples, 7.0, 11.0, 0.04, 2),
+    )
     return target, start + np.cumsum(steps, 0) + posture + tremor
 
 
@@ -138,11 +159,15 @@ def _samples(seconds: float) -> int:
     return max(round(seconds / SAMPLE), 1)
 
 
-def _wobble(rng: Rng, samples: int, low: float, high: float, std: float, columns: int) -> np.ndarray:
+def _wobble(
+    rng: Rng, samples: int, low: float, high: float, std: float, columns: int
+) -> np.ndarray:
     """Smooth noise (samples, columns) of deviation `std`: twelve sines between two frequencies in Hz."""
     time, noise = SAMPLE * np.arange(samples), np.zeros((samples, columns))
     for column in noise.T:
-        for frequency, phase in zip(rng.uniform(low, high, 12), rng.uniform(0, 2 * np.pi, 12), strict=True):
+        for frequency, phase in zip(
+            rng.uniform(low, high, 12), rng.uniform(0, 2 * np.pi, 12), strict=True
+        ):
             column += np.sin(2 * np.pi * frequency * time + phase)
     return noise * std / np.sqrt(6)
 
@@ -181,14 +206,20 @@ def _drive(rng: Rng, hand: np.ndarray) -> Drive:
     )
 
 
-def _simulate_spikes(rng: Rng, clock: np.ndarray, drive: Drive, names: list[str]) -> list[list[np.ndarray]]:
+def _simulate_spikes(
+    rng: Rng, clock: np.ndarray, drive: Drive, names: list[str]
+) -> list[list[np.ndarray]]:
     silent = rng.permutation(len(names)) < rng.integers(6, 12) * len(names) // 96
     spikes = [[np.empty(0) for _ in range(ROWS)] for _ in names]
     for channel in np.flatnonzero(~silent):
         sorted_units = rng.choice(ROWS, p=SORTED_UNITS)
-        first = 1 if sorted_units and rng.random() < 0.04 else 0  # now and then nothing is left unsorted
+        first = (
+            1 if sorted_units and rng.random() < 0.04 else 0
+        )  # now and then nothing is left unsorted
         for row in range(first, sorted_units + 1):
-            spikes[channel][row] = _spike_times(rng, clock, _rate(rng, drive, row, names[channel][:2]))
+            spikes[channel][row] = _spike_times(
+                rng, clock, _rate(rng, drive, row, names[channel][:2])
+            )
     return spikes
 
 
@@ -213,7 +244,9 @@ def _rate(rng: Rng, drive: Drive, row: int, area: str) -> np.ndarray:
 
 def _mixed(rng: Rng, states: np.ndarray, weight: float) -> np.ndarray:
     weights = rng.normal(0, weight, states.shape[1])
-    return np.einsum("tk,k->t", states, weights)  # with `@` the last bit may depend on the number of threads
+    return np.einsum(
+        "tk,k->t", states, weights
+    )  # with `@` the last bit may depend on the number of threads
 
 
 def _spike_times(rng: Rng, clock: np.ndarray, rate: np.ndarray) -> np.ndarray:
@@ -229,58 +262,27 @@ def _spike_times(rng: Rng, clock: np.ndarray, rate: np.ndarray) -> np.ndarray:
 
 
 def write_recording(path: str | os.PathLike[str], recording: Recording) -> None:
-    """Write a MATLAB v7.3 file; it appears under its name only when it is whole."""
-    path = Path(path)
-    with written_whole(path) as part:
-        part.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(part, "w", userblock_size=512) as file:
-            _write_variables(file, recording)
-        with part.open("r+b") as header:
-            header.write(HEADER)
+    """Write a recording as a MATLAB v7.3 file."""
+    variables = {
+        "t": recording.t,
+        "cursor_pos": recording.cursor_pos,
+        "target_pos": recording.target_pos,
+        "finger_pos": recording.finger_pos,
+        "chan_names": [[name] for name in recording.chan_names],
+        "spikes": recording.spikes,
+        "wf": _waveforms(recording),
+    }
+    write_matfile(path, variables)
 
 
-def _write_variables(file: h5py.File, recording: Recording) -> None:
-    cells = file.create_group("#refs#")
-    for name in ("t", "cursor_pos", "target_pos", "finger_pos"):  # MATLAB's columns are the rows of HDF5
-        _write(file, name, np.atleast_2d(getattr(recording, name).T), "double")
-    _write_cells(file, "chan_names", [[_write_text(cells, name)] for name in recording.chan_names])
-    for name, units, kind in ("spikes", recording.spikes, "double"), ("wf", _snippets(recording), "single"):
-        _write_cells(file, name, [[_write_matrix(cells, u, kind) for u in row] for row in units])
-
-
-def _write(group: h5py.Group, name: str, values: np.ndarray, matlab_class: str) -> h5py.Dataset:
-    dataset = group.create_dataset(name, data=values)
-    dataset.attrs["MATLAB_class"] = np.bytes_(matlab_class)
-    return dataset
-
-
-def _write_cells(file: h5py.File, name: str, cells: list[list[h5py.Dataset]]) -> None:
-    _write(file, name, np.array([[cell.ref for cell in row] for row in cells], h5py.ref_dtype).T, "cell")
-
-
-def _write_matrix(cells: h5py.Group, values: np.ndarray, matlab_class: str) -> h5py.Dataset:
-    """The content of one cell; MATLAB stores the dimensions of an empty one in place of values."""
-    stored = np.atleast_2d(values) if values.size else np.zeros(2, np.uint64)
-    dataset = _write(cells, f"c{len(cells)}", stored, matlab_class)
-    if not values.size:
-        dataset.attrs["MATLAB_empty"] = np.uint8(1)
-    return dataset
-
-
-def _write_text(cells: h5py.Group, text: str) -> h5py.Dataset:
-    dataset = _write_matrix(cells, np.array([[ord(letter)] for letter in text], np.uint16), "char")
-    dataset.attrs["MATLAB_int_decode"] = np.int32(2)
-    return dataset
-
-
-def _snippets(recording: Recording) -> Iterator[Iterator[np.ndarray]]:
-    """Per channel, per row: waveforms (SNIPPET, spikes) in microvolt, a trough and a lower hump in noise."""
+def _waveforms(recording: Recording) -> Iterator[Iterator[np.ndarray]]:
+    """Waveforms (spikes, SNIPPET) in microvolt of each cell: a trough and a lower hump in noise."""
     seed, time = recording.waveform_seed, np.arange(SNIPPET, dtype=np.float32)[:, None]
     trough, hump = np.exp(-(((time - 14) / 3) ** 2)), np.exp(-(((time - 24) / 7) ** 2))
     rng = np.random.default_rng(seed)
 
-    def drawn(spikes: np.ndarray) -> np.ndarray:
+    def draw(spikes: np.ndarray) -> np.ndarray:
         noise = rng.standard_normal((SNIPPET, 0 if seed is None else len(spikes)), np.float32)
-        return 12 * noise + rng.uniform(40, 150) * (rng.uniform(0.2, 0.5) * hump - trough)
+        return (12 * noise + rng.uniform(40, 150) * (rng.uniform(0.2, 0.5) * hump - trough)).T
 
-    return ((drawn(spikes) for spikes in rows) for rows in recording.spikes)
+    return ((draw(spikes) for spikes in rows) for rows in recording.spikes)

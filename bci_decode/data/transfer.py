@@ -84,7 +84,11 @@ class Transfer:
                 failed = 1 if size_of(self.file) > furthest else failed + 1
                 furthest = max(furthest, size_of(self.file))
                 if failed >= self.line.tries or problem.after > LONGEST_WAIT:
-                    asked = f"; it asks to wait {problem.after:.0f} s" if problem.after > LONGEST_WAIT else ""
+                    asked = (
+                        f"; it asks to wait {problem.after:.0f} s"
+                        if problem.after > LONGEST_WAIT
+                        else ""
+                    )
                     raise Refused(f"{problem}{asked} (try {failed})") from problem
                 pieces, ranged = True, not problem.whole
                 self._wait(problem, failed)
@@ -92,7 +96,9 @@ class Transfer:
 
     def _wait(self, problem: _Again, failed: int) -> None:
         backoff = min(LONGEST_BACKOFF, 2.0 ** (failed - 1))
-        seconds = max(problem.after, backoff * random.uniform(0.5, 1))  # at random, so that jobs do not come as one
+        seconds = max(
+            problem.after, backoff * random.uniform(0.5, 1)
+        )  # at random, so that jobs do not come as one
         tqdm.write(f"{self.name}: {problem}; trying again in {seconds:.1f} s", file=sys.stderr)
         (self.line.sleep or self.line.stop.wait)(seconds)
 
@@ -118,7 +124,9 @@ class Transfer:
 
     def _open(self, offset: int) -> HTTPResponse | None:
         """The server's answer; None where it says that nothing comes after `offset`: then the md5 decides."""
-        headers = {"User-Agent": f"bci_decode/{__version__}"} | ({"Range": f"bytes={offset}-"} if offset else {})
+        headers = {"User-Agent": f"bci_decode/{__version__}"} | (
+            {"Range": f"bytes={offset}-"} if offset else {}
+        )
         try:
             response = urlopen(Request(self.url, headers=headers), timeout=self.line.timeout)
             self.line.reached = True
@@ -129,16 +137,24 @@ class Transfer:
             if error.code == 416:
                 return None
             if error.code in (408, 429) or error.code >= 500:
-                raise _Again(f"HTTP {error.code} {error.reason}", after=_retry_after(error.headers)) from error
+                raise _Again(
+                    f"HTTP {error.code} {error.reason}", after=_retry_after(error.headers)
+                ) from error
             raise Refused(f"HTTP {error.code} {error.reason}") from error
         except (ValueError, InvalidURL) as error:
             raise Refused(f"not a usable address ({error})") from error
         except (OSError, HTTPException) as error:
             cause = error.reason if isinstance(error, URLError) else error
-            passing = isinstance(cause, (TimeoutError, ConnectionResetError, ssl.SSLError, HTTPException))
-            if isinstance(cause, ssl.SSLCertVerificationError) or not (passing or self.line.reached):
+            passing = isinstance(
+                cause, (TimeoutError, ConnectionResetError, ssl.SSLError, HTTPException)
+            )
+            if isinstance(cause, ssl.SSLCertVerificationError) or not (
+                passing or self.line.reached
+            ):
                 # with no network from the start waiting helps nobody; one that goes away is waited for
-                raise Refused(f"cannot be reached ({_words(cause)}); is there a network?") from error
+                raise Refused(
+                    f"cannot be reached ({_words(cause)}); is there a network?"
+                ) from error
             raise _Again(_words(cause)) from error
 
     def _extent(self, response: HTTPResponse) -> tuple[int, int | None]:
@@ -148,9 +164,14 @@ class Transfer:
             start, header = size_of(self.file), response.headers.get("Content-Range", "")
             match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", header.strip())
             if not match or int(match[1]) != start:
-                raise _Again(f"asked for bytes from {start}, the server sends {header or 'others'!r}", whole=True)
+                raise _Again(
+                    f"asked for bytes from {start}, the server sends {header or 'others'!r}",
+                    whole=True,
+                )
             total = None if match[2] == "*" else int(match[2])
-        if response.headers.get_content_type() == "text/html":  # of a portal or of maintenance, with status 200
+        if (
+            response.headers.get_content_type() == "text/html"
+        ):  # of a portal or of maintenance, with status 200
             raise Refused("the server sends a web page, not the file")
         if self.size and total not in (None, self.size):
             raise Refused(f"the server offers {total} bytes, the published file has {self.size}")
@@ -158,7 +179,9 @@ class Transfer:
         needed, free = (total or 0) - size_of(self.file), shutil.disk_usage(self.folder).free
         if needed > free:
             raise BciDecodeError(
-                f"{needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free", file=self.folder, remedy="make room"
+                f"{needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free",
+                file=self.folder,
+                remedy="make room",
             )
         return start, total
 

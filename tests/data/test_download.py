@@ -84,7 +84,9 @@ def good(handler):
     elif start >= len(whole):
         handler.reply(416, Content_Range=f"bytes */{len(whole)}")
     elif start:
-        handler.reply(206, whole[start:], Content_Range=f"bytes {start}-{len(whole) - 1}/{len(whole)}")
+        handler.reply(
+            206, whole[start:], Content_Range=f"bytes {start}-{len(whole) - 1}/{len(whole)}"
+        )
     else:
         handler.reply(200, whole)
 
@@ -98,7 +100,9 @@ def cut(size, answer=good):
 
     def cutting(handler):
         reply = handler.reply
-        handler.reply = lambda status, body=b"", **h: reply(status, body[:size], **({"Content_Length": len(body)} | h))
+        handler.reply = lambda status, body=b"", **h: reply(
+            status, body[:size], **({"Content_Length": len(body)} | h)
+        )
         answer(handler)
 
     return cutting
@@ -126,7 +130,12 @@ def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     http.daemon_threads = True
-    http.script, http.requests, http.lock, http.release = [], [], threading.Lock(), threading.Event()
+    http.script, http.requests, http.lock, http.release = (
+        [],
+        [],
+        threading.Lock(),
+        threading.Event(),
+    )
     http.url = f"http://127.0.0.1:{http.server_address[1]}"
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -195,15 +204,23 @@ HARD_WAYS = {
     "ranges ignored and cut": [cut(100_000), cut(200_000, without_ranges)],
     "a wrong range": [cut(100_000), sends(BODY[50:], 206, Content_Range="bytes 50-299999/300000")],
     "a range untold": [cut(100_000), sends(BODY[100_000:], 206)],
-    "a range of a range": [cut(100_000), sends(BODY[100_000:150_000], 206, Content_Range="bytes 100000-149999/300000")],
-    "a length of *": [cut(100_000), sends(BODY[100_000:], 206, Content_Range="bytes 100000-299999/*")],
+    "a range of a range": [
+        cut(100_000),
+        sends(BODY[100_000:150_000], 206, Content_Range="bytes 100000-149999/300000"),
+    ],
+    "a length of *": [
+        cut(100_000),
+        sends(BODY[100_000:], 206, Content_Range="bytes 100000-299999/*"),
+    ],
     "no length": [sends(BODY, Content_Length=None)],
     "more than was announced": [sends(BODY + b"more", Content_Length=len(BODY))],
     "a redirect": [status(302, Location=f"/elsewhere/{NAME}.mat")],
     "a cut, then a redirect": [cut(100_000), status(302, Location=f"/elsewhere/{NAME}.mat")],
     "not there, but at the second address": [status(404)],
     "forbidden, but at the second address": [status(403)],
-    "a web page, but at the second address": [sends(b"<html>log in</html>", Content_Type="text/html")],
+    "a web page, but at the second address": [
+        sends(b"<html>log in</html>", Content_Type="text/html")
+    ],
     "a wrong file, but at the second address": [sends(os.urandom(len(BODY)))],
 }
 
@@ -217,12 +234,17 @@ def test_it_arrives_all_the_same(downloader, server, way, size):
     assert server.script == []
 
 
-@pytest.mark.parametrize("answer", [sends(BODY[:-9]), sends(BODY, Content_Length=len(BODY) + 9)], ids=["less", "more"])
+@pytest.mark.parametrize(
+    "answer", [sends(BODY[:-9]), sends(BODY, Content_Length=len(BODY) + 9)], ids=["less", "more"]
+)
 def test_a_wrong_length_is_seen_before_the_file_comes(downloader, server, answer):
     server.script[:] = [answer]
     downloader.fetch(entry())
     assert_fetched(downloader)
-    assert [path for path, _ in server.requests] == [f"/direct/{NAME}.mat", f"/api/{NAME}.mat/content"]
+    assert [path for path, _ in server.requests] == [
+        f"/direct/{NAME}.mat",
+        f"/api/{NAME}.mat/content",
+    ]
 
 
 def test_a_length_too_great_where_the_right_one_is_unknown(downloader, server):
@@ -252,7 +274,12 @@ def test_a_part_of_an_earlier_call(downloader, server, size, start):
 @SIZES
 @pytest.mark.parametrize(
     "content",
-    [BODY + b"more", os.urandom(len(BODY) + 5), os.urandom(len(BODY)), BODY[:100_000] + bytes(50_000)],
+    [
+        BODY + b"more",
+        os.urandom(len(BODY) + 5),
+        os.urandom(len(BODY)),
+        BODY[:100_000] + bytes(50_000),
+    ],
     ids=["longer", "another, longer", "another", "wrong tail"],
 )
 def test_a_wrong_part_is_fetched_anew_once(downloader, server, size, content, capsys):
@@ -276,7 +303,10 @@ def test_an_answer_that_is_not_the_file_leaves_the_part(downloader, server):
 @SIZES
 def test_a_web_page_is_no_recording(downloader, server, size, kind):
     server.script[:] = [sends(b"<!DOCTYPE html>", Content_Type=kind)] * 2
-    words = {"text/html": "a web page", "application/octet-stream": "offers 15 bytes" if size else "15 bytes that came"}
+    words = {
+        "text/html": "a web page",
+        "application/octet-stream": "offers 15 bytes" if size else "15 bytes that came",
+    }
     assert words[kind] in refusal(downloader, size)
     assert list(downloader.folder.iterdir()) == []
 
@@ -290,7 +320,9 @@ def test_a_corrupt_file_names_both_sums_and_is_not_kept(downloader, server, size
     message = refusal(downloader, size)
     assert md5(corrupt) in message and md5(BODY) in message
     assert list(downloader.folder.iterdir()) == []
-    assert len(server.requests) == 2 + bool(had)  # each address once, and once anew what was resumed
+    assert len(server.requests) == 2 + bool(
+        had
+    )  # each address once, and once anew what was resumed
 
 
 def test_a_wrong_file_on_disk_stays(downloader, server):
@@ -329,7 +361,11 @@ def test_waiting_grows_and_ends(downloader, server, waits):
 @pytest.mark.parametrize("code", [429, 503])
 def test_a_server_that_asks_to_wait_is_obeyed(downloader, server, waits, code):
     later = format_datetime(datetime.now(timezone.utc) + timedelta(seconds=120), usegmt=True)
-    server.script[:] = [status(code, Retry_After=7), status(code, Retry_After=later), status(code, Retry_After="soon")]
+    server.script[:] = [
+        status(code, Retry_After=7),
+        status(code, Retry_After=later),
+        status(code, Retry_After="soon"),
+    ]
     downloader.fetch(entry())
     assert waits[0] == 7 and 60 < waits[1] <= 120 and 2 <= waits[2] <= 4
 
@@ -384,7 +420,9 @@ def test_an_address_that_is_none(downloader):
 @SIZES
 def test_too_little_room_is_seen_before_a_byte_is_written(downloader, monkeypatch, size):
     part(downloader, BODY[:1000])
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 100_000))
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 100_000)
+    )
     assert refusal(downloader, size).endswith("data: 0.3 MB are needed, 0.1 MB are free; make room")
     assert part(downloader).read_bytes() == BODY[:1000]
 
@@ -426,11 +464,18 @@ def test_several_go_on_when_one_fails(downloader, server, capsys):
     everywhere = downloader.sources
     wrong = CatalogEntry("indy_nowhere", "indy", "2016-09-27", "0" * 32, None, 96, ("M1",), 389.0)
     done = download([entry(NAMES[0]), wrong, entry(NAMES[1])], downloader, jobs=2)
-    assert set(done) == {NAMES[0], "indy_nowhere", NAMES[1]} and isinstance(done["indy_nowhere"], BciDecodeError)
-    assert all((downloader.folder / f"{name}.mat").read_bytes() == CONTENT[name] for name in NAMES[:2])
+    assert set(done) == {NAMES[0], "indy_nowhere", NAMES[1]} and isinstance(
+        done["indy_nowhere"], BciDecodeError
+    )
+    assert all(
+        (downloader.folder / f"{name}.mat").read_bytes() == CONTENT[name] for name in NAMES[:2]
+    )
     out, err = capsys.readouterr()
     assert out.count(": fetched, 0.3 MB") == 2
-    assert err == f"failed: indy_nowhere: {everywhere[0].replace('{name}', 'indy_nowhere')}: HTTP 404 Not Found\n"
+    assert (
+        err
+        == f"failed: indy_nowhere: {everywhere[0].replace('{name}', 'indy_nowhere')}: HTTP 404 Not Found\n"
+    )
 
 
 # ---- the command line, in a process of its own over a copy of the package with a catalogue of small files
@@ -439,11 +484,23 @@ def test_several_go_on_when_one_fails(downloader, server, capsys):
 @pytest.fixture
 def command(server, tmp_path):
     """Arguments and environment of `scripts/download.py` with the files of this test."""
-    shutil.copytree(ROOT / "bci_decode", tmp_path / "copy" / "bci_decode", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "scripts", tmp_path / "copy" / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
-    lines = [f"{name},{name[:4]},2016-09-27,{md5(CONTENT[name])},300000,96,M1,389.312" for name in NAMES]
+    shutil.copytree(
+        ROOT / "bci_decode",
+        tmp_path / "copy" / "bci_decode",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    shutil.copytree(
+        ROOT / "scripts",
+        tmp_path / "copy" / "scripts",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    lines = [
+        f"{name},{name[:4]},2016-09-27,{md5(CONTENT[name])},300000,96,M1,389.312" for name in NAMES
+    ]
     header = "session,monkey,date,md5,size_bytes,channels,areas,duration_s"
-    (tmp_path / "copy" / "bci_decode" / "data" / "catalog.csv").write_text("\n".join([header, *lines]) + "\n")
+    (tmp_path / "copy" / "bci_decode" / "data" / "catalog.csv").write_text(
+        "\n".join([header, *lines]) + "\n"
+    )
     arguments = [sys.executable, "scripts/download.py", "--base-url", f"{server.url}/mirror"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "copy")}
     return {"args": arguments, "cwd": tmp_path / "copy", "env": environment}
@@ -460,8 +517,21 @@ def test_the_command_fetches_lists_and_sums_up(command, server):
     (data / f"{NAMES[1]}.mat").write_bytes(CONTENT[NAMES[1]])
     (data / f"{NAMES[2]}.mat.part").write_bytes(CONTENT[NAMES[2]][:7])
     listed = run(command, "--list").stdout.splitlines()
-    assert listed[0].split() == ["session", "on", "disk", "verified", "MB", "channels", "areas", "minutes"]
-    assert [line.split()[1:-4] for line in listed[1:4]] == [["no", "-"], ["yes", "no"], ["part:", "0", "MB", "-"]]
+    assert listed[0].split() == [
+        "session",
+        "on",
+        "disk",
+        "verified",
+        "MB",
+        "channels",
+        "areas",
+        "minutes",
+    ]
+    assert [line.split()[1:-4] for line in listed[1:4]] == [
+        ["no", "-"],
+        ["yes", "no"],
+        ["part:", "0", "MB", "-"],
+    ]
     server.script[:] = [status(404)]
     done = run(command, "indy_*", "--jobs", "1")
     assert done.returncode == 2
@@ -477,7 +547,9 @@ def test_the_command_fetches_lists_and_sums_up(command, server):
     assert done.returncode == 0 and done.stderr == ""
     assert done.stdout.splitlines()[-1] == "2 fetched, 0 already there, 0 failed"
     listed = run(command, "--list").stdout.splitlines()
-    assert [line.split() for line in listed[1:4]] == [[name, "yes", "yes", "0", "96", "M1", "6.5"] for name in NAMES]
+    assert [line.split() for line in listed[1:4]] == [
+        [name, "yes", "yes", "0", "96", "M1", "6.5"] for name in NAMES
+    ]
     assert listed[4] == "3 sessions, 3 on disk, 3 of them verified"
 
 
@@ -490,7 +562,10 @@ def test_the_command_fetches_lists_and_sums_up(command, server):
             f"error: indy_20160927_05: no session has this name; is it {NAMES[1]} or {NAMES[0]}? the",
         ),
         ([NAME, "--jobs", "0"], "error: --jobs: must be above 0"),
-        ([NAME, "--base-url", "file:///tmp"], "error: --base-url: must begin with http:// or https://"),
+        (
+            [NAME, "--base-url", "file:///tmp"],
+            "error: --base-url: must begin with http:// or https://",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(command, server, arguments, words):
@@ -522,7 +597,10 @@ def test_stopped_and_called_again(command, server, sent):
 
 
 def test_names_and_patterns():
-    assert [found.name for found in sessions_named(["loco_2017030*"])] == ["loco_20170301_05", "loco_20170302_02"]
+    assert [found.name for found in sessions_named(["loco_2017030*"])] == [
+        "loco_20170301_05",
+        "loco_20170302_02",
+    ]
     both = sessions_named(["loco_20170301_05.mat", "indy_20160927_04", "indy_20160927_04"])
     assert [found.name for found in both] == ["indy_20160927_04", "loco_20170301_05"]
     assert len(sessions_named(["*"])) == 47

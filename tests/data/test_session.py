@@ -35,9 +35,13 @@ def assert_holds(session, variables):
     names = [str(name) for name in variables["chan_names"].ravel()]
     filled = [(c, r) for (c, r), cell in np.ndenumerate(variables["spikes"]) if cell.size]
     assert session.channels == tuple(names)
-    assert list(zip(session.units["channel"], session.units["row"], strict=True)) == [(names[c], r) for c, r in filled]
+    assert list(zip(session.units["channel"], session.units["row"], strict=True)) == [
+        (names[c], r) for c, r in filled
+    ]
     assert list(session.units["area"]) == [names[c][:2] for c, _ in filled]
-    for times, where, spikes in zip(session.spike_times, filled, session.units["spikes"], strict=True):
+    for times, where, spikes in zip(
+        session.spike_times, filled, session.units["spikes"], strict=True
+    ):
         expected = variables["spikes"][where].ravel()
         np.testing.assert_array_equal(times, expected)
         assert spikes == np.sum((expected >= t[0]) & (expected <= t[-1]))
@@ -106,7 +110,14 @@ def test_waveforms_are_never_read_and_memory_stays_small(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     returned = sum(
-        a.nbytes for a in (session.t, session.finger_pos, session.cursor_pos, session.target_pos, *session.spike_times)
+        a.nbytes
+        for a in (
+            session.t,
+            session.finger_pos,
+            session.cursor_pos,
+            session.target_pos,
+            *session.spike_times,
+        )
     )
     assert peak < 3 * returned
 
@@ -146,7 +157,9 @@ def test_a_truncated_v5_file(tmp_path):
     fails(path)
 
 
-@pytest.mark.parametrize("field", ["t", "chan_names", "spikes", "finger_pos", "cursor_pos", "target_pos"])
+@pytest.mark.parametrize(
+    "field", ["t", "chan_names", "spikes", "finger_pos", "cursor_pos", "target_pos"]
+)
 def test_a_missing_variable_is_named(tmp_path, write, field):
     variables = recording()
     del variables[field]
@@ -156,8 +169,16 @@ def test_a_missing_variable_is_named(tmp_path, write, field):
 @pytest.mark.parametrize(
     ("field", "change", "words"),
     [
-        ("t", lambda t: np.where(np.arange(len(t))[:, None] == 7, t[5], t), ["t:", "does not increase", "sample 6"]),
-        ("t", lambda t: np.where(np.arange(len(t))[:, None] == 7, np.nan, t), ["t:", "nan at sample 7"]),
+        (
+            "t",
+            lambda t: np.where(np.arange(len(t))[:, None] == 7, t[5], t),
+            ["t:", "does not increase", "sample 6"],
+        ),
+        (
+            "t",
+            lambda t: np.where(np.arange(len(t))[:, None] == 7, np.nan, t),
+            ["t:", "nan at sample 7"],
+        ),
         ("t", lambda t: t[:1], ["t: has less than two samples"]),
         ("finger_pos", lambda f: f[:, :2], ["finger_pos:", "2500 x 2", "3 or 6"]),
         ("cursor_pos", lambda c: c[:-1], ["cursor_pos:", "2499 x 2"]),
