@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 from recordings import hdf5storage
 
-from bci_decode.data.simulate import simulate_recording, simulated_file, write_recording
+from bci_decode.data.simulate import (
+    VERSION,
+    simulate_recording,
+    simulated_file,
+    simulated_session,
+    write_recording,
+)
 from bci_decode.errors import BciDecodeError
 
 
@@ -238,6 +244,22 @@ def test_a_reader_of_other_hands_reads_the_file(file):
 
 
 # making it once
+
+GOLDEN = {
+    1: (12954, 2757.531, -29.789373, -5.198476)
+}  # by version: spikes, mean time, mean finger z and y
+
+
+def test_other_numbers_need_another_version(tmp_path):
+    """The file is kept between calls, so its name must change with its numbers."""
+    recording = simulate_recording(seed=5, minutes=0.3, channels=24)
+    count, mean, depth, y = GOLDEN[VERSION]
+    times = np.concatenate(trains(recording))
+    assert len(times) == pytest.approx(count, abs=2)  # processors differ in a last bit
+    assert times.mean() == pytest.approx(mean, abs=1e-2)
+    assert recording.finger_pos[:, [0, 2]].mean(0) == pytest.approx([depth, y], abs=1e-6)
+    path = simulated_session(tmp_path, seed=5, minutes=0.3, channels=2)
+    assert path.name == f"simulated_v{VERSION}_seed5_0.3min_2ch.mat"
 
 
 def test_a_second_call_leaves_the_file_untouched(tmp_path):
