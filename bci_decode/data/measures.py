@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from bci_decode.data.session import POSITIONS, Session, area_of, clock_gaps
+from bci_decode.data.recording_file import POSITIONS
+from bci_decode.data.session import Session, area_of, clock_gaps
 
 REST_SPEED = 10.0  # mm/s; slower is rest
 LONG_REST = 10.0  # s

@@ -1,4 +1,4 @@
-"""A simulated session: self-paced reaches on a grid, units tuned to them, a file like a recording's.
+"""A simulated session: reaches on a grid, units tuned to them, a file like that of a recording.
 
 Everything follows from the seed: behaviour -> tuning -> spike times -> file. T is the length of the
 clock.

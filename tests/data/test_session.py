@@ -228,3 +228,55 @@ def test_an_empty_cell_without_its_attribute_is_empty(tmp_path):
     with h5py.File(path, "r+") as file:
         file["spikes"][0, 0] = file["#refs#"].create_dataset("bare", data=np.zeros((1, 0))).ref
     assert len(read_session(path).units) == len(recording()["spikes"].ravel()) - 4
+
+
+def fixed_length(names):
+    return np.array(names, "S6")
+
+
+def variable_length(names):
+    return np.array(names, h5py.string_dtype())
+
+
+@pytest.mark.parametrize("kind", [fixed_length, variable_length])
+@pytest.mark.parametrize("shape", [(4,), (1, 4), (4, 1)])
+def test_channel_names_may_be_strings_of_hdf5(tmp_path, kind, shape):
+    variables = recording()
+    path = write_mat73(tmp_path / "strings.mat", variables)
+    names = list(variables["chan_names"].ravel())
+    with h5py.File(path, "r+") as file:
+        del file["chan_names"]
+        file["chan_names"] = kind(names).reshape(shape)
+    assert_holds(read_session(path), variables)
+
+
+@pytest.mark.parametrize("kind", [fixed_length, variable_length])
+def test_channel_names_may_be_cells_of_strings(tmp_path, kind):
+    variables = recording()
+    path = write_mat73(tmp_path / "strings.mat", variables)
+    with h5py.File(path, "r+") as file:
+        cells = [
+            file["#refs#"].create_dataset(f"name{i}", data=kind([name]))
+            for i, name in enumerate(variables["chan_names"].ravel())
+        ]
+        file["chan_names"][...] = np.array([[cell.ref for cell in cells]], h5py.ref_dtype)
+    assert_holds(read_session(path), variables)
+
+
+def test_channel_names_may_be_a_matrix_of_characters(tmp_path):
+    variables = recording()
+    written = variables | {"chan_names": np.array(list(variables["chan_names"].ravel()))}
+    assert_holds(read_session(written_as_v5(tmp_path / "v5.mat", written)), variables)
+
+
+@pytest.mark.parametrize("name", ["é.mat", "记录 1.mat", "~x.mat"])
+def test_any_name_of_a_file_is_read(tmp_path, write, name, monkeypatch):
+    path = write(tmp_path / "plain.mat", recording()).rename(tmp_path / name)
+    assert_holds(read_session(path), recording())
+    monkeypatch.chdir(tmp_path)
+    assert read_session(name).name == name.removesuffix(".mat")
+
+
+def test_a_path_may_begin_with_the_home_folder(mat_file, monkeypatch):
+    monkeypatch.setenv("HOME", str(mat_file.parent))
+    assert read_session("~/toy.mat").path == mat_file
