@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -23,7 +24,7 @@ from recordings import ROOT
 
 from bci_decode.data.catalog import CatalogEntry, catalog, sessions_named
 from bci_decode.data.download import Downloader, download, is_verified
-from bci_decode.data.transfer import Line
+from bci_decode.data.transfer import TransferPolicy
 from bci_decode.errors import BciDecodeError
 
 NAMES = ["indy_20160927_04", "indy_20160927_06", "loco_20170210_03"]
@@ -154,7 +155,9 @@ def waits():
 @pytest.fixture
 def downloader(server, tmp_path, waits) -> Downloader:
     sources = (f"{server.url}/direct/{{name}}.mat", f"{server.url}/api/{{name}}.mat/content")
-    return Downloader(tmp_path / "data", sources, Line(timeout=0.5, tries=4, sleep=waits.append))
+    return Downloader(
+        tmp_path / "data", sources, TransferPolicy(timeout=0.5, tries=4, sleep=waits.append)
+    )
 
 
 def target(downloader: Downloader) -> Path:
@@ -287,7 +290,10 @@ def test_a_wrong_part_is_fetched_anew_once(downloader, server, size, content, ca
     downloader.fetch(entry(size=size))
     assert_fetched(downloader)
     assert server.requests[-1] == (f"/direct/{NAME}.mat", None)
-    assert capsys.readouterr().err == f"{NAME}: its pieces do not make up the file; starting anew\n"
+    assert (
+        capsys.readouterr().err
+        == f"{NAME}: its pieces do not make up the published file; starting again from zero\n"
+    )
 
 
 def test_an_answer_that_is_not_the_file_leaves_the_part(downloader, server):
@@ -295,7 +301,7 @@ def test_an_answer_that_is_not_the_file_leaves_the_part(downloader, server):
     for answers in ([page, page], [sends(b"{}"), sends(b"{}")], [status(404), status(410)]):
         part(downloader, BODY[:1000])
         server.script[:] = answers
-        assert "0.0 MB are kept, the same command goes on" in refusal(downloader)
+        assert "0.0 MB are kept, the same command resumes" in refusal(downloader)
         assert part(downloader).read_bytes() == BODY[:1000]
 
 
@@ -406,7 +412,7 @@ def test_no_network_from_the_start(downloader, waits):
 
 
 def test_a_network_that_goes_away_is_waited_for(downloader, waits):
-    downloader.line.reached = True
+    downloader.policy.reached = True
     downloader.sources = [f"http://127.0.0.1:{unused_port()}/{{name}}.mat"]
     assert "Connection refused (try 4)" in refusal(downloader)
     assert len(waits) == 3
@@ -450,7 +456,7 @@ def test_two_fetch_the_same_file(downloader, server):
         good(handler)
 
     server.script[:] = [slow]
-    downloader.line.timeout = 10
+    downloader.policy.timeout = 10
     first = threading.Thread(target=downloader.fetch, args=(entry(),))
     first.start()
     assert started.wait(10)
@@ -559,7 +565,7 @@ def test_the_command_fetches_lists_and_sums_up(command, server):
         ([], "error: no session is named"),
         (
             ["indy_20160927_05"],
-            f"error: indy_20160927_05: no session has this name; is it {NAMES[1]} or {NAMES[0]}? the",
+            f"error: indy_20160927_05: no session has this name; is it {NAMES[1]} or {NAMES[0]}? (--list",
         ),
         ([NAME, "--jobs", "0"], "error: --jobs: must be above 0"),
         (
@@ -607,4 +613,36 @@ def test_names_and_patterns():
     for wrong in ("indy_2016927_04", "moco_*", ""):
         with pytest.raises(BciDecodeError, match=r"no session has this name") as caught:
             sessions_named([wrong])
-        assert all(name in str(caught.value) for name in catalog())
+        assert "is it" in str(caught.value) or all(name in str(caught.value) for name in catalog())
+
+
+@pytest.mark.parametrize(
+    ("start", "remedy"),
+    [
+        ("indy_2016", "'indy_2016*' matches 33 sessions (--list shows all)"),
+        ("indy_20160930", "'indy_20160930*' matches 2 sessions (--list shows all)"),
+        ("indy_20160927_05", "is it indy_20160927_06 or indy_20160927_04"),
+    ],
+)
+def test_an_incomplete_name_proposes_its_pattern(start, remedy):
+    with pytest.raises(
+        BciDecodeError, match=re.escape(f"{start}: no session has this name; {remedy}")
+    ):
+        sessions_named([start])
+
+
+def test_a_lock_left_by_a_killed_process_does_not_hold(downloader):
+    downloader.folder.mkdir()
+    (downloader.folder / f"{NAME}.mat.lock").touch()
+    downloader.fetch(entry())
+    assert_fetched(downloader)
+
+
+def test_a_file_in_a_read_only_folder_is_verified(downloader, server):
+    downloader.folder.mkdir()
+    target(downloader).write_bytes(BODY)
+    downloader.folder.chmod(0o555)
+    if os.access(downloader.folder, os.W_OK):
+        pytest.skip("root may write anywhere")
+    assert downloader.fetch(entry()) == "already there, verified"
+    downloader.folder.chmod(0o755)
