@@ -416,21 +416,32 @@ def test_command_finds_a_published_session_by_name(tmp_path, run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["text.mat"], "error: text.mat: is not a MATLAB file of version 7.3 (HDF5) or 5; save it in MATLAB"),
-        (["absent.mat"], "error: absent.mat: no such file"),
-        (["indy_20160927_04"], "error: data/indy_20160927_04.mat: is not there; type 'make data SESSION=indy_20160927_04'"),
-        (["x/loco_20170302_02.mat"], "error: x/loco_20170302_02.mat: is not there; type 'make data SESSION=loco_2017"),
-        (["indy_2016"], "error: indy_2016: is neither a file nor one of the 47 published sessions"),
-        (["good.mat", "--figure", "other.mat"], "error: other.mat: --figure: is no name for a picture; end it with .png"),
-        (["good.mat", "--figure", "text.mat/a.png"], "error: text.mat/a.png: cannot be written"),
+        (["text.mat"], "text.mat: is not a MATLAB file of version 7.3 (HDF5) or 5; save it in"),
+        (["absent.mat"], "absent.mat: no such file"),
+        (
+            ["indy_20160927_04"],
+            "data/indy_20160927_04.mat: is not there; type 'make data SESSION=indy_20160927_04'",
+        ),
+        (
+            ["x/loco_20170302_02.mat"],
+            "x/loco_20170302_02.mat: is not there; type 'make data SESSION=loco_2017",
+        ),
+        (
+            ["indy_2016093_02"],
+            "indy_2016093_02: is neither a file nor one of the 47 published sessions; "
+            "is it indy_20160930_02 or",
+        ),
+        (["monkey"], "monkey: is neither a file nor one of the 47 published sessions; check the"),
+        (["good.mat", "--figure", "other.mat"], "other.mat: is not the name of a figure; end it"),
+        (["good.mat", "--figure", "text.mat/a.png"], "text.mat/a.png: cannot be written"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_told_in_one_line(tmp_path, mat_file, run, arguments, message):
     mat_file.rename(tmp_path / "good.mat")
     (tmp_path / "text.mat").write_text("t,x,y\n" * 50)
     done = run(*arguments)
     assert done.returncode == 2
-    assert done.stderr.startswith(message) and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith(f"error: {message}") and len(done.stderr.splitlines()) == 1
 
 
 def test_a_damaged_file_ends_the_command(tmp_path, mat_file):
@@ -443,11 +454,21 @@ def test_a_damaged_file_ends_the_command(tmp_path, mat_file):
     )
 
 
-def test_command_draws(tmp_path, mat_file, run):
+def test_command_draws_into_the_folder_of_outputs(tmp_path, mat_file, run):
     done = run(mat_file, "--figure")
-    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "drew toy.png"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["toy.mat", "toy.png"]
-    assert (tmp_path / "toy.png").read_bytes().startswith(b"\x89PNG")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "drew outputs/inspection/toy.png"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["outputs", "toy.mat"]
+    picture = tmp_path / "outputs" / "inspection" / "toy.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert run(picture.parent.parent.parent / "toy.mat", "--figure", "--json").stdout[-2:] == "}\n"
+
+
+@pytest.mark.parametrize(("ending", "start"), [("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_command_draws_by_the_ending(tmp_path, mat_file, run, monkeypatch, ending, start):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run("~/toy.mat", "--figure", f"~/here/é.{ending}").returncode == 0
+    assert (tmp_path / "here" / f"é.{ending}").read_bytes().startswith(start)
 
 
 @pytest.mark.parametrize("case", ["whole", "no unit", "no finger"])
