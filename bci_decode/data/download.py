@@ -25,7 +25,7 @@ SOURCES = (f"{RECORD_URL}/{{name}}.mat", f"{API_URL}/{{name}}.mat/content")
 
 @dataclass
 class Downloader:
-    """Fetches sessions into `folder` from the first of `sources`, addresses with {name}, that works."""
+    """Fetches sessions into `folder`, from the first of `sources` (with {name}) that works."""
 
     folder: Path
     sources: Sequence[str] = SOURCES
@@ -137,7 +137,7 @@ def _partial_file(part: Path) -> Iterator[FileIO]:
 def download(
     entries: Sequence[CatalogEntry], downloader: Downloader, jobs: int
 ) -> dict[str, str | BciDecodeError]:
-    """Fetch `jobs` sessions at a time and report each; returns by name what was done, or the error."""
+    """Fetch `jobs` sessions at a time; returns by name what was done, or the error."""
     results: dict[str, str | BciDecodeError] = {}
     pool = ThreadPoolExecutor(jobs)
     futures = {pool.submit(downloader.fetch, entry): entry.name for entry in entries}

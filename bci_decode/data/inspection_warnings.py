@@ -25,7 +25,8 @@ def inspection_warnings(numbers: dict[str, Numbers]) -> list[str]:
 
 def _clock_warnings(clock: Numbers) -> Iterator[str]:
     if abs(1 / clock["hz"] - 1 / CLOCK_HZ) > 1e-4:
-        yield f"the clock runs at {clock['hz']:.5g} Hz, not {CLOCK_HZ:g}; check that t is in seconds"
+        hz = f"{clock['hz']:.5g} Hz, not {CLOCK_HZ:g}"
+        yield f"the clock runs at {hz}; check that t is in seconds"
     if gaps := clock["gaps"]:
         yield (
             f"t has {_several(gaps, 'gap')}, {_longest(gaps)}; positions are interpolated across, "
@@ -55,8 +56,9 @@ def _channel_warnings(numbers: dict[str, Numbers]) -> Iterator[str]:
     outside = spikes["before"] + spikes["after"]
     if outside > 0.05 * spikes["total"]:
         yield (
-            f"{outside / spikes['total']:.0%} of the spikes lie outside t ({spikes['before']} "
-            f"before, {spikes['after']} after) and are left out; check that both have the same clock"
+            f"{outside / spikes['total']:.0%} of the spikes lie outside t "
+            f"({spikes['before']} before, {spikes['after']} after) and are left out; "
+            "check that both have the same clock"
         )
     if units := spikes["refractory_violations"]:
         yield (

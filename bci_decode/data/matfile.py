@@ -15,7 +15,8 @@ Cells = Iterable[Iterable[np.ndarray | str]]
 
 CLASSES = {"float64": "double", "float32": "single"}
 # The date is fixed: equal variables give equal files.
-TEXT = b"MATLAB 7.3 MAT-file, Platform: GLNXA64, Created on: Thu May 25 00:00:00 2017 HDF5 schema 1.00 ."
+DATE = b"Created on: Thu May 25 00:00:00 2017"
+TEXT = b"MATLAB 7.3 MAT-file, Platform: GLNXA64, " + DATE + b" HDF5 schema 1.00 ."
 HEADER = TEXT.ljust(116) + bytes(8) + b"\x00\x02IM"
 
 

@@ -1,7 +1,7 @@
 """Measurements of a session in plain numbers: clock, channels, spikes, rates, movement, targets.
 
-The ending of a key gives its unit. Rates count the spikes from the first to the last sample, a share
-is from 0 to 1, and None means that there is no such number.
+The ending of a key gives its unit. Rates count the spikes from the first to the last sample, a
+share is from 0 to 1, and None means that there is no such number.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _spread(hz: np.ndarray) -> Numbers:
 
 
 def movement(t: np.ndarray, path: np.ndarray) -> Numbers:
-    """Range of x and y, speed and rest of a `path` (T, 2) in mm; ignores samples without a position.
+    """Range of x and y, speed and rest of a `path` (T, 2) in mm; ignores missing samples.
 
     A long rest is a stretch in which the speed, averaged over half a second, stays below
     `REST_SPEED`.

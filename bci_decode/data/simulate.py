@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from bci_decode.data.matfile import write_matfile
+from bci_decode.data.matfile import Cells, write_matfile
 from bci_decode.data.session import area_of
 from bci_decode.errors import BciDecodeError
 
@@ -40,7 +40,7 @@ class Recording:
 
     t (T,) s; cursor_pos, target_pos (T, 2) mm, x right and y away; finger_pos (T, 6): z, -x, -y in
     cm, then azimuth, elevation and roll in degrees; spikes[channel][row]: ascending times in s,
-    empty without a unit. Waveforms are drawn from `waveform_seed` while the file is written, because
+    empty without a unit. Waveforms are drawn from `waveform_seed` while the file is written, as
     millions of them would fill the memory; without that seed their cells are empty.
     """
 
@@ -179,7 +179,7 @@ def _as_recorded(rng: Rng, hand: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Drive:
-    """What drives the units, each about 1 in size; the hand shows no arousal and nothing unrelated."""
+    """What drives the units, each about 1 in size; the hand does not show the last two."""
 
     velocity: np.ndarray  # (T, 2)
     speed: np.ndarray
@@ -257,7 +257,7 @@ def _spike_times(rng: Rng, clock: np.ndarray, rate: np.ndarray) -> np.ndarray:
 
 def write_recording(path: str | os.PathLike[str], recording: Recording) -> None:
     """Write a recording as a MATLAB v7.3 file."""
-    variables = {
+    variables: dict[str, np.ndarray | Cells] = {
         "t": recording.t,
         "cursor_pos": recording.cursor_pos,
         "target_pos": recording.target_pos,

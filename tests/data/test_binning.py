@@ -102,6 +102,10 @@ def test_position_is_at_the_bins_end_and_acceleration_differentiates_velocity():
     np.testing.assert_allclose(acceleration, [[0, 10], [0, 10], [0, 10], [0, 10]], atol=1e-4)
 
 
+def test_bins_are_64_ms_wide_unless_told_otherwise():
+    assert bin_session(made(spike_times=[[0.1]], samples=251)).edges[1] == 0.064
+
+
 def test_source_chooses_the_cursor():
     session = made()
     finger, cursor = (
@@ -114,7 +118,7 @@ def test_source_chooses_the_cursor():
 @pytest.mark.parametrize("lag", [0.0, 0.1, 0.0537, -0.1, -0.0537])
 @pytest.mark.parametrize("bin_width", [0.064, 0.05])
 def test_lag_shifts_the_hand_against_the_spikes(lag, bin_width):
-    """x = 10 t: the position at a bin's end is 10 (end + lag), every bin is inside, and the grid does not move."""
+    """x = 10 t: the position at a bin's end is 10 (end + lag), and the grid does not move."""
     session = made(100.0, samples=1001)  # 4 s
     binned = bin_session(session, bin_width=bin_width, lag=lag, target="position")
     np.testing.assert_allclose(

@@ -478,13 +478,11 @@ def test_several_go_on_when_one_fails(downloader, server, capsys):
     )
     out, err = capsys.readouterr()
     assert out.count(": fetched, 0.3 MB") == 2
-    assert (
-        err
-        == f"failed: indy_nowhere: {everywhere[0].replace('{name}', 'indy_nowhere')}: HTTP 404 Not Found\n"
-    )
+    url = everywhere[0].replace("{name}", "indy_nowhere")
+    assert err == f"failed: indy_nowhere: {url}: HTTP 404 Not Found\n"
 
 
-# ---- the command line, in a process of its own over a copy of the package with a catalogue of small files
+# ---- the command line: another process, a copy of the package with a catalogue of small files
 
 
 @pytest.fixture
@@ -565,7 +563,8 @@ def test_the_command_fetches_lists_and_sums_up(command, server):
         ([], "error: no session is named"),
         (
             ["indy_20160927_05"],
-            f"error: indy_20160927_05: no session has this name; is it {NAMES[1]} or {NAMES[0]}? (--list",
+            f"error: indy_20160927_05: no session has this name; "
+            f"is it {NAMES[1]} or {NAMES[0]}? (--list",
         ),
         ([NAME, "--jobs", "0"], "error: --jobs: must be above 0"),
         (
@@ -583,7 +582,7 @@ def test_a_mistake_is_one_line(command, server, arguments, words):
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_stopped_and_called_again(command, server, sent):
-    """A process that is killed, or ended by Ctrl-C, while the server sends: the next call goes on from there."""
+    """A process is killed, or ended by Ctrl-C, while the server sends: the next call resumes."""
     server.script[:] = [stalls]
     file = command["cwd"] / "data" / f"{NAME}.mat.part"
     options = command | {"args": [*command["args"], NAME]}

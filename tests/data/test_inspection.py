@@ -1,4 +1,4 @@
-"""What is said of a session, from files that other software wrote, and the command that prints it."""
+"""Inspection of files that other software wrote, and the command that prints it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ START, SAMPLES = (
 
 
 def sound() -> dict[str, np.ndarray]:
-    """A recording that there is nothing to say against: five live channels of six, hash at 5 and sorted at 10 Hz."""
+    """A recording without a fault: five of six channels are live, hash at 5 Hz, sorted at 10 Hz."""
     return recording(channels=6, rows=2, samples=SAMPLES)
 
 
@@ -110,7 +110,8 @@ def standing(variables, *names, value=1.0):
         variables[name][:, 1] = value
 
 
-WARNINGS = {  # what is done to the sound recording, the sentence, and what does not yet call for one
+# For each fault: what is done to the sound recording, the sentence, and what is too little for it.
+WARNINGS = {
     "clock": (
         lambda v: clocked(v, 0.005),
         "the clock runs at 200 Hz, not 250; check that t is in seconds",
@@ -118,20 +119,20 @@ WARNINGS = {  # what is done to the sound recording, the sentence, and what does
     ),
     "gap": (
         lambda v: paused(v, 0.5),
-        "t has 1 gap, 0.504 s at t = 4804.638 s; positions are interpolated across, spikes are absent there: "
-        "cut the recording at a long one",
+        "t has 1 gap, 0.504 s at t = 4804.638 s; positions are interpolated across, spikes are "
+        "absent there: cut the recording at a long one",
         lambda v: paused(v, 0.0015),
     ),
     "short": (
         lambda v: cut(v, SAMPLES - 1),
-        "5499 bins of 64 ms are too few for experiment=source_study, which trains on the first 5000; "
-        "add data.split.first_bins=4300",
+        "5499 bins of 64 ms are too few for experiment=source_study, which trains on the first "
+        "5000; add data.split.first_bins=4300",
         lambda v: cut(v, SAMPLES),
     ),
     "silent": (
         lambda v: silenced(v, 1),
-        "2 of 6 channels are silent; expect lower scores than from a complete array, and fetch the file "
-        "again if it should be complete",
+        "2 of 6 channels are silent; expect lower scores than from a complete array, and fetch "
+        "the file again if it should be complete",
         lambda v: silenced(v, 0),
     ),
     "no unit": (
@@ -146,19 +147,22 @@ WARNINGS = {  # what is done to the sound recording, the sentence, and what does
     ),
     "outside": (
         lambda v: early(v, 2000),
-        "7% of the spikes lie outside t (2072 before, 69 after) and are left out; check that both have the same clock",
+        "7% of the spikes lie outside t (2072 before, 69 after) and are left out; check that both"
+        " have the same clock",
         lambda v: early(v, 1000),
     ),
     "doubled, sorted": (
         lambda v: followed(v, row=1, one_in=50, after=0.0004),
-        "over 1% of the intervals are impossible (below 0.5 ms; in hash: 0 ms) in 1 unit (M1 003 row 1); "
-        "spikes may be listed twice: remove the copies, or leave out hash with data.units=sorted",
+        "over 1% of the intervals are impossible (below 0.5 ms; in hash: 0 ms) in 1 unit (M1 003 "
+        "row 1); spikes may be listed twice: remove the copies, or leave out hash with "
+        "data.units=sorted",
         lambda v: followed(v, row=1, one_in=200, after=0.0004),
     ),
     "doubled, hash": (
         lambda v: followed(v, row=0, one_in=50, after=0.0),
-        "over 1% of the intervals are impossible (below 0.5 ms; in hash: 0 ms) in 1 unit (M1 003 row 0); "
-        "spikes may be listed twice: remove the copies, or leave out hash with data.units=sorted",
+        "over 1% of the intervals are impossible (below 0.5 ms; in hash: 0 ms) in 1 unit (M1 003 "
+        "row 0); spikes may be listed twice: remove the copies, or leave out hash with "
+        "data.units=sorted",
         lambda v: followed(v, row=0, one_in=50, after=0.0004),
     ),
     "slow": (
@@ -168,24 +172,26 @@ WARNINGS = {  # what is done to the sound recording, the sentence, and what does
     ),
     "fast": (
         lambda v: put(v, (1, 0), inside(352 * 201)),
-        "1 unit above 200 Hz (M1 002 row 0), more likely noise than neurons; look at --figure, and at "
-        "data.units=sorted if they are hash (row 0)",
+        "1 unit above 200 Hz (M1 002 row 0), more likely noise than neurons; look at --figure, "
+        "and at data.units=sorted if they are hash (row 0)",
         lambda v: put(v, (1, 0), inside(352 * 199)),
     ),
     "drifting": (
         lambda v: put(v, (4, 1), inside(81, 60, 60, 60, 20)),
-        "1 unit with a rate that changes more than fourfold from the first to the last fifth (M1 005 row 1); the test "
-        "part comes last: data.units=merged is less sensitive to it",
+        "1 unit with a rate that changes more than fourfold from the first to the last fifth (M1 "
+        "005 row 1); the test part comes last: data.units=merged is less sensitive to it",
         lambda v: put(v, (4, 1), inside(80, 60, 60, 60, 20)),
     ),
     "finger missing": (
         lambda v: missing(v, "finger_pos"),
-        "finger_pos is NaN or Inf at 25 samples in 1 stretch, 0.100 s at t = 4648.642 s; use data.source=cursor_pos",
+        "finger_pos is NaN or Inf at 25 samples in 1 stretch, 0.100 s at t = 4648.642 s; use "
+        "data.source=cursor_pos",
         lambda v: missing(v, "target_pos"),
     ),
     "cursor missing": (
         lambda v: missing(v, "cursor_pos", value=np.inf),
-        "cursor_pos is NaN or Inf at 25 samples in 1 stretch, 0.100 s at t = 4648.642 s; keep data.source=finger_pos",
+        "cursor_pos is NaN or Inf at 25 samples in 1 stretch, 0.100 s at t = 4648.642 s; keep "
+        "data.source=finger_pos",
         lambda v: missing(v, "target_pos", value=np.inf),
     ),
     "finger standing": (
@@ -195,14 +201,14 @@ WARNINGS = {  # what is done to the sound recording, the sentence, and what does
     ),
     "finger and cursor": (
         lambda v: lagging(v, 9),
-        "finger and cursor disagree (correlation x 0.987, y 0.987); look at --figure and choose data.source=finger_pos "
-        "or data.source=cursor_pos",
+        "finger and cursor disagree (correlation x 0.987, y 0.987); look at --figure and choose "
+        "data.source=finger_pos or data.source=cursor_pos",
         lambda v: lagging(v, 7),
     ),
     "rest": (
         lambda v: at_rest(v, 11),
-        "the hand rests for more than 10 s 1 time, 10.532 s at t = 4744.858 s; scores of rest say little "
-        "about reaches: cut it out",
+        "the hand rests for more than 10 s 1 time, 10.532 s at t = 4744.858 s; scores of rest say"
+        " little about reaches: cut it out",
         lambda v: at_rest(v, 10),
     ),
 }
@@ -264,7 +270,8 @@ def test_numbers(tmp_path):
         "t": [2501], "cursor_pos": [2501, 2], "target_pos": [2501, 2], "finger_pos": [2501, 3],
     }  # fmt: skip
     assert numbers["clock"] == {
-        "samples": 2501, "start_s": 100.0, "stop_s": pytest.approx(110), "minutes": pytest.approx(1 / 6),
+        "samples": 2501, "start_s": 100.0, "stop_s": pytest.approx(110),
+        "minutes": pytest.approx(1 / 6),
         "hz": pytest.approx(250), "gaps": [], "bins_of_64_ms": 156,
     }  # fmt: skip
     assert numbers["channels"] == {
@@ -274,7 +281,8 @@ def test_numbers(tmp_path):
         "silent_channels": ["M1 003"],
     }
     assert numbers["spikes"] == {
-        "total": 155, "inside": 150, "before": 4, "after": 1, "same_time": 10, "refractory_violations": ["M1 002 row 0"],
+        "total": 155, "inside": 150, "before": 4, "after": 1, "same_time": 10,
+        "refractory_violations": ["M1 002 row 0"],
     }  # fmt: skip
     rates = numbers["rates"]
     assert rates["rows"]["0"] == pytest.approx(

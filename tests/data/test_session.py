@@ -75,8 +75,11 @@ def test_a_unit_with_two_spikes_is_kept(tmp_path, write):
 
 
 def test_empty_cells_are_told_by_their_attribute_alone(tmp_path):
-    """MATLAB's own way, which hdf5storage does not write: all unassigned cells point at one canonical empty, and an
-    empty cell's data set holds its dimensions, that look like two spikes."""
+    """MATLAB's own way, which hdf5storage does not write.
+
+    All unassigned cells point at one canonical empty, and an empty cell's data set holds its
+    dimensions, which look like two spikes.
+    """
     path = write_mat73(tmp_path / "empties.mat", recording(channels=5, rows=3))
     with h5py.File(path, "r+") as file:
         canonical = file["#refs#"].create_dataset("canonical", data=np.zeros(2, np.uint64))
@@ -99,7 +102,7 @@ def test_empty_cells_are_told_by_their_attribute_alone(tmp_path):
 
 
 def test_waveforms_are_never_read_and_memory_stays_small(tmp_path):
-    """A file whose waveforms could not be read at all is read; the peak stays within 3 times of what is returned."""
+    """Unreadable waveforms do not matter; the peak is below 3 times the memory that is returned."""
     variables = recording(channels=16, rows=3, samples=100_000)
     path = write_mat73(tmp_path / "waves.mat", variables)
     with h5py.File(path, "r+") as file:

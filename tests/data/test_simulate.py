@@ -1,4 +1,4 @@
-"""The simulated session: what it promises of its behaviour, its units, and the layout of its file."""
+"""The simulated session: its behaviour, its units, and the layout of its file."""
 
 from itertools import pairwise
 
