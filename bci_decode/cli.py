@@ -174,7 +174,7 @@ def _draw(session: Session, target: str) -> Path:
 
 
 def download() -> None:
-    """Fetch recordings of the published data set (Zenodo 3854034, 47 sessions, 24 GB), or list them.
+    """Fetch or list recordings of the published data set (Zenodo 3854034, 47 sessions, 24 GB).
 
     Each is checked against its published md5. A file that is there is verified and left alone; a
     download that was interrupted resumes where it stopped.
@@ -202,7 +202,7 @@ def download() -> None:
     from bci_decode.files import expand_user
 
     if not arguments.names and not arguments.list:
-        remedy = "name one, or a pattern such as 'loco_*'; --list (make data-list) shows them"
+        remedy = "name one, or a pattern such as 'loco_*'; --list shows them"
         raise BciDecodeError("no session is named", remedy=remedy)
     entries = sessions_named(arguments.names or ["*"])
     folder = expand_user(arguments.data_dir)
