@@ -16,7 +16,7 @@ from recordings import ROOT, recording, write_mat73
 from bci_decode.data.figures import draw_session, session_figure
 from bci_decode.data.inspection import inspect
 from bci_decode.data.session import read_session
-from bci_decode.data.simulate import simulated_file
+from bci_decode.data.simulate import simulated_file, simulated_session
 
 SCRIPT = ROOT / "scripts" / "inspect_session.py"
 START, SAMPLES = (
@@ -387,6 +387,13 @@ def test_command_prints_what_is_there(tmp_path):
     ):
         assert line in lines
     assert any(line.startswith("! 156 bins of 64 ms are too few") for line in lines)
+
+
+def test_the_documentation_shows_what_the_command_prints(tmp_path, run):
+    path = simulated_session(tmp_path / "data", seed=0, minutes=7.0, channels=96)
+    shown = (ROOT / "docs" / "data.md").read_text().split("```\n")
+    printed = run(path.relative_to(tmp_path), "--figure").stdout
+    assert printed in shown
 
 
 def refuse(constant):
