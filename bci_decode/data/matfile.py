@@ -1,4 +1,4 @@
-"""Write MATLAB files of version 7.3: HDF5 files with a header and attributes of their own."""
+"""Write MATLAB files of version 7.3, which are HDF5 files with a header and attributes."""
 
 from __future__ import annotations
 

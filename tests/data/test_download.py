@@ -328,7 +328,7 @@ def test_a_corrupt_file_names_both_sums_and_is_not_kept(downloader, server, size
     assert list(downloader.folder.iterdir()) == []
     assert len(server.requests) == 2 + bool(
         had
-    )  # each address once, and once anew what was resumed
+    )  # each address once, and once more what was resumed
 
 
 def test_a_wrong_file_on_disk_stays(downloader, server):
@@ -447,7 +447,7 @@ def test_a_folder_that_is_none(downloader):
 
 
 def test_two_fetch_the_same_file(downloader, server):
-    """The second is told so while the first waits for the server; the file comes out right."""
+    """The second is refused while the first waits for the server; the file comes out right."""
     started = threading.Event()
 
     def slow(handler):

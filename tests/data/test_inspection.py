@@ -243,7 +243,7 @@ def test_no_source_is_recommended_that_is_as_bad(tmp_path):
 
 
 def small() -> dict[str, np.ndarray]:
-    """Ten seconds, 2501 samples: spikes and a path whose figures can be told by hand."""
+    """Ten seconds, 2501 samples: spikes and a path whose figures can be computed by hand."""
     variables = recording(channels=3, rows=2, samples=2501, start=100.0)
     for cell, times in {
         (0, 0): np.append(100.1 + np.arange(40) * 0.2, [99.0, 99.5, 110.5]),
@@ -392,8 +392,8 @@ def test_command_prints_what_is_there(tmp_path):
 def test_the_documentation_shows_what_the_command_prints(tmp_path, run):
     path = simulated_session(tmp_path / "data", seed=0, minutes=7.0, channels=96)
     shown = (ROOT / "docs" / "data.md").read_text().split("```\n")
-    printed = run(path.relative_to(tmp_path), "--figure").stdout
-    assert printed in shown
+    printed = run(path.relative_to(tmp_path)).stdout
+    assert f"{printed}drew outputs/inspection/{path.stem}.png\n" in shown
 
 
 def refuse(constant):
