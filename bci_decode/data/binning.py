@@ -85,8 +85,8 @@ def bin_edges(session: Session, bin_width: float, lag: float = 0.0) -> np.ndarra
     """Edges (T + 1,) of all bins that lie in the recording, as does the hand `lag` seconds later.
 
     Every edge is a whole number of widths after `t[0]`, whatever the lag, and comes from one
-    multiplication, so that rounding errors do not add up. A bin that ends up to a thousandth of a
-    sampling step after `t[-1]` counts as complete: the clock itself is not more exact.
+    multiplication, so that rounding errors do not add up; then it is snapped to the clock (see
+    `snap_to_samples`). A bin that ends within the same tolerance after `t[-1]` counts as complete.
     """
     if not MIN_WIDTH <= bin_width < np.inf:
         remedy = f"a bin needs a positive width in seconds, {MIN_WIDTH} or more"
@@ -94,7 +94,7 @@ def bin_edges(session: Session, bin_width: float, lag: float = 0.0) -> np.ndarra
     if not np.isfinite(lag):
         raise BciDecodeError(f"is {lag} s", field="data.lag", remedy="give a number of seconds")
     start, stop = session.t[0], session.t[-1]
-    slack = 1e-3 * (stop - start) / (len(session.t) - 1) / bin_width
+    slack = _tolerance(session.t) / bin_width
     first = int(np.ceil(max(-lag, 0.0) / bin_width - slack))
     last = int(np.floor((stop - start - max(lag, 0.0)) / bin_width + slack))
     if last - first > 10 * len(session.t):
@@ -112,7 +112,23 @@ def bin_edges(session: Session, bin_width: float, lag: float = 0.0) -> np.ndarra
             field="data.bin_width",
             remedy="choose narrower bins or a smaller lag",
         )
-    return start + bin_width * np.arange(first, last + 1)
+    return snap_to_samples(start + bin_width * np.arange(first, last + 1), session.t)
+
+
+def snap_to_samples(times: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """Replace times that lie within a thousandth of a sampling step of a sample by the sample's.
+
+    A clock `t` is exact to some nanoseconds. At a time so little after its sample, interpolation
+    would mix in the next one, and the last target of the training part would see the test part.
+    """
+    later = np.clip(np.searchsorted(t, times), 1, len(t) - 1)
+    before, after = t[later - 1], t[later]
+    nearest = np.where(times - before < after - times, before, after)
+    return np.where(np.abs(times - nearest) <= _tolerance(t), nearest, times)
+
+
+def _tolerance(t: np.ndarray) -> float:
+    return 1e-3 * float(np.median(np.diff(t)))
 
 
 def select_units(session: Session, units: str, area: str) -> pd.DataFrame:
@@ -188,7 +204,8 @@ def kinematics(
     """
     path = getattr(session, source)[:, :2]
     _check_positions(session, source, path)
-    position = np.stack([np.interp(edges + lag, session.t, axis) for axis in path.T], axis=1)
+    times = snap_to_samples(edges + lag, session.t)
+    position = np.stack([np.interp(times, session.t, axis) for axis in path.T], axis=1)
     if target == "position":
         return position[1:]
     velocity = np.diff(position, axis=0) / bin_width

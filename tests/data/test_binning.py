@@ -94,6 +94,33 @@ def test_velocity_is_the_difference_over_the_bin():
     np.testing.assert_allclose(velocity, [[10, 0.5], [10, 1.5], [10, 2.5], [10, 3.5]], atol=1e-6)
 
 
+@pytest.mark.parametrize("target", ["position", "velocity", "acceleration"])
+@pytest.mark.parametrize("lag", [0.0, 0.064, 0.1])
+@pytest.mark.parametrize("late", [-9e-9, 0.0, 9e-9])
+def test_kinematics_up_to_an_edge_do_not_depend_on_samples_after_it(target, lag, late):
+    """The clock is inexact by nanoseconds, as that of the recordings is."""
+    session = made(4644.642, samples=1601)
+    session.t[1::2] += late
+    session.t[2::2] -= late
+    binned = bin_session(session, bin_width=0.064, lag=lag, target=target)
+    last = 50  # the first bin of a test part
+    sample = round((binned.edges[last] + lag - 4644.642) * 250)
+    session.finger_pos[sample + 1 :] += 1000
+    changed = bin_session(session, bin_width=0.064, lag=lag, target=target)
+    np.testing.assert_array_equal(changed.kinematics[:last], binned.kinematics[:last])
+    assert (changed.kinematics[last] != binned.kinematics[last]).all()
+
+
+def test_only_edges_beside_a_sample_are_snapped_to_it():
+    session = made(4644.642, samples=26)
+    session.t[5] += 3e-6  # within a thousandth of 4 ms
+    session.t[10] += 5e-6
+    edges = bin_edges(session, 0.02)
+    assert edges[1] == session.t[5] and edges[2] < session.t[10]
+    narrow = bin_edges(session, 0.0035)  # most of its edges lie between samples
+    np.testing.assert_allclose(narrow, 4644.642 + 0.0035 * np.arange(len(narrow)), atol=1e-9)
+
+
 def test_position_is_at_the_bins_end_and_acceleration_differentiates_velocity():
     session = made(4644.642)
     position = bin_session(session, bin_width=0.1, target="position").kinematics
