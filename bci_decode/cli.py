@@ -24,7 +24,7 @@ COMMANDS = {  # name -> where its function is, and what it does
     "train": ("bci_decode.train:main", "train a decoder on a session, or sweep over many"),
     "evaluate": ("bci_decode.evaluate:main", "score and plot a trained decoder on a session"),
     "compare": ("bci_decode.cli:compare", "tables and figures of many runs"),
-    "inspect": ("bci_decode.cli:inspect", "say what is in a recording, and what may hurt decoding"),
+    "inspect": ("bci_decode.cli:inspect", "report what is in a recording"),
     "download": ("bci_decode.cli:download", "fetch the published recordings"),
 }
 
@@ -104,158 +104,134 @@ def compare() -> None:
 
 
 def inspect() -> None:
-    """Say what is in a recording:
-
-    shapes, clock, units, rates, movement, and what may hurt decoding.
-    """
+    """Report what is in a recording (clock, units, rates, movement) and what may hurt decoding."""
     parser = argparse.ArgumentParser(
         description=_doc(inspect),
         usage="%(prog)s FILE|NAME [--data-dir DIR] [--figure [PATH]] [--json]",
     )
+    parser.add_argument("session", metavar="FILE|NAME", help="a .mat file, or a published session")
     parser.add_argument(
-        "session", metavar="FILE|NAME", help="a .mat file, or the name of a published session"
-    )
-    parser.add_argument(
-        "--data-dir", default="data", metavar="DIR", help="where NAME.mat lies (default: data)"
+        "--data-dir", default="data", metavar="DIR", help="where NAME.mat is (default: data)"
     )
     parser.add_argument(
         "--figure",
         nargs="?",
         const="",
         metavar="PATH",
-        help="draw raster, rates and movement (default: ./<session>.png)",
+        help="draw rates, raster and movement as png, pdf or svg, by the ending of PATH "
+        "(default: outputs/inspection/<session>.png)",
     )
-    parser.add_argument(
-        "--json", action="store_true", help="print the numbers as JSON, for scripts"
-    )
+    parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     arguments = parser.parse_args()
     from bci_decode.data.inspection import inspect as inspect_session
-    from bci_decode.data.inspection_text import described
+    from bci_decode.data.inspection import report_text
     from bci_decode.data.session import read_session
 
     session = read_session(recording_file(arguments.session, arguments.data_dir))
-    found = inspect_session(session)
+    inspection = inspect_session(session)
     if arguments.json:
         identity = {"session": session.name, "file": str(session.path)}
-        print(json.dumps(identity | found.numbers | {"warnings": found.warnings}, indent=2))
+        content = identity | inspection.numbers | {"warnings": inspection.warnings}
+        print(json.dumps(content, indent=2))
     else:
-        print(described(session, found))
+        print(report_text(session, inspection))
     if arguments.figure is not None:
-        draw_inspection(
-            session, Path(arguments.figure or f"{session.name}.png"), quiet=arguments.json
-        )
+        path = _draw(session, arguments.figure or f"outputs/inspection/{session.name}.png")
+        print(f"drew {path}", file=sys.stderr if arguments.json else sys.stdout)
 
 
 def recording_file(choice: str, data_dir: str) -> Path:
-    """The file behind a FILE or a NAME;
+    """The file behind FILE or NAME; for a published session that is absent, how to fetch it."""
+    from bci_decode.data.catalog import catalog, downloaded_file, similar_names
+    from bci_decode.files import expand_user
 
-    a published session that is absent is told how to be fetched.
-    """
-    from bci_decode.data.catalog import catalog, downloaded_file
-
-    path = Path(choice)
+    path = expand_user(choice)
     if path.exists():
         return path
     if choice in catalog():
-        return downloaded_file(choice, data_dir)
-    if path.suffix != ".mat":
-        raise BciDecodeError(
-            "is neither a file nor one of the 47 published sessions",
-            file=choice,
-            remedy="check the path or the name",
-        )
-    return downloaded_file(path.stem, str(path.parent)) if path.stem in catalog() else path
+        return downloaded_file(choice, str(expand_user(data_dir)))
+    if path.suffix == ".mat":
+        return downloaded_file(path.stem, str(path.parent)) if path.stem in catalog() else path
+    raise BciDecodeError(
+        "is neither a file nor one of the 47 published sessions",
+        file=choice,
+        remedy=similar_names(choice) or "check the path or the name",
+    )
 
 
-def draw_inspection(session: Session, path: Path, quiet: bool) -> None:
-    if path.suffix != ".png":
-        raise BciDecodeError(
-            "is no name for a picture", file=path, field="--figure", remedy="end it with .png"
-        )
+def _draw(session: Session, target: str) -> Path:
     from bci_decode.data.figures import draw_session
+    from bci_decode.files import expand_user
 
+    path = expand_user(target)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         draw_session(session, path)
-    except OSError as fault:
-        raise BciDecodeError(
-            f"cannot be written ({fault})", file=path, remedy="choose another place"
-        ) from fault
-    if not quiet:
-        print(f"drew {path}")
+    except OSError as error:
+        problem = f"cannot be written ({error.strerror or error})"
+        raise BciDecodeError(problem, file=path, remedy="choose another place") from error
+    return path
 
 
 def download() -> None:
-    """Fetch recordings of the published data set (Zenodo 3854034, 47 sessions, 24 GB), or list
-    them.
+    """Fetch or list recordings of the published data set (Zenodo 3854034, 47 sessions, 24 GB).
 
     Each is checked against its published md5. A file that is there is verified and left alone; a
-    fetch that was interrupted goes on where it stopped.
+    download that was interrupted resumes where it stopped.
     """
     parser = argparse.ArgumentParser(
         description=_doc(download), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help="sessions, or patterns like 'loco_*'; '*' is all"
-    )
-    parser.add_argument(
-        "--list", action="store_true", help="list the sessions and what is on disk, fetch nothing"
-    )
-    parser.add_argument(
-        "--data-dir", type=Path, default=Path("data"), help="where they are kept (default: data)"
-    )
-    parser.add_argument(
-        "--jobs", type=int, default=4, help="sessions fetched at a time (default: 4)"
-    )
-    parser.add_argument(
-        "--base-url", help="a mirror that has NAME.mat below this address; in place of Zenodo"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("names", nargs="*", metavar="NAME", help="sessions, or patterns like 'loco_*'; '*' is all")
+    add("--list", action="store_true", help="list the sessions and what is on disk, fetch nothing")
+    add("--data-dir", default="data", metavar="DIR", help="where to keep them (default: data)")
+    add("--jobs", type=int, default=4, help="sessions to fetch at the same time (default: 4)")
+    add("--base-url", metavar="URL", help="a mirror with URL/NAME.mat, used instead of Zenodo")
+    add(
         "--timeout",
         type=float,
         default=30.0,
-        help="s of silence to give a connection up (default: 30)",
+        metavar="S",
+        help="seconds of silence after which a connection is given up (default: 30)",
     )
     arguments = parser.parse_args()
     from bci_decode.data.catalog import sessions_named
     from bci_decode.data.download import SOURCES, Downloader, catalog_table
-    from bci_decode.data.transfer import Line
+    from bci_decode.data.transfer import TransferPolicy
+    from bci_decode.files import expand_user
 
     if not arguments.names and not arguments.list:
-        raise BciDecodeError(
-            "no session is named",
-            remedy="name one, or a pattern such as 'loco_*'; make data-list (--list) shows them",
-        )
+        remedy = "name one, or a pattern such as 'loco_*'; --list shows them"
+        raise BciDecodeError("no session is named", remedy=remedy)
     entries = sessions_named(arguments.names or ["*"])
+    folder = expand_user(arguments.data_dir)
     if arguments.list:
-        print(catalog_table(arguments.data_dir, entries))
+        print(catalog_table(folder, entries))
         return
     for option in ("jobs", "timeout"):
         if not getattr(arguments, option) > 0:
             raise BciDecodeError("must be above 0", field=f"--{option}")
-    if arguments.base_url and not arguments.base_url.startswith(("http://", "https://")):
+    url = arguments.base_url
+    if url and not url.startswith(("http://", "https://")):
         raise BciDecodeError("must begin with http:// or https://", field="--base-url")
-    sources = (f"{arguments.base_url.rstrip('/')}/{{name}}.mat",) if arguments.base_url else SOURCES
-    fetch(
-        entries,
-        Downloader(arguments.data_dir, sources, Line(timeout=arguments.timeout)),
-        arguments.jobs,
-    )
+    sources = (f"{url.rstrip('/')}/{{name}}.mat",) if url else SOURCES
+    downloader = Downloader(folder, sources, TransferPolicy(timeout=arguments.timeout))
+    _fetch(entries, downloader, arguments.jobs)
 
 
-def fetch(entries: list[CatalogEntry], downloader: Downloader, jobs: int) -> None:
-    """Fetch all, sum up, and end in an error if any is missing."""
+def _fetch(entries: list[CatalogEntry], downloader: Downloader, jobs: int) -> None:
+    """Fetch all sessions and sum up; an error if any could not be fetched."""
     from bci_decode.data.download import download
 
-    done = download(entries, downloader, jobs)
-    good = [result for result in done.values() if isinstance(result, str)]
-    mistakes = {name: result for name, result in done.items() if isinstance(result, BciDecodeError)}
+    results = download(entries, downloader, jobs)
+    done = [result for result in results.values() if isinstance(result, str)]
+    errors = {name: r for name, r in results.items() if isinstance(r, BciDecodeError)}
     if len(entries) > 1:
-        fetched = sum(result.startswith("fetched") for result in good)
-        print(f"{fetched} fetched, {len(good) - fetched} already there, {len(mistakes)} failed")
-    if mistakes and len(entries) == 1:
-        raise next(iter(mistakes.values()))
-    if mistakes:
-        raise BciDecodeError(
-            f"not fetched: {', '.join(sorted(mistakes))}", remedy="the lines above say why"
-        )
+        fetched = sum(result.startswith("fetched") for result in done)
+        print(f"{fetched} fetched, {len(done) - fetched} already there, {len(errors)} failed")
+    if errors and len(entries) == 1:
+        raise next(iter(errors.values()))
+    if errors:
+        names = ", ".join(sorted(errors))
+        raise BciDecodeError(f"not fetched: {names}", remedy="the lines above say why")

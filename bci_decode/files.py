@@ -1,11 +1,11 @@
-"""Files that are either whole or absent, and what identifies one."""
+"""Files that are complete or absent, paths as users type them, and the identity of a file."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bci_decode.errors import BciDecodeError
@@ -13,14 +13,11 @@ from bci_decode.errors import BciDecodeError
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path` to write to;
-
-    it takes `path`'s place only if all went well.
-    """
+    """Yield a temporary name to write to; it replaces `path` only if everything went well."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         yield temporary
-        os.replace(temporary, path)
+        move_into_place(temporary, path)
     except OSError as error:
         raise BciDecodeError(
             f"cannot be written ({error.strerror or error})",
@@ -32,8 +29,30 @@ def written_whole(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def move_into_place(temporary: Path, path: Path) -> None:
+    """Rename a complete file; its content and its name then survive a loss of power."""
+    with temporary.open("r+b") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    if os.name == "posix":  # Windows cannot open a folder
+        with suppress(OSError):  # nor can some network file systems sync one
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+
+def expand_user(path: str | os.PathLike[str]) -> Path:
+    """`path` with a leading `~` as the home folder; a name like `~x` where x is no user stays."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def md5_of(path: Path) -> str:
-    """MD5 of a file as hex digits: what the published catalogue of sessions lists."""
+    """MD5 of a file in hex digits, as the published catalogue of sessions lists it."""
     digest = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -1,36 +1,33 @@
-"""Bin spikes and align the hand's movement with them: counts (T, N) and kinematics (T, D) on one grid."""
+"""Bin spikes and align the hand's movement: counts (T, N) and kinematics (T, D) on one grid."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from bci_decode.config import TARGETS
+from bci_decode.data.session import Session, clock_gaps
 from bci_decode.errors import BciDecodeError
-
-if TYPE_CHECKING:
-    from bci_decode.data.session import Session
 
 log = logging.getLogger(__name__)
 
 SOURCES = ("finger_pos", "cursor_pos")
 UNITS = ("all", "sorted", "hash", "merged")
 AREAS = ("all", "M1", "S1")
-MIN_WIDTH = 0.001  # s; narrower bins tell a 250 Hz hand nothing and fill the memory with zeros
+MIN_WIDTH = 0.001  # s; narrower bins add nothing to a 250 Hz clock and fill the memory with zeros
 
 
 @dataclass(frozen=True, eq=False)
 class BinnedSession:
-    """A session on a grid of bins: spike counts, and the kinematics that they are to be decoded into.
+    """A session on a grid of bins: spike counts, and the kinematics to decode from them.
 
-    Bin k covers [edges[k], edges[k + 1]) in seconds of the session's clock. `counts` (T, N) are whole numbers in the
-    smallest unsigned type that holds them; `units` has a row for each of the N columns (channel, area, row; row
-    is -1 where all rows of a channel are merged). `kinematics` (T, 2) are x and y of `target` in `TARGETS`' unit, `lag`
-    seconds after the bin's spikes.
+    Bin k covers [edges[k], edges[k + 1]) in seconds of the session's clock. `counts` (T, N) are
+    whole numbers in the smallest unsigned type that holds them; `units` has a row for each of the N
+    columns (channel, area, row; row is -1 where all rows of a channel are merged). `kinematics`
+    (T, 2) are x and y of `target` in `TARGETS`' unit, `lag` seconds after the bin's spikes.
     """
 
     name: str
@@ -46,7 +43,7 @@ class BinnedSession:
 def bin_session(
     session: Session,
     *,
-    bin_width: float,
+    bin_width: float = 0.064,
     lag: float = 0.0,
     target: str = "velocity",
     source: str = "finger_pos",
@@ -55,8 +52,9 @@ def bin_session(
 ) -> BinnedSession:
     """Bin a session's spikes every `bin_width` seconds and align the hand with them.
 
-    `lag` in seconds, any real number; + where the hand follows the spikes. `target` is one of `TARGETS`, `source` of
-    `SOURCES`, `units` of `UNITS`, `area` of `AREAS`. Raises `BciDecodeError` naming the config key at fault.
+    `lag` is in seconds, any real number; it is positive where the hand follows the spikes. `target`
+    is one of `TARGETS`, `source` of `SOURCES`, `units` of `UNITS`, `area` of `AREAS`. Raises
+    `BciDecodeError` with the config key at fault.
     """
     for field, value, known in (
         ("data.target", target, tuple(TARGETS)),
@@ -65,7 +63,9 @@ def bin_session(
         ("data.area", area, AREAS),
     ):
         if value not in known:
-            raise BciDecodeError(f"is {value!r}", field=field, remedy="choose one of " + ", ".join(known))
+            raise BciDecodeError(
+                f"is {value!r}", field=field, remedy="choose one of " + ", ".join(known)
+            )
     edges = bin_edges(session, bin_width, lag)
     columns = select_units(session, units, area)
     labels = columns.drop(columns="members")
@@ -82,11 +82,11 @@ def bin_session(
 
 
 def bin_edges(session: Session, bin_width: float, lag: float = 0.0) -> np.ndarray:
-    """Edges (T + 1,) of all whole bins of the recording whose hand, `lag` seconds later, lies in it too.
+    """Edges (T + 1,) of all bins that lie in the recording, as does the hand `lag` seconds later.
 
-    Every edge is a whole number of widths after `t[0]`, whatever the lag, and comes from one multiplication, so that
-    rounding does not pile up. A bin that ends within a thousandth of a sample after `t[-1]` counts as whole: the
-    clock itself is only that exact.
+    Every edge is a whole number of widths after `t[0]`, whatever the lag, and comes from one
+    multiplication, so that rounding errors do not add up; then it is snapped to the clock (see
+    `snap_to_samples`). A bin that ends within the same tolerance after `t[-1]` counts as complete.
     """
     if not MIN_WIDTH <= bin_width < np.inf:
         remedy = f"a bin needs a positive width in seconds, {MIN_WIDTH} or more"
@@ -94,7 +94,7 @@ def bin_edges(session: Session, bin_width: float, lag: float = 0.0) -> np.ndarra
     if not np.isfinite(lag):
         raise BciDecodeError(f"is {lag} s", field="data.lag", remedy="give a number of seconds")
     start, stop = session.t[0], session.t[-1]
-    slack = 1e-3 * (stop - start) / (len(session.t) - 1) / bin_width
+    slack = _tolerance(session.t) / bin_width
     first = int(np.ceil(max(-lag, 0.0) / bin_width - slack))
     last = int(np.floor((stop - start - max(lag, 0.0)) / bin_width + slack))
     if last - first > 10 * len(session.t):
@@ -106,16 +106,33 @@ def bin_edges(session: Session, bin_width: float, lag: float = 0.0) -> np.ndarra
         )
     if last <= first:
         raise BciDecodeError(
-            f"is {bin_width} s (with data.lag {lag} s), the recording only {session.duration:.3f} s",
+            f"is {bin_width} s (with data.lag {lag} s), "
+            f"the recording only {session.duration:.3f} s",
             file=session.path,
             field="data.bin_width",
             remedy="choose narrower bins or a smaller lag",
         )
-    return start + bin_width * np.arange(first, last + 1)
+    return snap_to_samples(start + bin_width * np.arange(first, last + 1), session.t)
+
+
+def snap_to_samples(times: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """Replace times that lie within a thousandth of a sampling step of a sample by the sample's.
+
+    A clock `t` is exact to some nanoseconds. At a time so little after its sample, interpolation
+    would mix in the next one, and the last target of the training part would see the test part.
+    """
+    later = np.clip(np.searchsorted(t, times), 1, len(t) - 1)
+    before, after = t[later - 1], t[later]
+    nearest = np.where(times - before < after - times, before, after)
+    return np.where(np.abs(times - nearest) <= _tolerance(t), nearest, times)
+
+
+def _tolerance(t: np.ndarray) -> float:
+    return 1e-3 * float(np.median(np.diff(t)))
 
 
 def select_units(session: Session, units: str, area: str) -> pd.DataFrame:
-    """The columns of the counts: `channel`, `area`, `row`, and `members`, the session's units that each sums over."""
+    """The columns of the counts: `channel`, `area`, `row`, and `members`, the units of each sum."""
     table = session.units.assign(members=[[i] for i in range(len(session.units))])
     if area != "all":
         table = table[table["area"] == area]
@@ -124,26 +141,31 @@ def select_units(session: Session, units: str, area: str) -> pd.DataFrame:
     elif units == "hash":
         table = table[table["row"] == 0]
     elif units == "merged":
-        table = table.groupby(["channel", "area"], sort=False, as_index=False).agg({"members": "sum"}).assign(row=-1)
+        channels = table.groupby(["channel", "area"], sort=False, as_index=False)
+        table = channels.agg({"members": "sum"}).assign(row=-1)
     if table.empty:
+        areas = ", ".join(session.units["area"].unique()) or "none, no channel has spikes"
         raise BciDecodeError(
             f"no unit is left of {len(session.units)} with data.units={units} data.area={area}",
             file=session.path,
-            remedy="areas in the file: " + (", ".join(session.units["area"].unique()) or "none, no channel has spikes"),
+            remedy=f"areas in the file: {areas}",
         )
     return table[["channel", "area", "row", "members"]].reset_index(drop=True)
 
 
-def count_spikes(spike_times: tuple[np.ndarray, ...], members, edges: np.ndarray, bin_width: float) -> np.ndarray:
-    """Spike counts (T, N): column n sums the units `members[n]`; a spike on an edge belongs to the later bin.
+def count_spikes(
+    spike_times: tuple[np.ndarray, ...], members, edges: np.ndarray, bin_width: float
+) -> np.ndarray:
+    """Spike counts (T, N): column n sums the units `members[n]`; an edge is in the later bin.
 
-    Equal to `np.histogram(times, edges)` to the count, save that a spike on the very last edge has no bin. The division
-    only guesses the bin; comparing with the edges themselves then decides, since rounding moves one spike in ten
-    thousand to the wrong side.
+    Equal to `np.histogram(times, edges)`, except that a spike on the very last edge has no bin. The
+    division only guesses the bin; the comparison with the edges decides, because rounding moves one
+    spike in ten thousand to the wrong side.
     """
     counts = np.zeros((len(edges) - 1, len(members)), np.uint8)
     for column, units in enumerate(members):
-        times = spike_times[units[0]] if len(units) == 1 else np.concatenate([spike_times[unit] for unit in units])
+        trains = [spike_times[unit] for unit in units]
+        times = trains[0] if len(trains) == 1 else np.concatenate(trains)
         bins = _bin_of(times, edges, bin_width)
         while _overflows(bins, counts.dtype):
             counts = counts.astype(np.uint16 if counts.dtype == np.uint8 else np.uint32)
@@ -152,7 +174,7 @@ def count_spikes(spike_times: tuple[np.ndarray, ...], members, edges: np.ndarray
 
 
 def _bin_of(times: np.ndarray, edges: np.ndarray, bin_width: float) -> np.ndarray:
-    """Bin of each spike inside the grid, as intp (np.add.at is 20 times slower with a narrower index)."""
+    """Bin of each spike in the grid, as intp: np.add.at is 20 times slower with a narrower one."""
     inside = (times >= edges[0]) & (times < edges[-1])
     times = times if inside.all() else times[inside]
     bins = ((times - edges[0]) / bin_width).astype(np.intp)
@@ -163,7 +185,7 @@ def _bin_of(times: np.ndarray, edges: np.ndarray, bin_width: float) -> np.ndarra
 
 
 def _overflows(bins: np.ndarray, dtype: np.dtype) -> bool:
-    """Whether some bin has more spikes than `dtype` can count, without counting: that many equal ones in order."""
+    """Whether a bin has more spikes than `dtype` can count: that many equal ones in order."""
     limit = int(np.iinfo(dtype).max)
     if len(bins) <= limit:
         return False
@@ -176,25 +198,22 @@ def kinematics(
 ) -> np.ndarray:
     """x and y (T, 2) of the hand for each bin, `lag` seconds after it.
 
-    Position (mm) is taken at the bin's end; velocity (mm/s) is the position's difference over the bin / bin_width;
-    acceleration (mm/s^2) is the velocity's difference from the bin before / bin_width, and the first bin, which has
-    none before it, repeats the second's. Samples are interpolated linearly.
+    Position (mm) is taken at the bin's end; velocity (mm/s) is the difference in position over the
+    bin / bin_width; acceleration (mm/s^2) is the difference to the velocity of the bin before /
+    bin_width, and the first bin repeats the second's. Samples are interpolated linearly.
     """
     path = getattr(session, source)[:, :2]
     _check_positions(session, source, path)
-    position = np.stack([np.interp(edges + lag, session.t, axis) for axis in path.T], axis=1)
+    times = snap_to_samples(edges + lag, session.t)
+    position = np.stack([np.interp(times, session.t, axis) for axis in path.T], axis=1)
     if target == "position":
         return position[1:]
     velocity = np.diff(position, axis=0) / bin_width
     if target == "velocity":
         return velocity
     if len(velocity) < 2:
-        raise BciDecodeError(
-            "acceleration needs two bins at least",
-            file=session.path,
-            field="data.target",
-            remedy="choose narrower bins",
-        )
+        problem, remedy = "acceleration needs two bins at least", "choose narrower bins"
+        raise BciDecodeError(problem, file=session.path, field="data.target", remedy=remedy)
     acceleration = np.diff(velocity, axis=0) / bin_width
     return np.concatenate([acceleration[:1], acceleration])
 
@@ -205,15 +224,16 @@ def _check_positions(session: Session, source: str, path: np.ndarray) -> None:
         first = int(np.argmax(bad))
         other = next(name for name in SOURCES if name != source)
         raise BciDecodeError(
-            f"NaN or Inf at {bad.sum()} of {len(bad)} samples, first at t = {session.t[first]:.3f} s (sample {first})",
+            f"NaN or Inf at {bad.sum()} of {len(bad)} samples, "
+            f"first at t = {session.t[first]:.3f} s (sample {first})",
             file=session.path,
             field=source,
             remedy=f"repair it, cut it out, or try data.source={other}",
         )
-    steps = np.diff(session.t)
-    gaps = np.flatnonzero(steps > 1.5 * np.median(steps))
+    gaps = clock_gaps(session.t)
     if gaps.size:
+        longest, first_gap = np.diff(session.t).max(), session.t[gaps[0]]
         log.warning(
-            "%s: t has %d gaps, the longest %.3f s, the first at %.3f s; the hand is interpolated across them",
-            session.path, gaps.size, steps.max(), session.t[gaps[0]],
-        )  # fmt: skip
+            f"{session.path}: t has {gaps.size} gaps, the longest {longest:.3f} s, "
+            f"the first at {first_gap:.3f} s; the hand is interpolated across them"
+        )

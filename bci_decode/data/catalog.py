@@ -1,4 +1,4 @@
-"""The 47 published sessions of O'Doherty, Cardoso, Makin and Sabes 2017 (Zenodo 3854034, CC BY 4.0)."""
+"""The 47 published sessions of O'Doherty, Cardoso, Makin and Sabes 2017 (Zenodo, CC BY 4.0)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ API_URL = "https://zenodo.org/api/records/3854034/files"
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """One published session: `md5` of its file, `size` in bytes where it is known exactly, `duration` in s."""
+    """One published session: `md5` and, if known, `size` in bytes of its file, `duration` in s."""
 
     name: str
     monkey: str
@@ -36,7 +36,7 @@ class CatalogEntry:
 
 @cache
 def catalog() -> dict[str, CatalogEntry]:
-    """All sessions by name, in the order of monkey and date, from `catalog.csv` beside this module."""
+    """All sessions by name, ordered by monkey and date, from `catalog.csv` beside this module."""
     with Path(__file__).with_name("catalog.csv").open(newline="") as file:
         return {
             row["session"]: CatalogEntry(
@@ -54,30 +54,35 @@ def catalog() -> dict[str, CatalogEntry]:
 
 
 def monkeys() -> set[str]:
-    """Their names, with which the sessions' names begin."""
+    """The monkeys' names, with which the sessions' names begin."""
     return {entry.monkey for entry in catalog().values()}
 
 
 def sessions_named(patterns: Iterable[str]) -> list[CatalogEntry]:
-    """The sessions with these names, or whose names match these patterns (`loco_*`), each once, in catalogue order."""
+    """Sessions by name or pattern (`loco_*`), each once, in the order of the catalogue."""
     names: set[str] = set()
     for pattern in patterns:
         stem = pattern.removesuffix(".mat")
         matches = {name for name in catalog() if fnmatchcase(name, stem)}
         if not matches:
-            close = get_close_matches(stem, catalog(), n=3)
-            near = f"is it {' or '.join(close)}? the others: " if close else "there are: "
-            rest = ", ".join(name for name in catalog() if name not in close)
-            raise BciDecodeError("no session has this name", field=pattern, remedy=near + rest)
+            longer = [name for name in catalog() if stem and name.startswith(stem)]
+            hint = f"'{stem}*' matches {len(longer)} sessions" if longer else similar_names(stem)
+            remedy = f"{hint} (--list shows all)" if hint else "there are: " + ", ".join(catalog())
+            raise BciDecodeError("no session has this name", field=pattern, remedy=remedy)
         names |= matches
     return [entry for name, entry in catalog().items() if name in names]
 
 
+def similar_names(name: str) -> str:
+    """Asks for the sessions whose names resemble an unknown one; "" if there are none."""
+    close = get_close_matches(name, catalog(), n=3)
+    return f"is it {' or '.join(close)}?" if close else ""
+
+
 def downloaded_file(session: str, folder: str) -> Path:
-    """The file of a catalogued session, `<folder>/<session>.mat`; says how to get it where it is absent."""
+    """The file of a published session, `<folder>/<session>.mat`; an error says how to get it."""
     file = Path(folder, f"{session}.mat")
     if not file.exists():
-        raise BciDecodeError(
-            "is not there", file=file, remedy=f"type 'make data SESSION={session}', or fetch {catalog()[session].url}"
-        )
+        remedy = f"type 'make data SESSION={session}', or fetch {catalog()[session].url}"
+        raise BciDecodeError("is not there", file=file, remedy=remedy)
     return file

@@ -1,10 +1,8 @@
-"""Fetch published sessions: checked by length and md5, and put in place only when whole and right."""
+"""Fetch published sessions, check their length and md5, and put complete files in place."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,178 +12,215 @@ from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from bci_decode.data.catalog import API_URL, RECORD_URL, CatalogEntry
-from bci_decode.data.transfer import Line, Refused, Transfer, size_of
+from bci_decode.data.transfer import SourceRejected, Transfer, TransferPolicy, size_of
 from bci_decode.errors import BciDecodeError
-from bci_decode.files import md5_of, written_whole
+from bci_decode.files import md5_of, move_into_place, written_whole
 
 SOURCES = (f"{RECORD_URL}/{{name}}.mat", f"{API_URL}/{{name}}.mat/content")
 
 
 @dataclass
 class Downloader:
-    """Fetches sessions into `folder`, from the first of `sources` (addresses with {name}) that gives the very file."""
+    """Fetches sessions into `folder`, from the first of `sources` (with {name}) that works."""
 
     folder: Path
     sources: Sequence[str] = SOURCES
-    line: Line = field(default_factory=Line)
+    policy: TransferPolicy = field(default_factory=TransferPolicy)
 
     def fetch(self, entry: CatalogEntry) -> str:
-        """Have one session on disk, verified; tells what was done for it. Several threads may call this."""
+        """Have one session on disk, verified; returns what was done. Threads may share this."""
         target = self.folder / f"{entry.name}.mat"
-        part = target.with_name(f"{target.name}.part")
-        begin = time.monotonic()
         try:
-            if target.exists():
-                verify(target, entry)
-                return "already there, verified"
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with _locked(part) as file:
-                had = size_of(file)
-                self._from_any_source(entry, part, file)
-                size = size_of(file)
-                os.replace(part, target)
-            remember(target, entry)
+            if not target.exists():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with _locked(target):
+                    if not target.exists():  # another process may just have finished it
+                        return self._fetch_absent(entry, target)
+            verify(target, entry)
+            return "already there, verified"
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise BciDecodeError(
                 "the disk is full" if full else error.strerror or str(error),
-                file=error.filename or part,
-                remedy="make room, then the same command goes on from here" if full else None,
+                file=error.filename or part_of(target),
+                remedy="make room, then the same command resumes from here" if full else None,
             ) from error
-        resumed = f", {had / 1e6:.1f} MB were there before" if had else ""
-        return f"fetched, {size / 1e6:.1f} MB in {time.monotonic() - begin:.0f} s{resumed}"
+
+    def _fetch_absent(self, entry: CatalogEntry, target: Path) -> str:
+        begin = time.monotonic()
+        part = part_of(target)
+        with _partial_file(part) as file:
+            size_before = size_of(file)
+            self._from_any_source(entry, part, file)
+            size = size_of(file)
+        move_into_place(part, target)
+        write_md5_marker(target, entry)
+        before = f", {size_before / 1e6:.1f} MB were there before" if size_before else ""
+        return f"fetched, {size / 1e6:.1f} MB in {time.monotonic() - begin:.0f} s{before}"
 
     def _from_any_source(self, entry: CatalogEntry, part: Path, file: FileIO) -> None:
-        problems: dict[str, str] = {}  # by their words, as addresses of one host mostly fail alike
-        with tqdm(desc=entry.name, unit="B", unit_scale=True, leave=False, disable=None) as bar:
+        problems: dict[str, str] = {}  # problem -> address: those of one host mostly fail alike
+        bar = tqdm(desc=entry.name, unit="B", unit_scale=True, leave=False, disable=None)
+        with bar:
             for source in self.sources:
                 url = source.replace("{name}", entry.name)
+                transfer = Transfer(
+                    entry.name, url, file, self.folder, entry.size, bar, self.policy
+                )
                 try:
-                    return self._from_source(
-                        Transfer(entry.name, url, file, self.folder, entry.size, bar, self.line), part, entry.md5
-                    )
-                except Refused as problem:
+                    return self._from_source(transfer, part, entry.md5)
+                except SourceRejected as problem:
                     problems.setdefault(str(problem), url)
-        kept = size_of(file)
+        kept = size_of(file) / 1e6
         raise BciDecodeError(
             "; ".join(f"{url}: {problem}" for problem, url in problems.items()),
             field=entry.name,
-            remedy=f"{kept / 1e6:.1f} MB are kept, the same command goes on from there" if kept else None,
+            remedy=f"{kept:.1f} MB are kept, the same command resumes from there" if kept else None,
         )
 
-    def _from_source(self, transfer: Transfer, part: Path, right: str) -> None:
-        pieces = transfer.complete()
+    def _from_source(self, transfer: Transfer, part: Path, published: str) -> None:
+        resumed = transfer.run()
         md5 = md5_of(part)
-        if pieces and md5 != right:  # a piece of an earlier call may be to blame: once more from zero
-            tqdm.write(f"{transfer.name}: its pieces do not make up the file; starting anew", file=sys.stderr)
+        if resumed and md5 != published:  # a piece of an earlier call may be wrong
+            problem = "its pieces do not make up the published file; starting again from zero"
+            tqdm.write(f"{transfer.name}: {problem}", file=sys.stderr)
             transfer.file.truncate(0)
-            transfer.complete()
+            transfer.run()
             md5 = md5_of(part)
-        if md5 != right:
+        if md5 != published:
             size = size_of(transfer.file)
             transfer.file.truncate(0)
-            raise Refused(f"the {size} bytes that came have md5 {md5}, the published file has {right}")
+            raise SourceRejected(
+                f"the {size} bytes that came have md5 {md5}, the published file has {published}"
+            )
 
 
-def download(entries: Sequence[CatalogEntry], downloader: Downloader, jobs: int) -> dict[str, str | BciDecodeError]:
-    """Fetch several sessions at a time, saying each as it is done; by name what was done, or the mistake."""
-    done: dict[str, str | BciDecodeError] = {}
+@contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    """Keep other processes from fetching the same file; the lock ends with its process."""
+    path = target.with_name(f"{target.name}.lock")
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        problem = "another process is fetching this file"
+        raise BciDecodeError(problem, file=target, remedy="wait until it is done") from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes it as the lock is released
+            path.unlink()
+        lock.release()
+
+
+def part_of(target: Path) -> Path:
+    """The file that holds what has come so far."""
+    return target.with_name(f"{target.name}.part")
+
+
+@contextmanager
+def _partial_file(part: Path) -> Iterator[FileIO]:
+    """Open the partial file to read and write; remove it if nothing came."""
+    part.touch()
+    try:
+        with FileIO(part, "r+") as file:
+            yield file
+    finally:
+        if not part.stat().st_size:
+            part.unlink()
+
+
+def download(
+    entries: Sequence[CatalogEntry], downloader: Downloader, jobs: int
+) -> dict[str, str | BciDecodeError]:
+    """Fetch `jobs` sessions at a time; returns by name what was done, or the error."""
+    results: dict[str, str | BciDecodeError] = {}
     pool = ThreadPoolExecutor(jobs)
     futures = {pool.submit(downloader.fetch, entry): entry.name for entry in entries}
     try:
         for future in as_completed(futures):
             name = futures[future]
             try:
-                done[name] = future.result()
-                tqdm.write(f"{name}: {done[name]}")
-            except BciDecodeError as mistake:
-                done[name] = mistake
-                if len(entries) > 1:  # a lone one's is said as the command ends
-                    tqdm.write(f"failed: {mistake}", file=sys.stderr)
+                results[name] = future.result()
+                tqdm.write(f"{name}: {results[name]}")
+            except BciDecodeError as error:
+                results[name] = error
+                if len(entries) > 1:  # a single one is reported as the command ends
+                    tqdm.write(f"failed: {error}", file=sys.stderr)
     except BaseException:
-        downloader.line.stop.set()
+        downloader.policy.stop.set()
         pool.shutdown(wait=False, cancel_futures=True)
         wait(futures, timeout=1)  # so that the bars can close
         raise
     pool.shutdown()
-    return done
+    return results
 
 
 def verify(target: Path, entry: CatalogEntry) -> None:
-    """Compare a file's md5 with the published one, and remember it where it is right."""
+    """Compare a file's md5 with the published one, and write the marker if it is right."""
     if (md5 := md5_of(target)) != entry.md5:
-        _mark(target).unlink(missing_ok=True)
+        _marker_path(target).unlink(missing_ok=True)
         raise BciDecodeError(
             f"its md5 is {md5}, the published file has {entry.md5}",
             file=target,
             remedy="move it away or delete it, then fetch it again",
         )
     if not is_verified(target, entry):
-        with suppress(OSError):  # in a folder that only others may write to it is just not remembered
-            remember(target, entry)
+        with suppress(BciDecodeError):  # in a folder that only others may write to
+            write_md5_marker(target, entry)
 
 
-def remember(target: Path, entry: CatalogEntry) -> None:
-    """Note beside a file that it was right: a line for `md5sum -c`, and the size and time that it had."""
-    with written_whole(_mark(target)) as temporary:
-        temporary.write_text(_marking(target, entry))
+def write_md5_marker(target: Path, entry: CatalogEntry) -> None:
+    """Note beside a file that it was right: a line for `md5sum -c`, then its size and time."""
+    with written_whole(_marker_path(target)) as temporary:
+        temporary.write_text(_marker_text(target, entry))
 
 
 def is_verified(target: Path, entry: CatalogEntry) -> bool:
-    """Whether a file was found right, and has the size and the time of change that it had then."""
-    return _mark(target).exists() and _mark(target).read_text() == _marking(target, entry)
+    """Whether a file was found right and has not changed in size or time since."""
+    marker = _marker_path(target)
+    return marker.exists() and marker.read_text() == _marker_text(target, entry)
 
 
-def _mark(target: Path) -> Path:
+def _marker_path(target: Path) -> Path:
     return target.with_name(f"{target.name}.md5")
 
 
-def _marking(target: Path, entry: CatalogEntry) -> str:
+def _marker_text(target: Path, entry: CatalogEntry) -> str:
     stat = target.stat()
-    return f"{entry.md5}  {target.name}\n# {stat.st_size} bytes, changed at {stat.st_mtime_ns} ns\n"
-
-
-@contextmanager
-def _locked(part: Path) -> Iterator[FileIO]:
-    """The partial file, ours alone; removed if nothing came. The lock ends with its process, killed or not."""
-    with FileIO(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "r+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ours = os.path.samestat(os.fstat(file.fileno()), part.stat())  # another may just have put it in place
-        except (BlockingIOError, FileNotFoundError):
-            ours = False
-        if not ours:
-            raise BciDecodeError("another process is fetching this file", file=part, remedy="wait until it is done")
-        try:
-            yield file
-        finally:
-            if not size_of(file):
-                part.unlink(missing_ok=True)
+    changed = f"# {stat.st_size} bytes, changed at {stat.st_mtime_ns} ns"
+    return f"{entry.md5}  {target.name}\n{changed}\n"
 
 
 def catalog_table(folder: Path, entries: list[CatalogEntry]) -> str:
-    """Sessions, one a line; sizes in MB where the catalogue or the disk knows them."""
-    rows = [("session", "on disk", "verified", "MB", "channels", "areas", "minutes")]
-    on_disk = verified = 0
-    for entry in entries:
-        file = folder / f"{entry.name}.mat"
-        part = file.with_name(f"{file.name}.part")
-        there, right = file.exists(), file.exists() and is_verified(file, entry)
-        on_disk, verified = on_disk + there, verified + right
-        state = "yes" if there else f"part: {part.stat().st_size / 1e6:.0f} MB" if part.exists() else "no"
-        size = file.stat().st_size if there else entry.size
-        check = "-" if not there else "yes" if right else "no"
-        megabytes = f"{size / 1e6:.0f}" if size else "?"
-        rows.append(
-            (entry.name, state, check, megabytes, str(entry.channels), "+".join(entry.areas), f"{entry.duration / 60:.1f}")
-        )  # fmt: skip
+    """A line for each session; sizes in MB where the catalogue or the disk knows them."""
+    header = ("session", "on disk", "verified", "MB", "channels", "areas", "minutes")
+    rows = [header, *(_catalog_row(folder, entry) for entry in entries)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    left = {0, 1, 2, 5}  # words; numbers stand to the right
+    aligns = "<<<>><>"  # words to the left, numbers to the right
     lines = [
-        "  ".join(cell.ljust(width) if i in left else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(f"{cell:{a}{width}}" for cell, a, width in zip(row, aligns, widths, strict=True))
         for row in rows
-    ]  # fmt: skip
-    return "\n".join([*lines, f"{len(entries)} sessions, {on_disk} on disk, {verified} of them verified"])
+    ]
+    on_disk, verified = (sum(row[column] == "yes" for row in rows) for column in (1, 2))
+    return "\n".join(
+        [*lines, f"{len(entries)} sessions, {on_disk} on disk, {verified} of them verified"]
+    )
+
+
+def _catalog_row(folder: Path, entry: CatalogEntry) -> tuple[str, ...]:
+    file = folder / f"{entry.name}.mat"
+    part = part_of(file)
+    state, verified, size = "no", "-", entry.size
+    if file.exists():
+        state, size = "yes", file.stat().st_size
+        verified = "yes" if is_verified(file, entry) else "no"
+    elif part.exists():
+        state = f"part: {part.stat().st_size / 1e6:.0f} MB"
+    megabytes = f"{size / 1e6:.0f}" if size else "?"
+    areas, minutes = "+".join(entry.areas), f"{entry.duration / 60:.1f}"
+    return entry.name, state, verified, megabytes, str(entry.channels), areas, minutes

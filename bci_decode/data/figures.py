@@ -3,88 +3,119 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
+from bci_decode.data.session import Session, area_of
 from bci_decode.style import DECODED, TRUE, save_figure
 
-if TYPE_CHECKING:
-    from bci_decode.data.session import Session
-
-CURSOR: dict[str, Any] = {"color": "#b5460f", "linestyle": "--", "linewidth": 1.2, "label": "cursor"}
-HASH, SORTED = "0.8", ("#10245f", "#2f55c4", "#6a86d8", "#9db0e6")  # by row; darker than hash in grey too
+CURSOR: dict[str, Any] = {
+    "color": "#b5460f",
+    "linestyle": "--",
+    "linewidth": 1.2,
+    "label": "cursor",
+}
+HASH, SORTED = "0.8", ("#10245f", "#2f55c4", "#6a86d8", "#9db0e6")  # by row; hash is lightest
 BORDER: dict[str, Any] = {"color": "black", "linestyle": ":", "linewidth": 1}  # between areas
+LEGEND: dict[str, Any] = {
+    "frameon": False,
+    "loc": "lower right",
+    "bbox_to_anchor": (1, 1),
+    "borderaxespad": 0,
+}
 
 
-def draw_session(session: Session, path: Path, raster: float = 10.0, seconds: float = 30.0) -> None:
-    """Rates per channel over the whole session; from its middle on `raster` s of spikes and `seconds` of movement."""
-    height = min(max(0.011 * len(session.units), 2.0), 5.2)  # inches, so that a unit has a pixel at least
+def draw_session(session: Session, path: Path) -> None:
+    """Draw a session into a png, pdf or svg file."""
+    save_figure(session_figure(session), path)
+
+
+def session_figure(session: Session, raster: float = 10.0, seconds: float = 30.0) -> Figure:
+    """Rates of the session; from its middle, `raster` s of spikes and `seconds` of movement."""
+    height = min(
+        max(0.011 * len(session.units), 2.0), 5.2
+    )  # inches: a pixel at least for each unit
     figure, (rates, spikes, *positions) = plt.subplots(
-        4, 1, figsize=(10, 6 + height), height_ratios=(1.8, height, 1.2, 1.2), layout="constrained"
+        4,
+        1,
+        figsize=(10, 6 + height),
+        height_ratios=(1.8, height, 1.2, 1.2),
+        layout="constrained",
     )
-    areas = [name.split(" ")[0] for name in session.channels]
-    for border in np.flatnonzero(np.array(areas[1:]) != np.array(areas[:-1])):
-        rates.axvline(border + 0.5, **BORDER)
-    start = max(session.t[0], min((session.t[0] + session.t[-1]) / 2, session.t[-1] - seconds))
+    first, last = session.t[[0, -1]]
+    start = max(first, min((first + last) / 2, last - seconds))
     _draw_rates(rates, session)
-    _draw_raster(spikes, session, start, min(start + raster, session.t[-1]))
-    _draw_positions(positions, session, start, min(start + seconds, session.t[-1]))
+    _draw_raster(spikes, session, start, min(start + raster, last))
+    _draw_positions(positions, session, start, min(start + seconds, last))
     for axes in positions:
         axes.axvspan(start, start + raster, color="0.94", zorder=0)
     figure.align_ylabels()
-    figure.suptitle(f"{session.name}: {session.duration / 60:.1f} minutes, {len(session.units)} units")
-    save_figure(figure, path)
+    minutes = f"{session.duration / 60:.1f} minutes"
+    figure.suptitle(f"{session.name}: {minutes}, {len(session.units)} units")
+    return figure
 
 
 def _draw_rates(axes: plt.Axes, session: Session) -> None:
-    """A bar for each channel in the order of the electrodes, its rows stacked: hash below, sorted units above."""
+    """A bar for each channel, in the order of the electrodes: hash below, sorted units above."""
     place = {name: index for index, name in enumerate(session.channels)}
     top = np.zeros(len(place))
     for row, units in session.units.groupby("row"):
-        where = units["channel"].map(place).to_numpy()
+        bars = units["channel"].map(place).to_numpy()
         rate = units["spikes"].to_numpy() / session.duration
-        look = HASH if row == 0 else SORTED[min(row, len(SORTED)) - 1]
+        color = HASH if row == 0 else SORTED[min(row, len(SORTED)) - 1]
         label = "unsorted (hash)" if row == 0 else f"sorted, row {row}"
-        axes.bar(where, rate, 0.85, top[where], color=look, label=label)
-        top[where] += rate
+        axes.bar(bars, rate, 0.85, top[bars], color=color, label=label)
+        top[bars] += rate
     silent = np.flatnonzero(top == 0)
-    axes.plot(silent, np.zeros(len(silent)), "x", color="black", markersize=3.5, clip_on=False, label="silent")
-    ticks = np.unique(np.append(np.arange(0, len(place), max(len(place) // 12, 1)), len(place) - 1)[:-1])
+    if len(silent):  # without data, marks outside the axes would take all room of the layout
+        marks: dict[str, Any] = {"color": "black", "markersize": 3.5, "clip_on": False}
+        axes.plot(silent, np.zeros(len(silent)), "x", label="silent", **marks)
+    areas = np.array([area_of(name) for name in session.channels])
+    for border in np.flatnonzero(areas[1:] != areas[:-1]):
+        axes.axvline(border + 0.5, **BORDER)
+    regular = np.arange(0, len(place), max(len(place) // 12, 1))
+    ticks = np.unique(np.append(regular, len(place) - 1)[:-1])
     axes.set_xticks(ticks, [session.channels[tick] for tick in ticks])
-    axes.set(xlabel="channel, in the order of the electrodes", ylabel="rate, Hz", xlim=(-1, len(place)))
+    axes.set(xlabel="channel, in the order of the electrodes", ylabel="rate, Hz")
+    axes.set_xlim(-1, len(place))
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, ncols=6, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, handlelength=1)
+    axes.legend(ncols=6, handlelength=1, **LEGEND)
 
 
 def _draw_raster(axes: plt.Axes, session: Session, start: float, stop: float) -> None:
-    """A line of marks for each unit, in the order of the electrodes, upwards; hash lighter."""
+    """A row of marks for each unit, upwards in the order of the electrodes; hash is lighter."""
     rows, areas = session.units["row"].to_numpy(), session.units["area"].to_numpy()
-    for hashed in (True, False):
-        units = np.flatnonzero((rows == 0) == hashed)
-        shown = [session.spike_times[unit] for unit in units]
-        shown = [times[(times >= start) & (times < stop)] for times in shown]
-        heights = np.repeat(units, [len(times) for times in shown])
-        times = np.concatenate([*shown, []])
-        color = "0.55" if hashed else SORTED[0]
-        # not snapped: where a unit has but one pixel, snapping would make every tenth one vanish
+    for is_hash in (True, False):
+        units = np.flatnonzero((rows == 0) == is_hash)
+        trains = [session.spike_times[unit] for unit in units]
+        trains = [times[(times >= start) & (times < stop)] for times in trains]
+        heights = np.repeat(units, [len(times) for times in trains])
+        times = np.concatenate([*trains, []])
+        color = "0.55" if is_hash else SORTED[0]
+        # Not snapped: where a unit has only one pixel, snapping would hide every tenth unit.
         axes.vlines(times, heights - 0.45, heights + 0.45, color=color, linewidth=0.8, snap=False)
     for border in np.flatnonzero(areas[1:] != areas[:-1]):
         axes.axhline(border + 0.5, **BORDER)
     ticks = np.unique(np.linspace(0, len(rows) - 1, 7).astype(int))[: len(rows)]
     axes.set_yticks(ticks, [session.units["channel"][tick] for tick in ticks])
     axes.set(xlim=(start, stop), ylim=(-1, max(len(rows), 1)), ylabel="unit, by channel")
-    axes.set_xlabel("time of the recording, s: the shaded part of what follows")
+    axes.set_xlabel("time of the recording, s: the shaded part of the panels below")
 
 
-def _draw_positions(both: list[plt.Axes], session: Session, start: float, stop: float) -> None:
+def _draw_positions(panels: list[plt.Axes], session: Session, start: float, stop: float) -> None:
     shown = (session.t >= start) & (session.t <= stop)
-    for axes, column, axis in zip(both, (0, 1), "xy", strict=True):
-        axes.plot(session.t[shown], session.target_pos[shown, column], **TRUE | {"label": "target"})
-        axes.plot(session.t[shown], session.cursor_pos[shown, column], **CURSOR)
-        axes.plot(session.t[shown], session.finger_pos[shown, column], **DECODED | {"label": "finger"})
+    paths = (
+        (session.target_pos, TRUE | {"label": "target"}),
+        (session.cursor_pos, CURSOR),
+        (session.finger_pos, DECODED | {"label": "finger"}),
+    )
+    for axes, column, axis in zip(panels, (0, 1), "xy", strict=True):
+        for path, look in paths:
+            axes.plot(session.t[shown], path[shown, column], **look)
         axes.set(xlim=(start, stop), ylabel=f"{axis}, mm")
-    both[0].legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
-    both[0].tick_params(labelbottom=False)
-    both[1].set_xlabel("time of the recording, s")
+    panels[0].legend(ncols=3, **LEGEND)
+    panels[0].tick_params(labelbottom=False)
+    panels[1].set_xlabel("time of the recording, s")

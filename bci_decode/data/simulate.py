@@ -1,6 +1,7 @@
-"""A simulated session: self-paced reaches on a grid, units tuned to them, one file laid out like a recording.
+"""A simulated session: reaches on a grid, units tuned to them, a file like that of a recording.
 
-Everything follows from the seed: behaviour -> tuning -> spike times -> file. T is the length of the clock.
+Everything follows from the seed: behaviour -> tuning -> spike times -> file. T is the length of the
+clock.
 """
 
 from __future__ import annotations
@@ -11,36 +12,36 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
-import h5py
 import numpy as np
 
+from bci_decode.data.matfile import Cells, write_matfile
+from bci_decode.data.session import area_of
 from bci_decode.errors import BciDecodeError
-from bci_decode.files import written_whole
 
 log = logging.getLogger(__name__)
 Rng = np.random.Generator
 
+VERSION = 1  # of the generator; raise it with every change of its numbers
 SAMPLE = 0.004  # s, the clock of every recording
 MARGIN = 1000  # samples before t[0] and after t[-1] that hold spikes only
 DEAD_TIME = 0.002  # s, no unit fires twice within it
 ROWS = 5  # of the spikes cell: unsorted events ("hash"), then up to four sorted units
-SORTED_UNITS = (0.18, 0.12, 0.41, 0.19, 0.10)  # share of the live channels with 0, 1, .. 4 sorted units
+SORTED_UNITS = (0.18, 0.12, 0.41, 0.19, 0.10)  # share of live channels with 0, 1, .. 4 sorted units
 SNIPPET = 48  # samples of a waveform
 GRID = np.array([(x, y) for x in np.arange(-52.5, 60, 15) for y in np.arange(7.5, 120, 15)])  # mm
 CENTRE = GRID.mean(0)
-TEXT = b"MATLAB 7.3 MAT-file, Platform: GLNXA64, Created on: Thu May 25 00:00:00 2017 HDF5 schema 1.00 ."
-HEADER = TEXT.ljust(116) + bytes(8) + b"\x00\x02IM"  # its fixed date: equal recordings give equal files
 
 
 @dataclass(frozen=True)
 class Recording:
     """The variables of one file, in its units and column orders but not yet transposed.
 
-    t (T,) s; cursor_pos, target_pos (T, 2) mm, x right and y away; finger_pos (T, 6): z, -x, -y in cm, then
-    azimuth, elevation and roll in degrees; spikes[channel][row]: ascending times in s, empty without a unit.
-    Waveforms are drawn from `waveform_seed` while the file is written, as millions would fill the memory;
-    without that seed their cells are empty.
+    t (T,) s; cursor_pos, target_pos (T, 2) mm, x right and y away; finger_pos (T, 6): z, -x, -y in
+    cm, then azimuth, elevation and roll in degrees; spikes[channel][row]: ascending times in s,
+    empty without a unit. Waveforms are drawn from `waveform_seed` while the file is written, as
+    millions of them would fill the memory; without that seed their cells are empty.
     """
 
     t: np.ndarray
@@ -52,23 +53,37 @@ class Recording:
     waveform_seed: int | None = None
 
 
-def simulated_session(folder: str | os.PathLike[str], *, seed: int, minutes: float, channels: int) -> Path:
-    """The file of a simulated session in `folder`, made if it is not there yet; its name tells its settings."""
+def simulated_session(
+    folder: str | os.PathLike[str], *, seed: int, minutes: float, channels: int
+) -> Path:
+    """The file of a simulated session in `folder`, made if it is absent.
+
+    Its name tells the settings and the version of the generator, so that no file of an older
+    version is read in its place.
+    """
     _check(seed, minutes, channels)
-    path = Path(folder, f"simulated_seed{seed}_{minutes:g}min_{channels}ch.mat")
+    path = Path(folder, f"simulated_v{VERSION}_seed{seed}_{minutes:g}min_{channels}ch.mat")
     return simulated_file(path, seed=seed, minutes=minutes, channels=channels)
 
 
 def simulated_file(
-    path: str | os.PathLike[str], *, seed: int, minutes: float, channels: int, waveforms: bool = False
+    path: str | os.PathLike[str],
+    *,
+    seed: int,
+    minutes: float,
+    channels: int,
+    waveforms: bool = False,
 ) -> Path:
-    """Make the file of a simulated session once; a file that exists already is left untouched."""
+    """Make the file of a simulated session; a file that exists already is left untouched."""
     path = Path(path)
-    _check(seed, minutes, channels)
+    settings: dict[str, Any] = {"seed": seed, "minutes": minutes, "channels": channels}
+    _check(**settings)
     if not path.is_file():
-        log.info("simulating %g minutes of %d channels from seed %d: %s", minutes, channels, seed, path)
-        recording = simulate_recording(seed=seed, minutes=minutes, channels=channels, waveforms=waveforms)
-        write_recording(path, recording)
+        text = (
+            "simulating %(minutes)g minutes of %(channels)d channels from seed %(seed)d: %(path)s"
+        )
+        log.info(text, settings | {"path": path})
+        write_recording(path, simulate_recording(**settings, waveforms=waveforms))
     return path
 
 
@@ -80,7 +95,8 @@ def simulate_recording(
     rng = np.random.default_rng(seed)
     samples = round(minutes * 60 / SAMPLE)
     inside = slice(MARGIN, MARGIN + samples)
-    clock = rng.integers(200, 4000) + SAMPLE * np.arange(-MARGIN, samples + MARGIN)  # t does not start at 0
+    ticks = np.arange(-MARGIN, samples + MARGIN)
+    clock = rng.integers(200, 4000) + SAMPLE * ticks  # t does not start at 0
     target, hand = _reaches(rng, len(clock))
     finger, cursor = _as_recorded(rng, hand)
     names = [f"{'M1' if c < 96 else 'S1'} {c % 96 + 1:03d}" for c in range(channels)]
@@ -97,11 +113,13 @@ def _check(seed: int, minutes: float, channels: int) -> None:
     ):
         if not (isinstance(value, kind) and low <= value <= high):
             remedy = f"give a{' whole' if kind is Integral else ''} number from {low} to {high}"
-            raise BciDecodeError(f"{value!r} cannot be simulated", field=f"session.{key}", remedy=remedy)
+            raise BciDecodeError(
+                f"{value!r} cannot be simulated", field=f"session.{key}", remedy=remedy
+            )
 
 
 def _reaches(rng: Rng, samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """Target and hand positions (samples, 2) in mm: each target that is acquired calls up the next."""
+    """Target and hand positions (samples, 2) in mm; each acquired target brings up the next."""
     steps, target = np.zeros((samples, 2)), np.empty((samples, 2))
     goal = start = here = GRID[rng.integers(len(GRID))]
     now = 0
@@ -116,12 +134,13 @@ def _reaches(rng: Rng, samples: int) -> tuple[np.ndarray, np.ndarray]:
             now += _samples(duration * rng.uniform(0.8, 1.3))  # a correction may begin early
         now += _samples(rng.uniform(0.15, 0.45))  # the target has to be held
         target[shown:now] = goal
-    posture, tremor = _wobble(rng, samples, 0.3, 2.5, 0.8, 2), _wobble(rng, samples, 7.0, 11.0, 0.04, 2)
+    posture = _wobble(rng, samples, 0.3, 2.5, 0.8, 2)
+    tremor = _wobble(rng, samples, 7.0, 11.0, 0.04, 2)
     return target, start + np.cumsum(steps, 0) + posture + tremor
 
 
 def _submovements(rng: Rng, error: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
-    """Duration in s and path in mm of movements that bring the hand within 4 mm; the first ones land off."""
+    """Durations in s and paths in mm of movements until the hand is within 4 mm of its target."""
     while (distance := np.hypot(*error)) > 4.0:
         path = 0.94 * error + rng.normal(0.0, 0.07 * distance, 2)
         yield (0.28 + 0.002 * distance) * rng.lognormal(0.0, 0.15), path
@@ -129,7 +148,7 @@ def _submovements(rng: Rng, error: np.ndarray) -> Iterator[tuple[float, np.ndarr
 
 
 def _minimum_jerk(duration: float) -> np.ndarray:
-    """The share of its path, 0 to 1, that a movement with a smooth, bell-shaped speed has covered so far."""
+    """Share of the path, 0 to 1, at each sample of a movement with a smooth, bell-shaped speed."""
     s = np.linspace(0.0, 1.0, _samples(duration) + 1)
     return s**3 * (10 - 15 * s + 6 * s**2)
 
@@ -138,17 +157,20 @@ def _samples(seconds: float) -> int:
     return max(round(seconds / SAMPLE), 1)
 
 
-def _wobble(rng: Rng, samples: int, low: float, high: float, std: float, columns: int) -> np.ndarray:
-    """Smooth noise (samples, columns) of deviation `std`: twelve sines between two frequencies in Hz."""
+def _wobble(
+    rng: Rng, samples: int, low: float, high: float, std: float, columns: int
+) -> np.ndarray:
+    """Smooth noise (samples, columns) of deviation `std`: twelve sines from `low` to `high` Hz."""
     time, noise = SAMPLE * np.arange(samples), np.zeros((samples, columns))
     for column in noise.T:
-        for frequency, phase in zip(rng.uniform(low, high, 12), rng.uniform(0, 2 * np.pi, 12), strict=True):
+        frequencies, phases = rng.uniform(low, high, 12), rng.uniform(0, 2 * np.pi, 12)
+        for frequency, phase in zip(frequencies, phases, strict=True):
             column += np.sin(2 * np.pi * frequency * time + phase)
     return noise * std / np.sqrt(6)
 
 
 def _as_recorded(rng: Rng, hand: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """finger_pos (T, 6) in cm and degrees, depth first, and cursor_pos (T, 2) in mm, less than 2 mm away."""
+    """finger_pos (T, 6) in cm and degrees, and cursor_pos (T, 2) in mm, less than 2 mm away."""
     x, y = hand.T
     depth = -30 + 0.004 * y + _wobble(rng, len(hand), 0.05, 1.0, 0.1, 1)[:, 0]
     finger = np.column_stack([depth, -x / 10, -y / 10, 20 + 0.2 * x, -10 + 0.1 * y, 0.05 * (x + y)])
@@ -157,14 +179,14 @@ def _as_recorded(rng: Rng, hand: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Drive:
-    """What moves the units, each about 1 in size; of arousal and unrelated (T, K) the hand shows nothing."""
+    """What drives the units, each about 1 in size; the hand does not show the last two."""
 
     velocity: np.ndarray  # (T, 2)
     speed: np.ndarray
     position: np.ndarray  # (T, 2), from the centre of the grid
     turn: np.ndarray  # radians by which all preferred directions are turned
     arousal: np.ndarray  # multiplies what the movement adds to the log rate
-    unrelated: np.ndarray
+    unrelated: np.ndarray  # (T, K)
 
 
 def _drive(rng: Rng, hand: np.ndarray) -> Drive:
@@ -173,53 +195,58 @@ def _drive(rng: Rng, hand: np.ndarray) -> Drive:
         velocity=velocity,
         speed=np.hypot(*velocity.T),
         position=position,
-        # Preferred directions turn with the shoulder, here more than in a monkey: a linear decoder cannot
-        # combine posture with activity and is then clearly worse off than a network.
+        # Preferred directions turn with the shoulder, more than in a monkey. A linear decoder
+        # cannot combine posture with activity, so it scores clearly lower than a network.
         turn=1.3 * position[:, 0],
         arousal=np.exp(_wobble(rng, len(hand), 0.02, 0.2, 0.3, 1)[:, 0]),
         unrelated=_wobble(rng, len(hand), 0.1, 2.0, 1.0, 4),
     )
 
 
-def _simulate_spikes(rng: Rng, clock: np.ndarray, drive: Drive, names: list[str]) -> list[list[np.ndarray]]:
+def _simulate_spikes(
+    rng: Rng, clock: np.ndarray, drive: Drive, names: list[str]
+) -> list[list[np.ndarray]]:
     silent = rng.permutation(len(names)) < rng.integers(6, 12) * len(names) // 96
     spikes = [[np.empty(0) for _ in range(ROWS)] for _ in names]
     for channel in np.flatnonzero(~silent):
         sorted_units = rng.choice(ROWS, p=SORTED_UNITS)
-        first = 1 if sorted_units and rng.random() < 0.04 else 0  # now and then nothing is left unsorted
-        for row in range(first, sorted_units + 1):
-            spikes[channel][row] = _spike_times(rng, clock, _rate(rng, drive, row, names[channel][:2]))
+        no_hash = sorted_units and rng.random() < 0.04
+        for row in range(1 if no_hash else 0, sorted_units + 1):
+            rate = _rate(rng, drive, row, area_of(names[channel]))
+            spikes[channel][row] = _spike_times(rng, clock, rate)
     return spikes
 
 
 def _rate(rng: Rng, drive: Drive, row: int, area: str) -> np.ndarray:
-    """The rate (T,) in Hz: log-linear in speed, position and the velocity along a preferred direction.
+    """Rate (T,) in Hz: log-linear in speed, position and velocity along a preferred direction.
 
-    M1 leads the hand by up to 160 ms, S1 mostly follows. The hash sums many cells: more events, less tuning.
+    M1 leads the hand by up to 160 ms, S1 mostly follows. Hash is the sum of many cells: it has more
+    events and less tuning.
     """
     samples = len(drive.speed)
     base, depth = (5.8, 0.5) if row == 0 else (3.4, 1.0)
     lead = rng.uniform(0.0, 0.16) if area == "M1" else rng.uniform(-0.06, 0.04)
-    then = np.clip(np.arange(samples) + round(lead / SAMPLE), 0, samples - 1)
+    shifted = np.clip(np.arange(samples) + round(lead / SAMPLE), 0, samples - 1)
     preferred = rng.uniform(0, 2 * np.pi) + drive.turn + _mixed(rng, drive.position, 0.2)
     along = drive.velocity[:, 0] * np.cos(preferred) + drive.velocity[:, 1] * np.sin(preferred)
     tuned = rng.exponential(0.18) * along + rng.normal(0.4, 0.2) * drive.speed
     tuned += _mixed(rng, drive.position, 0.35)
     minutes = np.arange(0, samples + 15000, 15000)
     drift = np.interp(np.arange(samples), minutes, rng.normal(0, 0.08, len(minutes)).cumsum())
-    log_rate = depth * (tuned * drive.arousal)[then] + _mixed(rng, drive.unrelated, 0.2) + drift
+    log_rate = depth * (tuned * drive.arousal)[shifted] + _mixed(rng, drive.unrelated, 0.2) + drift
     return base * rng.lognormal(0.0, 0.7) * np.exp(np.clip(log_rate, -4.0, 2.5))
 
 
 def _mixed(rng: Rng, states: np.ndarray, weight: float) -> np.ndarray:
     weights = rng.normal(0, weight, states.shape[1])
-    return np.einsum("tk,k->t", states, weights)  # with `@` the last bit may depend on the number of threads
+    return np.einsum("tk,k->t", states, weights)  # the last bit of `@` may depend on threads
 
 
 def _spike_times(rng: Rng, clock: np.ndarray, rate: np.ndarray) -> np.ndarray:
-    """A Poisson process of this rate, less the spikes that follow another within the dead time.
+    """A Poisson process of this rate, without the spikes within the dead time of another.
 
-    Time rescaling: the cumulated rate, read backwards at cumulated exponential draws, gives the times.
+    Time rescaling: the inverse of the cumulated rate, at cumulated exponential draws, gives the
+    times.
     """
     expected = np.cumsum(rate) * SAMPLE
     enough = int(expected[-1] + 6 * np.sqrt(expected[-1]) + 20)
@@ -229,58 +256,27 @@ def _spike_times(rng: Rng, clock: np.ndarray, rate: np.ndarray) -> np.ndarray:
 
 
 def write_recording(path: str | os.PathLike[str], recording: Recording) -> None:
-    """Write a MATLAB v7.3 file; it appears under its name only when it is whole."""
-    path = Path(path)
-    with written_whole(path) as part:
-        part.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(part, "w", userblock_size=512) as file:
-            _write_variables(file, recording)
-        with part.open("r+b") as header:
-            header.write(HEADER)
+    """Write a recording as a MATLAB v7.3 file."""
+    variables: dict[str, np.ndarray | Cells] = {
+        "t": recording.t,
+        "cursor_pos": recording.cursor_pos,
+        "target_pos": recording.target_pos,
+        "finger_pos": recording.finger_pos,
+        "chan_names": [[name] for name in recording.chan_names],
+        "spikes": recording.spikes,
+        "wf": _waveforms(recording),
+    }
+    write_matfile(path, variables)
 
 
-def _write_variables(file: h5py.File, recording: Recording) -> None:
-    cells = file.create_group("#refs#")
-    for name in ("t", "cursor_pos", "target_pos", "finger_pos"):  # MATLAB's columns are the rows of HDF5
-        _write(file, name, np.atleast_2d(getattr(recording, name).T), "double")
-    _write_cells(file, "chan_names", [[_write_text(cells, name)] for name in recording.chan_names])
-    for name, units, kind in ("spikes", recording.spikes, "double"), ("wf", _snippets(recording), "single"):
-        _write_cells(file, name, [[_write_matrix(cells, u, kind) for u in row] for row in units])
-
-
-def _write(group: h5py.Group, name: str, values: np.ndarray, matlab_class: str) -> h5py.Dataset:
-    dataset = group.create_dataset(name, data=values)
-    dataset.attrs["MATLAB_class"] = np.bytes_(matlab_class)
-    return dataset
-
-
-def _write_cells(file: h5py.File, name: str, cells: list[list[h5py.Dataset]]) -> None:
-    _write(file, name, np.array([[cell.ref for cell in row] for row in cells], h5py.ref_dtype).T, "cell")
-
-
-def _write_matrix(cells: h5py.Group, values: np.ndarray, matlab_class: str) -> h5py.Dataset:
-    """The content of one cell; MATLAB stores the dimensions of an empty one in place of values."""
-    stored = np.atleast_2d(values) if values.size else np.zeros(2, np.uint64)
-    dataset = _write(cells, f"c{len(cells)}", stored, matlab_class)
-    if not values.size:
-        dataset.attrs["MATLAB_empty"] = np.uint8(1)
-    return dataset
-
-
-def _write_text(cells: h5py.Group, text: str) -> h5py.Dataset:
-    dataset = _write_matrix(cells, np.array([[ord(letter)] for letter in text], np.uint16), "char")
-    dataset.attrs["MATLAB_int_decode"] = np.int32(2)
-    return dataset
-
-
-def _snippets(recording: Recording) -> Iterator[Iterator[np.ndarray]]:
-    """Per channel, per row: waveforms (SNIPPET, spikes) in microvolt, a trough and a lower hump in noise."""
+def _waveforms(recording: Recording) -> Iterator[Iterator[np.ndarray]]:
+    """Waveforms (spikes, SNIPPET) in microvolt of each cell: a trough and a lower hump in noise."""
     seed, time = recording.waveform_seed, np.arange(SNIPPET, dtype=np.float32)[:, None]
     trough, hump = np.exp(-(((time - 14) / 3) ** 2)), np.exp(-(((time - 24) / 7) ** 2))
     rng = np.random.default_rng(seed)
 
-    def drawn(spikes: np.ndarray) -> np.ndarray:
+    def draw(spikes: np.ndarray) -> np.ndarray:
         noise = rng.standard_normal((SNIPPET, 0 if seed is None else len(spikes)), np.float32)
-        return 12 * noise + rng.uniform(40, 150) * (rng.uniform(0.2, 0.5) * hump - trough)
+        return (12 * noise + rng.uniform(40, 150) * (rng.uniform(0.2, 0.5) * hump - trough)).T
 
-    return ((drawn(spikes) for spikes in rows) for rows in recording.spikes)
+    return ((draw(spikes) for spikes in rows) for rows in recording.spikes)

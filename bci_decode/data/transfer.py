@@ -1,4 +1,4 @@
-"""One file from one address over a bad line: it goes on where it broke off, waits and tries again."""
+"""One file from one address over a bad connection: resume where it broke off, wait, try again."""
 
 from __future__ import annotations
 
@@ -28,28 +28,29 @@ from bci_decode import __version__
 from bci_decode.errors import BciDecodeError
 
 BLOCK = 1 << 18  # bytes
-LONGEST_BACKOFF = 60.0  # s
-LONGEST_WAIT = 3600.0  # s; a server that asks for more is given up
+MAX_BACKOFF = 60.0  # s
+MAX_WAIT = 3600.0  # s; a server that asks for more is given up
 
 
-class Refused(Exception):
+class SourceRejected(Exception):
     """An address does not give the file; another one may."""
 
 
-class _Again(Exception):
-    """A try that may go better the next time: `after` s if the server says so, without a range if `whole`."""
+class _Retry(Exception):
+    """The next try may succeed: after `after` s if the server says so, from zero if `restart`."""
 
-    def __init__(self, problem: str, after: float = 0.0, whole: bool = False):
+    def __init__(self, problem: str, after: float = 0.0, restart: bool = False):
         super().__init__(problem)
-        self.after, self.whole = after, whole
+        self.after, self.restart = after, restart
 
 
 @dataclass
-class Line:
+class TransferPolicy:
     """What all transfers of a command share.
 
-    A connection that is silent for `timeout` s is given up; an address after `tries` failures in a row in which the
-    file did not grow. `sleep` waits between tries; `stop` ends all transfers; `reached`: has any server answered?
+    A connection that is silent for `timeout` s is given up; an address after `tries` failures in a
+    row in which the file did not grow. `sleep` waits between tries; `stop` ends all transfers;
+    `reached` says whether any server has answered.
     """
 
     timeout: float = 30.0
@@ -61,7 +62,7 @@ class Line:
 
 @dataclass
 class Transfer:
-    """Bytes from `url` to the end of `file`, which lies in `folder`; `size` of the whole where it is known."""
+    """Bytes from `url` to the end of `file`, which is in `folder`; `size` of all if it is known."""
 
     name: str
     url: str
@@ -69,42 +70,45 @@ class Transfer:
     folder: Path
     size: int | None
     bar: tqdm
-    line: Line
+    policy: TransferPolicy
 
-    def complete(self) -> bool:
-        """Try until the file is as long as it should be; tells whether it may consist of several pieces."""
+    def run(self) -> bool:
+        """Try until the file is complete; returns whether it was resumed, here or before."""
         furthest, failed, ranged = size_of(self.file), 0, True
-        pieces = furthest > 0
+        resumed = furthest > 0
         while self.size is None or size_of(self.file) < self.size:
             try:
                 self._receive(ranged)
                 break
-            except _Again as problem:
-                # a line that breaks every minute still gets there; a server that always cuts at one place does not
+            except _Retry as problem:
+                # A connection that breaks every minute still gets there; a server that always cuts
+                # at the same place does not.
                 failed = 1 if size_of(self.file) > furthest else failed + 1
                 furthest = max(furthest, size_of(self.file))
-                if failed >= self.line.tries or problem.after > LONGEST_WAIT:
-                    asked = f"; it asks to wait {problem.after:.0f} s" if problem.after > LONGEST_WAIT else ""
-                    raise Refused(f"{problem}{asked} (try {failed})") from problem
-                pieces, ranged = True, not problem.whole
                 self._wait(problem, failed)
-        return pieces
+                resumed, ranged = True, not problem.restart
+        return resumed
 
-    def _wait(self, problem: _Again, failed: int) -> None:
-        backoff = min(LONGEST_BACKOFF, 2.0 ** (failed - 1))
-        seconds = max(problem.after, backoff * random.uniform(0.5, 1))  # at random, so that jobs do not come as one
+    def _wait(self, problem: _Retry, failed: int) -> None:
+        too_long = problem.after > MAX_WAIT
+        if failed >= self.policy.tries or too_long:
+            asked = f"; it asks to wait {problem.after:.0f} s" if too_long else ""
+            raise SourceRejected(f"{problem}{asked} (try {failed})") from problem
+        backoff = min(MAX_BACKOFF, 2.0 ** (failed - 1))
+        # At random, so that parallel downloads do not return at the same moment.
+        seconds = max(problem.after, backoff * random.uniform(0.5, 1))
         tqdm.write(f"{self.name}: {problem}; trying again in {seconds:.1f} s", file=sys.stderr)
-        (self.line.sleep or self.line.stop.wait)(seconds)
+        (self.policy.sleep or self.policy.stop.wait)(seconds)
 
     def _receive(self, ranged: bool) -> None:
-        """One request: append what the file lacks, or take all of it anew where the server knows no ranges."""
+        """One request: append what is missing, or fetch all where the server knows no ranges."""
         response = self._open(size_of(self.file) if ranged else 0)
         if response is None:
             return
         with response:
             start, total = self._extent(response)
             if start < size_of(self.file):
-                self.file.truncate(start)  # only now that something better comes
+                self.file.truncate(start)  # only now, when something better arrives
             self.file.seek(start)
             self.bar.reset(total)
             self.bar.initial = self.bar.n = self.bar.last_print_n = start
@@ -114,65 +118,76 @@ class Transfer:
                     view = view[self.file.write(view) :]
                 self.bar.update(len(block))
         if total and self.file.tell() < total:
-            raise _Again(f"the connection ended at {self.file.tell()} of {total} bytes")
+            raise _Retry(f"the connection ended at {self.file.tell()} of {total} bytes")
 
     def _open(self, offset: int) -> HTTPResponse | None:
-        """The server's answer; None where it says that nothing comes after `offset`: then the md5 decides."""
-        headers = {"User-Agent": f"bci_decode/{__version__}"} | ({"Range": f"bytes={offset}-"} if offset else {})
+        """The server's answer; None if nothing comes after `offset`: then the md5 decides."""
+        headers = {"User-Agent": f"bci_decode/{__version__}"}
+        if offset:
+            headers["Range"] = f"bytes={offset}-"
         try:
-            response = urlopen(Request(self.url, headers=headers), timeout=self.line.timeout)
-            self.line.reached = True
+            response = urlopen(Request(self.url, headers=headers), timeout=self.policy.timeout)
+            self.policy.reached = True
             return response
         except HTTPError as error:
-            self.line.reached = True
+            self.policy.reached = True
             error.close()
             if error.code == 416:
                 return None
+            problem = f"HTTP {error.code} {error.reason}"
             if error.code in (408, 429) or error.code >= 500:
-                raise _Again(f"HTTP {error.code} {error.reason}", after=_retry_after(error.headers)) from error
-            raise Refused(f"HTTP {error.code} {error.reason}") from error
+                raise _Retry(problem, after=_retry_after(error.headers)) from error
+            raise SourceRejected(problem) from error
         except (ValueError, InvalidURL) as error:
-            raise Refused(f"not a usable address ({error})") from error
+            raise SourceRejected(f"not a usable address ({error})") from error
         except (OSError, HTTPException) as error:
             cause = error.reason if isinstance(error, URLError) else error
-            passing = isinstance(cause, (TimeoutError, ConnectionResetError, ssl.SSLError, HTTPException))
-            if isinstance(cause, ssl.SSLCertVerificationError) or not (passing or self.line.reached):
-                # with no network from the start waiting helps nobody; one that goes away is waited for
-                raise Refused(f"cannot be reached ({_words(cause)}); is there a network?") from error
-            raise _Again(_words(cause)) from error
+            if self._is_permanent(cause):
+                problem = f"cannot be reached ({_reason(cause)}); is there a network?"
+                raise SourceRejected(problem) from error
+            raise _Retry(_reason(cause)) from error
+
+    def _is_permanent(self, cause: object) -> bool:
+        """A network that is absent from the start is not waited for; one that goes away is."""
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return True
+        temporary = (TimeoutError, ConnectionResetError, ssl.SSLError, HTTPException)
+        return not (isinstance(cause, temporary) or self.policy.reached)
 
     def _extent(self, response: HTTPResponse) -> tuple[int, int | None]:
-        """Where in the file an answer begins and how long the whole is, if known; refuses what cannot be it."""
+        """Where in the file an answer begins, and the total length if known; rejects wrong ones."""
         start, total = 0, response.length
         if response.status == 206:
             start, header = size_of(self.file), response.headers.get("Content-Range", "")
             match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", header.strip())
             if not match or int(match[1]) != start:
-                raise _Again(f"asked for bytes from {start}, the server sends {header or 'others'!r}", whole=True)
+                problem = f"asked for bytes from {start}, the server sends {header or 'others'!r}"
+                raise _Retry(problem, restart=True)
             total = None if match[2] == "*" else int(match[2])
-        if response.headers.get_content_type() == "text/html":  # of a portal or of maintenance, with status 200
-            raise Refused("the server sends a web page, not the file")
+        if response.headers.get_content_type() == "text/html":  # a login or maintenance page
+            raise SourceRejected("the server sends a web page, not the file")
         if self.size and total not in (None, self.size):
-            raise Refused(f"the server offers {total} bytes, the published file has {self.size}")
+            problem = f"the server offers {total} bytes, the published file has {self.size}"
+            raise SourceRejected(problem)
         total = total or self.size
-        needed, free = (total or 0) - size_of(self.file), shutil.disk_usage(self.folder).free
+        needed = (total or 0) - size_of(self.file)
+        free = shutil.disk_usage(self.folder).free
         if needed > free:
-            raise BciDecodeError(
-                f"{needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free", file=self.folder, remedy="make room"
-            )
+            problem = f"{needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free"
+            raise BciDecodeError(problem, file=self.folder, remedy="make room")
         return start, total
 
     def _blocks(self, response: HTTPResponse, left: float) -> Iterator[bytes]:
         """What a server sends, `left` bytes at most and no more than it announced."""
-        if response.length is not None:  # read1 does not keep to it by itself before Python 3.12
+        if response.length is not None:  # before Python 3.12, read1 does not respect it
             left = min(left, response.length)
         while left > 0:
-            if self.line.stop.is_set():
+            if self.policy.stop.is_set():
                 raise BciDecodeError("stopped")
-            try:  # read1, as read would lose what came of a block before a time-out
+            try:  # read1: read would lose the part of a block that came before a timeout
                 block = response.read1(int(min(BLOCK, left)))
             except (OSError, HTTPException) as error:
-                raise _Again(_words(error)) from error
+                raise _Retry(_reason(error)) from error
             if not block:
                 return
             left -= len(block)
@@ -184,7 +199,7 @@ def size_of(file: FileIO) -> int:
 
 
 def _retry_after(headers: Message) -> float:
-    """Seconds that the server asks to wait, given as such or as a date; 0 where it does not."""
+    """Seconds that the server asks to wait, given as such or as a date; 0 if it does not ask."""
     value = headers.get("Retry-After", "")
     with suppress(ValueError):
         return max(0.0, float(value))
@@ -193,7 +208,7 @@ def _retry_after(headers: Message) -> float:
     return 0.0
 
 
-def _words(error: object) -> str:
+def _reason(error: object) -> str:
     if isinstance(error, TimeoutError):
         return "the server is silent"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -20,9 +20,19 @@ def made(start=0.0, samples=101, spike_times=((),), units=None, path=None, rate=
     finger = np.stack([10 * s, 5 * s**2, 0 * s], axis=1) if path is None else path
     spike_times = tuple(np.asarray(times, float) for times in spike_times)
     if units is None:
-        units = pd.DataFrame({"channel": [f"M1 {i:03d}" for i in range(len(spike_times))], "area": "M1", "row": 0})
+        units = pd.DataFrame(
+            {"channel": [f"M1 {i:03d}" for i in range(len(spike_times))], "area": "M1", "row": 0}
+        )
     return Session(
-        "made", "made.mat", t, spike_times, units, tuple(units["channel"]), finger, finger[:, :2] * 2, finger[:, :2]
+        "made",
+        "made.mat",
+        t,
+        spike_times,
+        units,
+        tuple(units["channel"]),
+        finger,
+        finger[:, :2] * 2,
+        finger[:, :2],
     )
 
 
@@ -47,7 +57,10 @@ def test_a_bin_that_ends_on_the_last_sample_is_whole():
 def test_counts_equal_numpys_histogram(start, bin_width):
     rng = np.random.default_rng(1)
     on_edges = start + bin_width * np.arange(500)
-    times = [np.sort(np.concatenate([rng.uniform(start - 2, start + 102, 5000), on_edges])) for _ in range(3)]
+    times = [
+        np.sort(np.concatenate([rng.uniform(start - 2, start + 102, 5000), on_edges]))
+        for _ in range(3)
+    ]
     edges = bin_edges(made(start, samples=25_001), bin_width)
     counts = count_spikes(times, [[0], [1], [2]], edges, bin_width)
     assert counts.shape == (len(edges) - 1, 3)
@@ -61,9 +74,15 @@ def test_a_spike_on_an_edge_belongs_to_the_later_bin():
     np.testing.assert_array_equal(count_spikes(times, [[0]], edges, 0.5), [[2], [2], [1]])
 
 
-@pytest.mark.parametrize(("spikes", "dtype"), [(255, np.uint8), (256, np.uint16), (65_536, np.uint32)])
+@pytest.mark.parametrize(
+    ("spikes", "dtype"), [(255, np.uint8), (256, np.uint16), (65_536, np.uint32)]
+)
 def test_counts_never_overflow(spikes, dtype):
-    times = [np.array([0.1]), np.full(spikes, 0.75), np.r_[np.full(3, 0.8), np.full(300, 0.2)][::-1]]
+    times = [
+        np.array([0.1]),
+        np.full(spikes, 0.75),
+        np.r_[np.full(3, 0.8), np.full(300, 0.2)][::-1],
+    ]
     counts = count_spikes(times, [[0], [1], [2]], np.array([0.0, 0.5, 1.0]), 0.5)
     np.testing.assert_array_equal(counts, [[1, 0, 300], [0, spikes, 3]])
     assert counts.dtype == (dtype if spikes != 255 else np.uint16)
@@ -75,6 +94,33 @@ def test_velocity_is_the_difference_over_the_bin():
     np.testing.assert_allclose(velocity, [[10, 0.5], [10, 1.5], [10, 2.5], [10, 3.5]], atol=1e-6)
 
 
+@pytest.mark.parametrize("target", ["position", "velocity", "acceleration"])
+@pytest.mark.parametrize("lag", [0.0, 0.064, 0.1])
+@pytest.mark.parametrize("late", [-9e-9, 0.0, 9e-9])
+def test_kinematics_up_to_an_edge_do_not_depend_on_samples_after_it(target, lag, late):
+    """The clock is inexact by nanoseconds, as that of the recordings is."""
+    session = made(4644.642, samples=1601)
+    session.t[1::2] += late
+    session.t[2::2] -= late
+    binned = bin_session(session, bin_width=0.064, lag=lag, target=target)
+    last = 50  # the first bin of a test part
+    sample = round((binned.edges[last] + lag - 4644.642) * 250)
+    session.finger_pos[sample + 1 :] += 1000
+    changed = bin_session(session, bin_width=0.064, lag=lag, target=target)
+    np.testing.assert_array_equal(changed.kinematics[:last], binned.kinematics[:last])
+    assert (changed.kinematics[last] != binned.kinematics[last]).all()
+
+
+def test_only_edges_beside_a_sample_are_snapped_to_it():
+    session = made(4644.642, samples=26)
+    session.t[5] += 3e-6  # within a thousandth of 4 ms
+    session.t[10] += 5e-6
+    edges = bin_edges(session, 0.02)
+    assert edges[1] == session.t[5] and edges[2] < session.t[10]
+    narrow = bin_edges(session, 0.0035)  # most of its edges lie between samples
+    np.testing.assert_allclose(narrow, 4644.642 + 0.0035 * np.arange(len(narrow)), atol=1e-9)
+
+
 def test_position_is_at_the_bins_end_and_acceleration_differentiates_velocity():
     session = made(4644.642)
     position = bin_session(session, bin_width=0.1, target="position").kinematics
@@ -83,19 +129,28 @@ def test_position_is_at_the_bins_end_and_acceleration_differentiates_velocity():
     np.testing.assert_allclose(acceleration, [[0, 10], [0, 10], [0, 10], [0, 10]], atol=1e-4)
 
 
+def test_bins_are_64_ms_wide_unless_told_otherwise():
+    assert bin_session(made(spike_times=[[0.1]], samples=251)).edges[1] == 0.064
+
+
 def test_source_chooses_the_cursor():
     session = made()
-    finger, cursor = (bin_session(session, bin_width=0.1, source=s).kinematics for s in ("finger_pos", "cursor_pos"))
+    finger, cursor = (
+        bin_session(session, bin_width=0.1, source=s).kinematics
+        for s in ("finger_pos", "cursor_pos")
+    )
     np.testing.assert_allclose(cursor, 2 * finger)
 
 
 @pytest.mark.parametrize("lag", [0.0, 0.1, 0.0537, -0.1, -0.0537])
 @pytest.mark.parametrize("bin_width", [0.064, 0.05])
 def test_lag_shifts_the_hand_against_the_spikes(lag, bin_width):
-    """x = 10 t: the position at a bin's end is 10 (end + lag), every bin is inside, and the grid does not move."""
+    """x = 10 t: the position at a bin's end is 10 (end + lag), and the grid does not move."""
     session = made(100.0, samples=1001)  # 4 s
     binned = bin_session(session, bin_width=bin_width, lag=lag, target="position")
-    np.testing.assert_allclose(binned.kinematics[:, 0], 10 * (binned.edges[1:] + lag - 100.0), atol=1e-9)
+    np.testing.assert_allclose(
+        binned.kinematics[:, 0], 10 * (binned.edges[1:] + lag - 100.0), atol=1e-9
+    )
     steps = (binned.edges - 100.0) / bin_width
     np.testing.assert_allclose(steps, np.round(steps), atol=1e-9)
     assert binned.edges[0] + lag >= 100.0 - 1e-9 and binned.edges[-1] + lag <= 104.0 + 1e-9
@@ -145,7 +200,8 @@ def test_which_units_make_a_column(units, area, members):
 def test_no_unit_left_is_said():
     session = made(spike_times=[[0.1]], units=UNITS.iloc[:1])
     with pytest.raises(
-        BciDecodeError, match=r"no unit is left of 1 with data.units=all data.area=S1; areas in the file: M1"
+        BciDecodeError,
+        match=r"no unit is left of 1 with data.units=all data.area=S1; areas in the file: M1",
     ):
         bin_session(session, bin_width=0.1, area="S1")
 
@@ -155,7 +211,8 @@ def test_a_bad_position_is_named_with_its_time(value):
     session = made(100.0)
     session.finger_pos[[50, 60], 1] = value
     with pytest.raises(
-        BciDecodeError, match=r"made.mat: finger_pos: NaN or Inf at 2 of 101 .* t = 100.200 s .*cursor_pos"
+        BciDecodeError,
+        match=r"made.mat: finger_pos: NaN or Inf at 2 of 101 .* t = 100.200 s .*cursor_pos",
     ):
         bin_session(session, bin_width=0.1)
     bin_session(session, bin_width=0.1, source="cursor_pos")
@@ -203,7 +260,10 @@ def test_counts_before_a_time_do_not_depend_on_what_comes_after(session):
     whole = bin_session(session, bin_width=0.064)
     half = len(session.t) // 2
     cut = dataclasses.replace(
-        session, t=session.t[:half], finger_pos=session.finger_pos[:half], cursor_pos=session.cursor_pos[:half]
+        session,
+        t=session.t[:half],
+        finger_pos=session.finger_pos[:half],
+        cursor_pos=session.cursor_pos[:half],
     )
     binned = bin_session(cut, bin_width=0.064)
     np.testing.assert_array_equal(binned.counts, whole.counts[: len(binned.counts)])
@@ -214,4 +274,6 @@ def test_kinematics_of_the_file_by_hand(session):
     """Every 16th sample, as the source study took it."""
     velocity = np.diff(session.finger_pos[::16, :2], axis=0) / 0.064
     edges = bin_edges(session, 0.064)
-    np.testing.assert_allclose(kinematics(session, edges, 0.064, 0.0, "velocity", "finger_pos"), velocity, atol=1e-4)
+    np.testing.assert_allclose(
+        kinematics(session, edges, 0.064, 0.0, "velocity", "finger_pos"), velocity, atol=1e-4
+    )

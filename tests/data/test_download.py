@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -23,7 +24,7 @@ from recordings import ROOT
 
 from bci_decode.data.catalog import CatalogEntry, catalog, sessions_named
 from bci_decode.data.download import Downloader, download, is_verified
-from bci_decode.data.transfer import Line
+from bci_decode.data.transfer import TransferPolicy
 from bci_decode.errors import BciDecodeError
 
 NAMES = ["indy_20160927_04", "indy_20160927_06", "loco_20170210_03"]
@@ -84,7 +85,9 @@ def good(handler):
     elif start >= len(whole):
         handler.reply(416, Content_Range=f"bytes */{len(whole)}")
     elif start:
-        handler.reply(206, whole[start:], Content_Range=f"bytes {start}-{len(whole) - 1}/{len(whole)}")
+        handler.reply(
+            206, whole[start:], Content_Range=f"bytes {start}-{len(whole) - 1}/{len(whole)}"
+        )
     else:
         handler.reply(200, whole)
 
@@ -98,7 +101,9 @@ def cut(size, answer=good):
 
     def cutting(handler):
         reply = handler.reply
-        handler.reply = lambda status, body=b"", **h: reply(status, body[:size], **({"Content_Length": len(body)} | h))
+        handler.reply = lambda status, body=b"", **h: reply(
+            status, body[:size], **({"Content_Length": len(body)} | h)
+        )
         answer(handler)
 
     return cutting
@@ -126,7 +131,12 @@ def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     http.daemon_threads = True
-    http.script, http.requests, http.lock, http.release = [], [], threading.Lock(), threading.Event()
+    http.script, http.requests, http.lock, http.release = (
+        [],
+        [],
+        threading.Lock(),
+        threading.Event(),
+    )
     http.url = f"http://127.0.0.1:{http.server_address[1]}"
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -145,7 +155,9 @@ def waits():
 @pytest.fixture
 def downloader(server, tmp_path, waits) -> Downloader:
     sources = (f"{server.url}/direct/{{name}}.mat", f"{server.url}/api/{{name}}.mat/content")
-    return Downloader(tmp_path / "data", sources, Line(timeout=0.5, tries=4, sleep=waits.append))
+    return Downloader(
+        tmp_path / "data", sources, TransferPolicy(timeout=0.5, tries=4, sleep=waits.append)
+    )
 
 
 def target(downloader: Downloader) -> Path:
@@ -195,15 +207,23 @@ HARD_WAYS = {
     "ranges ignored and cut": [cut(100_000), cut(200_000, without_ranges)],
     "a wrong range": [cut(100_000), sends(BODY[50:], 206, Content_Range="bytes 50-299999/300000")],
     "a range untold": [cut(100_000), sends(BODY[100_000:], 206)],
-    "a range of a range": [cut(100_000), sends(BODY[100_000:150_000], 206, Content_Range="bytes 100000-149999/300000")],
-    "a length of *": [cut(100_000), sends(BODY[100_000:], 206, Content_Range="bytes 100000-299999/*")],
+    "a range of a range": [
+        cut(100_000),
+        sends(BODY[100_000:150_000], 206, Content_Range="bytes 100000-149999/300000"),
+    ],
+    "a length of *": [
+        cut(100_000),
+        sends(BODY[100_000:], 206, Content_Range="bytes 100000-299999/*"),
+    ],
     "no length": [sends(BODY, Content_Length=None)],
     "more than was announced": [sends(BODY + b"more", Content_Length=len(BODY))],
     "a redirect": [status(302, Location=f"/elsewhere/{NAME}.mat")],
     "a cut, then a redirect": [cut(100_000), status(302, Location=f"/elsewhere/{NAME}.mat")],
     "not there, but at the second address": [status(404)],
     "forbidden, but at the second address": [status(403)],
-    "a web page, but at the second address": [sends(b"<html>log in</html>", Content_Type="text/html")],
+    "a web page, but at the second address": [
+        sends(b"<html>log in</html>", Content_Type="text/html")
+    ],
     "a wrong file, but at the second address": [sends(os.urandom(len(BODY)))],
 }
 
@@ -217,12 +237,17 @@ def test_it_arrives_all_the_same(downloader, server, way, size):
     assert server.script == []
 
 
-@pytest.mark.parametrize("answer", [sends(BODY[:-9]), sends(BODY, Content_Length=len(BODY) + 9)], ids=["less", "more"])
+@pytest.mark.parametrize(
+    "answer", [sends(BODY[:-9]), sends(BODY, Content_Length=len(BODY) + 9)], ids=["less", "more"]
+)
 def test_a_wrong_length_is_seen_before_the_file_comes(downloader, server, answer):
     server.script[:] = [answer]
     downloader.fetch(entry())
     assert_fetched(downloader)
-    assert [path for path, _ in server.requests] == [f"/direct/{NAME}.mat", f"/api/{NAME}.mat/content"]
+    assert [path for path, _ in server.requests] == [
+        f"/direct/{NAME}.mat",
+        f"/api/{NAME}.mat/content",
+    ]
 
 
 def test_a_length_too_great_where_the_right_one_is_unknown(downloader, server):
@@ -252,7 +277,12 @@ def test_a_part_of_an_earlier_call(downloader, server, size, start):
 @SIZES
 @pytest.mark.parametrize(
     "content",
-    [BODY + b"more", os.urandom(len(BODY) + 5), os.urandom(len(BODY)), BODY[:100_000] + bytes(50_000)],
+    [
+        BODY + b"more",
+        os.urandom(len(BODY) + 5),
+        os.urandom(len(BODY)),
+        BODY[:100_000] + bytes(50_000),
+    ],
     ids=["longer", "another, longer", "another", "wrong tail"],
 )
 def test_a_wrong_part_is_fetched_anew_once(downloader, server, size, content, capsys):
@@ -260,7 +290,10 @@ def test_a_wrong_part_is_fetched_anew_once(downloader, server, size, content, ca
     downloader.fetch(entry(size=size))
     assert_fetched(downloader)
     assert server.requests[-1] == (f"/direct/{NAME}.mat", None)
-    assert capsys.readouterr().err == f"{NAME}: its pieces do not make up the file; starting anew\n"
+    assert (
+        capsys.readouterr().err
+        == f"{NAME}: its pieces do not make up the published file; starting again from zero\n"
+    )
 
 
 def test_an_answer_that_is_not_the_file_leaves_the_part(downloader, server):
@@ -268,7 +301,7 @@ def test_an_answer_that_is_not_the_file_leaves_the_part(downloader, server):
     for answers in ([page, page], [sends(b"{}"), sends(b"{}")], [status(404), status(410)]):
         part(downloader, BODY[:1000])
         server.script[:] = answers
-        assert "0.0 MB are kept, the same command goes on" in refusal(downloader)
+        assert "0.0 MB are kept, the same command resumes" in refusal(downloader)
         assert part(downloader).read_bytes() == BODY[:1000]
 
 
@@ -276,7 +309,10 @@ def test_an_answer_that_is_not_the_file_leaves_the_part(downloader, server):
 @SIZES
 def test_a_web_page_is_no_recording(downloader, server, size, kind):
     server.script[:] = [sends(b"<!DOCTYPE html>", Content_Type=kind)] * 2
-    words = {"text/html": "a web page", "application/octet-stream": "offers 15 bytes" if size else "15 bytes that came"}
+    words = {
+        "text/html": "a web page",
+        "application/octet-stream": "offers 15 bytes" if size else "15 bytes that came",
+    }
     assert words[kind] in refusal(downloader, size)
     assert list(downloader.folder.iterdir()) == []
 
@@ -290,7 +326,9 @@ def test_a_corrupt_file_names_both_sums_and_is_not_kept(downloader, server, size
     message = refusal(downloader, size)
     assert md5(corrupt) in message and md5(BODY) in message
     assert list(downloader.folder.iterdir()) == []
-    assert len(server.requests) == 2 + bool(had)  # each address once, and once anew what was resumed
+    assert len(server.requests) == 2 + bool(
+        had
+    )  # each address once, and once more what was resumed
 
 
 def test_a_wrong_file_on_disk_stays(downloader, server):
@@ -329,7 +367,11 @@ def test_waiting_grows_and_ends(downloader, server, waits):
 @pytest.mark.parametrize("code", [429, 503])
 def test_a_server_that_asks_to_wait_is_obeyed(downloader, server, waits, code):
     later = format_datetime(datetime.now(timezone.utc) + timedelta(seconds=120), usegmt=True)
-    server.script[:] = [status(code, Retry_After=7), status(code, Retry_After=later), status(code, Retry_After="soon")]
+    server.script[:] = [
+        status(code, Retry_After=7),
+        status(code, Retry_After=later),
+        status(code, Retry_After="soon"),
+    ]
     downloader.fetch(entry())
     assert waits[0] == 7 and 60 < waits[1] <= 120 and 2 <= waits[2] <= 4
 
@@ -370,7 +412,7 @@ def test_no_network_from_the_start(downloader, waits):
 
 
 def test_a_network_that_goes_away_is_waited_for(downloader, waits):
-    downloader.line.reached = True
+    downloader.policy.reached = True
     downloader.sources = [f"http://127.0.0.1:{unused_port()}/{{name}}.mat"]
     assert "Connection refused (try 4)" in refusal(downloader)
     assert len(waits) == 3
@@ -384,7 +426,9 @@ def test_an_address_that_is_none(downloader):
 @SIZES
 def test_too_little_room_is_seen_before_a_byte_is_written(downloader, monkeypatch, size):
     part(downloader, BODY[:1000])
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 100_000))
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 100_000)
+    )
     assert refusal(downloader, size).endswith("data: 0.3 MB are needed, 0.1 MB are free; make room")
     assert part(downloader).read_bytes() == BODY[:1000]
 
@@ -403,7 +447,7 @@ def test_a_folder_that_is_none(downloader):
 
 
 def test_two_fetch_the_same_file(downloader, server):
-    """The second is told so while the first waits for the server; the file comes out right."""
+    """The second is refused while the first waits for the server; the file comes out right."""
     started = threading.Event()
 
     def slow(handler):
@@ -412,7 +456,7 @@ def test_two_fetch_the_same_file(downloader, server):
         good(handler)
 
     server.script[:] = [slow]
-    downloader.line.timeout = 10
+    downloader.policy.timeout = 10
     first = threading.Thread(target=downloader.fetch, args=(entry(),))
     first.start()
     assert started.wait(10)
@@ -426,24 +470,41 @@ def test_several_go_on_when_one_fails(downloader, server, capsys):
     everywhere = downloader.sources
     wrong = CatalogEntry("indy_nowhere", "indy", "2016-09-27", "0" * 32, None, 96, ("M1",), 389.0)
     done = download([entry(NAMES[0]), wrong, entry(NAMES[1])], downloader, jobs=2)
-    assert set(done) == {NAMES[0], "indy_nowhere", NAMES[1]} and isinstance(done["indy_nowhere"], BciDecodeError)
-    assert all((downloader.folder / f"{name}.mat").read_bytes() == CONTENT[name] for name in NAMES[:2])
+    assert set(done) == {NAMES[0], "indy_nowhere", NAMES[1]} and isinstance(
+        done["indy_nowhere"], BciDecodeError
+    )
+    assert all(
+        (downloader.folder / f"{name}.mat").read_bytes() == CONTENT[name] for name in NAMES[:2]
+    )
     out, err = capsys.readouterr()
     assert out.count(": fetched, 0.3 MB") == 2
-    assert err == f"failed: indy_nowhere: {everywhere[0].replace('{name}', 'indy_nowhere')}: HTTP 404 Not Found\n"
+    url = everywhere[0].replace("{name}", "indy_nowhere")
+    assert err == f"failed: indy_nowhere: {url}: HTTP 404 Not Found\n"
 
 
-# ---- the command line, in a process of its own over a copy of the package with a catalogue of small files
+# ---- the command line: another process, a copy of the package with a catalogue of small files
 
 
 @pytest.fixture
 def command(server, tmp_path):
     """Arguments and environment of `scripts/download.py` with the files of this test."""
-    shutil.copytree(ROOT / "bci_decode", tmp_path / "copy" / "bci_decode", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "scripts", tmp_path / "copy" / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
-    lines = [f"{name},{name[:4]},2016-09-27,{md5(CONTENT[name])},300000,96,M1,389.312" for name in NAMES]
+    shutil.copytree(
+        ROOT / "bci_decode",
+        tmp_path / "copy" / "bci_decode",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    shutil.copytree(
+        ROOT / "scripts",
+        tmp_path / "copy" / "scripts",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    lines = [
+        f"{name},{name[:4]},2016-09-27,{md5(CONTENT[name])},300000,96,M1,389.312" for name in NAMES
+    ]
     header = "session,monkey,date,md5,size_bytes,channels,areas,duration_s"
-    (tmp_path / "copy" / "bci_decode" / "data" / "catalog.csv").write_text("\n".join([header, *lines]) + "\n")
+    (tmp_path / "copy" / "bci_decode" / "data" / "catalog.csv").write_text(
+        "\n".join([header, *lines]) + "\n"
+    )
     arguments = [sys.executable, "scripts/download.py", "--base-url", f"{server.url}/mirror"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "copy")}
     return {"args": arguments, "cwd": tmp_path / "copy", "env": environment}
@@ -460,8 +521,21 @@ def test_the_command_fetches_lists_and_sums_up(command, server):
     (data / f"{NAMES[1]}.mat").write_bytes(CONTENT[NAMES[1]])
     (data / f"{NAMES[2]}.mat.part").write_bytes(CONTENT[NAMES[2]][:7])
     listed = run(command, "--list").stdout.splitlines()
-    assert listed[0].split() == ["session", "on", "disk", "verified", "MB", "channels", "areas", "minutes"]
-    assert [line.split()[1:-4] for line in listed[1:4]] == [["no", "-"], ["yes", "no"], ["part:", "0", "MB", "-"]]
+    assert listed[0].split() == [
+        "session",
+        "on",
+        "disk",
+        "verified",
+        "MB",
+        "channels",
+        "areas",
+        "minutes",
+    ]
+    assert [line.split()[1:-4] for line in listed[1:4]] == [
+        ["no", "-"],
+        ["yes", "no"],
+        ["part:", "0", "MB", "-"],
+    ]
     server.script[:] = [status(404)]
     done = run(command, "indy_*", "--jobs", "1")
     assert done.returncode == 2
@@ -477,7 +551,9 @@ def test_the_command_fetches_lists_and_sums_up(command, server):
     assert done.returncode == 0 and done.stderr == ""
     assert done.stdout.splitlines()[-1] == "2 fetched, 0 already there, 0 failed"
     listed = run(command, "--list").stdout.splitlines()
-    assert [line.split() for line in listed[1:4]] == [[name, "yes", "yes", "0", "96", "M1", "6.5"] for name in NAMES]
+    assert [line.split() for line in listed[1:4]] == [
+        [name, "yes", "yes", "0", "96", "M1", "6.5"] for name in NAMES
+    ]
     assert listed[4] == "3 sessions, 3 on disk, 3 of them verified"
 
 
@@ -487,10 +563,14 @@ def test_the_command_fetches_lists_and_sums_up(command, server):
         ([], "error: no session is named"),
         (
             ["indy_20160927_05"],
-            f"error: indy_20160927_05: no session has this name; is it {NAMES[1]} or {NAMES[0]}? the",
+            f"error: indy_20160927_05: no session has this name; "
+            f"is it {NAMES[1]} or {NAMES[0]}? (--list",
         ),
         ([NAME, "--jobs", "0"], "error: --jobs: must be above 0"),
-        ([NAME, "--base-url", "file:///tmp"], "error: --base-url: must begin with http:// or https://"),
+        (
+            [NAME, "--base-url", "file:///tmp"],
+            "error: --base-url: must begin with http:// or https://",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(command, server, arguments, words):
@@ -502,7 +582,7 @@ def test_a_mistake_is_one_line(command, server, arguments, words):
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_stopped_and_called_again(command, server, sent):
-    """A process that is killed, or ended by Ctrl-C, while the server sends: the next call goes on from there."""
+    """A process is killed, or ended by Ctrl-C, while the server sends: the next call resumes."""
     server.script[:] = [stalls]
     file = command["cwd"] / "data" / f"{NAME}.mat.part"
     options = command | {"args": [*command["args"], NAME]}
@@ -522,11 +602,46 @@ def test_stopped_and_called_again(command, server, sent):
 
 
 def test_names_and_patterns():
-    assert [found.name for found in sessions_named(["loco_2017030*"])] == ["loco_20170301_05", "loco_20170302_02"]
+    assert [found.name for found in sessions_named(["loco_2017030*"])] == [
+        "loco_20170301_05",
+        "loco_20170302_02",
+    ]
     both = sessions_named(["loco_20170301_05.mat", "indy_20160927_04", "indy_20160927_04"])
     assert [found.name for found in both] == ["indy_20160927_04", "loco_20170301_05"]
     assert len(sessions_named(["*"])) == 47
     for wrong in ("indy_2016927_04", "moco_*", ""):
         with pytest.raises(BciDecodeError, match=r"no session has this name") as caught:
             sessions_named([wrong])
-        assert all(name in str(caught.value) for name in catalog())
+        assert "is it" in str(caught.value) or all(name in str(caught.value) for name in catalog())
+
+
+@pytest.mark.parametrize(
+    ("start", "remedy"),
+    [
+        ("indy_2016", "'indy_2016*' matches 33 sessions (--list shows all)"),
+        ("indy_20160930", "'indy_20160930*' matches 2 sessions (--list shows all)"),
+        ("indy_20160927_05", "is it indy_20160927_06 or indy_20160927_04"),
+    ],
+)
+def test_an_incomplete_name_proposes_its_pattern(start, remedy):
+    with pytest.raises(
+        BciDecodeError, match=re.escape(f"{start}: no session has this name; {remedy}")
+    ):
+        sessions_named([start])
+
+
+def test_a_lock_left_by_a_killed_process_does_not_hold(downloader):
+    downloader.folder.mkdir()
+    (downloader.folder / f"{NAME}.mat.lock").touch()
+    downloader.fetch(entry())
+    assert_fetched(downloader)
+
+
+def test_a_file_in_a_read_only_folder_is_verified(downloader, server):
+    downloader.folder.mkdir()
+    target(downloader).write_bytes(BODY)
+    downloader.folder.chmod(0o555)
+    if os.access(downloader.folder, os.W_OK):
+        pytest.skip("root may write anywhere")
+    assert downloader.fetch(entry()) == "already there, verified"
+    downloader.folder.chmod(0o755)

@@ -1,4 +1,4 @@
-"""What is said of a session, from files that other software wrote, and the command that prints it."""
+"""Inspection of files that other software wrote, and the command that prints it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ import numpy as np
 import pytest
 from recordings import ROOT, recording, write_mat73
 
-from bci_decode.data.figures import draw_session
+from bci_decode.data.figures import draw_session, session_figure
 from bci_decode.data.inspection import inspect
 from bci_decode.data.session import read_session
-from bci_decode.data.simulate import simulated_file
+from bci_decode.data.simulate import simulated_file, simulated_session
 
 SCRIPT = ROOT / "scripts" / "inspect_session.py"
-START, SAMPLES = 4644.642, 88001  # the fewest samples that leave the source study 500 bins to test on
+START, SAMPLES = (
+    4644.642,
+    88001,
+)  # the fewest samples that leave the source study 500 bins to test on
 
 
 def sound() -> dict[str, np.ndarray]:
-    """A recording that there is nothing to say against: five live channels of six, hash at 5 and sorted at 10 Hz."""
+    """A recording without a fault: five of six channels are live, hash at 5 Hz, sorted at 10 Hz."""
     return recording(channels=6, rows=2, samples=SAMPLES)
 
 
@@ -31,7 +34,10 @@ def inside(*counts: int) -> np.ndarray:
     """As many spikes, evenly spread, in each of as many equal parts of the recording."""
     edges = START + 0.004 * (SAMPLES - 1) * np.arange(len(counts) + 1) / len(counts)
     return np.concatenate(
-        [a + (b - a) * (np.arange(n) + 0.5) / n for a, b, n in zip(edges, edges[1:], counts, strict=False)]
+        [
+            a + (b - a) * (np.arange(n) + 0.5) / n
+            for a, b, n in zip(edges, edges[1:], counts, strict=False)
+        ]
     )
 
 
@@ -71,7 +77,11 @@ def put(variables, cell, times):
 
 
 def early(variables, count):
-    put(variables, (0, 0), np.append(np.linspace(START - 50, START - 1, count), variables["spikes"][0, 0]))
+    put(
+        variables,
+        (0, 0),
+        np.append(np.linspace(START - 50, START - 1, count), variables["spikes"][0, 0]),
+    )
 
 
 def followed(variables, row, one_in, after):
@@ -100,7 +110,8 @@ def standing(variables, *names, value=1.0):
         variables[name][:, 1] = value
 
 
-WARNINGS = {  # what is done to the sound recording, the sentence, and what does not yet call for one
+# For each fault: what is done to the sound recording, the sentence, and what is too little for it.
+WARNINGS = {
     "clock": (
         lambda v: clocked(v, 0.005),
         "the clock runs at 200 Hz, not 250; check that t is in seconds",
@@ -108,25 +119,25 @@ WARNINGS = {  # what is done to the sound recording, the sentence, and what does
     ),
     "gap": (
         lambda v: paused(v, 0.5),
-        "t has 1 gap, 0.504 s at t = 4804.638 s; positions are interpolated across, spikes are absent there: "
-        "cut the recording at a long one",
+        "t has 1 gap, 0.504 s at t = 4804.638 s; positions are interpolated across, spikes are "
+        "absent there: cut the recording at a long one",
         lambda v: paused(v, 0.0015),
     ),
     "short": (
         lambda v: cut(v, SAMPLES - 1),
-        "5499 bins of 64 ms are too few for experiment=source_study, which trains on the first 5000; "
-        "add data.split.first_bins=4300",
+        "5499 bins of 64 ms are too few for experiment=source_study, which trains on the first "
+        "5000; add data.split.first_bins=4300",
         lambda v: cut(v, SAMPLES),
     ),
     "silent": (
         lambda v: silenced(v, 1),
-        "2 of 6 channels are silent; expect lower scores than from a whole array, and fetch the file again if it "
-        "should be whole",
+        "2 of 6 channels are silent; expect lower scores than from a complete array, and fetch "
+        "the file again if it should be complete",
         lambda v: silenced(v, 0),
     ),
     "no unit": (
         lambda v: silenced(v, 6),
-        "no channel has spikes: there is nothing to decode from; check the variable spikes",
+        "no channel has spikes, so there is nothing to decode; check the variable spikes",
         lambda v: silenced(v, 0),
     ),
     "unsorted": (
@@ -136,19 +147,22 @@ WARNINGS = {  # what is done to the sound recording, the sentence, and what does
     ),
     "outside": (
         lambda v: early(v, 2000),
-        "7% of the spikes lie outside t (2072 before, 69 after) and are left out; check that both have the same clock",
+        "7% of the spikes lie outside t (2072 before, 69 after) and are left out; check that both"
+        " have the same clock",
         lambda v: early(v, 1000),
     ),
     "doubled, sorted": (
         lambda v: followed(v, row=1, one_in=50, after=0.0004),
-        "1 unit (M1 003 row 1) with over 1% of intervals that no neuron has (below 0.5 ms; hash: 0); spikes may be "
-        "listed twice: remove them; data.units=sorted leaves out hash",
+        "over 1% of the intervals are impossible (below 0.5 ms; in hash: 0 ms) in 1 unit (M1 003 "
+        "row 1); spikes may be listed twice: remove the copies, or leave out hash with "
+        "data.units=sorted",
         lambda v: followed(v, row=1, one_in=200, after=0.0004),
     ),
     "doubled, hash": (
         lambda v: followed(v, row=0, one_in=50, after=0.0),
-        "1 unit (M1 003 row 0) with over 1% of intervals that no neuron has (below 0.5 ms; hash: 0); spikes may be "
-        "listed twice: remove them; data.units=sorted leaves out hash",
+        "over 1% of the intervals are impossible (below 0.5 ms; in hash: 0 ms) in 1 unit (M1 003 "
+        "row 0); spikes may be listed twice: remove the copies, or leave out hash with "
+        "data.units=sorted",
         lambda v: followed(v, row=0, one_in=50, after=0.0004),
     ),
     "slow": (
@@ -158,24 +172,26 @@ WARNINGS = {  # what is done to the sound recording, the sentence, and what does
     ),
     "fast": (
         lambda v: put(v, (1, 0), inside(352 * 201)),
-        "1 unit above 200 Hz (M1 002 row 0), more likely noise than neurons; look at --figure, and at "
-        "data.units=sorted if they are hash (row 0)",
+        "1 unit above 200 Hz (M1 002 row 0), more likely noise than neurons; look at --figure, "
+        "and at data.units=sorted if they are hash (row 0)",
         lambda v: put(v, (1, 0), inside(352 * 199)),
     ),
-    "adrift": (
+    "drifting": (
         lambda v: put(v, (4, 1), inside(81, 60, 60, 60, 20)),
-        "1 unit with a rate that changes more than fourfold from the first to the last fifth (M1 005 row 1); the test "
-        "part comes last: data.units=merged is less prone to it",
+        "1 unit with a rate that changes more than fourfold from the first to the last fifth (M1 "
+        "005 row 1); the test part comes last: data.units=merged is less sensitive to it",
         lambda v: put(v, (4, 1), inside(80, 60, 60, 60, 20)),
     ),
     "finger missing": (
         lambda v: missing(v, "finger_pos"),
-        "finger_pos is NaN or Inf at 25 samples in 1 stretch, 0.100 s at t = 4648.642 s; use data.source=cursor_pos",
+        "finger_pos is NaN or Inf at 25 samples in 1 stretch, 0.100 s at t = 4648.642 s; use "
+        "data.source=cursor_pos",
         lambda v: missing(v, "target_pos"),
     ),
     "cursor missing": (
         lambda v: missing(v, "cursor_pos", value=np.inf),
-        "cursor_pos is NaN or Inf at 25 samples in 1 stretch, 0.100 s at t = 4648.642 s; keep data.source=finger_pos",
+        "cursor_pos is NaN or Inf at 25 samples in 1 stretch, 0.100 s at t = 4648.642 s; keep "
+        "data.source=finger_pos",
         lambda v: missing(v, "target_pos", value=np.inf),
     ),
     "finger standing": (
@@ -185,14 +201,14 @@ WARNINGS = {  # what is done to the sound recording, the sentence, and what does
     ),
     "finger and cursor": (
         lambda v: lagging(v, 9),
-        "finger and cursor disagree (correlation x 0.987, y 0.987); look at --figure and choose data.source=finger_pos "
-        "or data.source=cursor_pos",
+        "finger and cursor disagree (correlation x 0.987, y 0.987); look at --figure and choose "
+        "data.source=finger_pos or data.source=cursor_pos",
         lambda v: lagging(v, 7),
     ),
     "rest": (
         lambda v: at_rest(v, 11),
-        "the hand rests for more than 10 s 1 time, 10.532 s at t = 4744.858 s; scores of rest say little "
-        "about reaches: cut it out",
+        "the hand rests for more than 10 s 1 time, 10.532 s at t = 4744.858 s; scores of rest say"
+        " little about reaches: cut it out",
         lambda v: at_rest(v, 10),
     ),
 }
@@ -218,12 +234,16 @@ def test_no_source_is_recommended_that_is_as_bad(tmp_path):
     missing(variables, "cursor_pos")
     variables["finger_pos"][:] = np.nan
     first, second = warned(tmp_path, variables)
-    assert first.startswith("finger_pos is NaN or Inf at 88001 samples") and second.startswith("cursor_pos")
-    assert first.endswith("; repair it, or cut it out of the recording") and second.endswith(first.split("; ")[1])
+    assert first.startswith("finger_pos is NaN or Inf at 88001 samples") and second.startswith(
+        "cursor_pos"
+    )
+    assert first.endswith("; repair it, or cut it out of the recording") and second.endswith(
+        first.split("; ")[1]
+    )
 
 
 def small() -> dict[str, np.ndarray]:
-    """Ten seconds, 2501 samples: spikes and a path whose figures can be told by hand."""
+    """Ten seconds, 2501 samples: spikes and a path whose figures can be computed by hand."""
     variables = recording(channels=3, rows=2, samples=2501, start=100.0)
     for cell, times in {
         (0, 0): np.append(100.1 + np.arange(40) * 0.2, [99.0, 99.5, 110.5]),
@@ -233,7 +253,9 @@ def small() -> dict[str, np.ndarray]:
     }.items():
         put(variables, cell, np.sort(times))
     seconds = np.arange(2501) * 0.004
-    x = np.clip(seconds - 2, 0, 5) * 100.0  # two seconds of rest, 500 mm in five seconds, three of rest
+    x = (
+        np.clip(seconds - 2, 0, 5) * 100.0
+    )  # two seconds of rest, 500 mm in five seconds, three of rest
     variables["finger_pos"][:, 1:] = np.stack([-x / 10, np.full(2501, -2.0)], axis=1)
     variables["cursor_pos"] = np.stack([x, np.full(2501, 20.0)], axis=1)
     variables["target_pos"] = np.array([[0, 0], [15, 0], [0, 0], [np.nan, 0], [0, 0], [15, 15]])[
@@ -248,27 +270,42 @@ def test_numbers(tmp_path):
         "t": [2501], "cursor_pos": [2501, 2], "target_pos": [2501, 2], "finger_pos": [2501, 3],
     }  # fmt: skip
     assert numbers["clock"] == {
-        "samples": 2501, "start_s": 100.0, "stop_s": pytest.approx(110), "minutes": pytest.approx(1 / 6),
+        "samples": 2501, "start_s": 100.0, "stop_s": pytest.approx(110),
+        "minutes": pytest.approx(1 / 6),
         "hz": pytest.approx(250), "gaps": [], "bins_of_64_ms": 156,
     }  # fmt: skip
-    assert numbers["channels"] == {"total": 3, "areas": {"M1": 3}, "silent": 1, "silent_channels": ["M1 003"]}
+    assert numbers["channels"] == {
+        "total": 3,
+        "areas": {"M1": 3},
+        "silent": 1,
+        "silent_channels": ["M1 003"],
+    }
     assert numbers["spikes"] == {
-        "total": 155, "inside": 150, "before": 4, "after": 1, "same_time": 10, "crowded": ["M1 002 row 0"],
+        "total": 155, "inside": 150, "before": 4, "after": 1, "same_time": 10,
+        "refractory_violations": ["M1 002 row 0"],
     }  # fmt: skip
     rates = numbers["rates"]
-    assert rates["rows"]["0"] == pytest.approx({"units": 2, "lowest_hz": 2, "median_hz": 3, "highest_hz": 4})
-    assert rates["rows"]["1"] == pytest.approx({"units": 2, "lowest_hz": 0, "median_hz": 4.5, "highest_hz": 9})
+    assert rates["rows"]["0"] == pytest.approx(
+        {"units": 2, "lowest_hz": 2, "median_hz": 3, "highest_hz": 4}
+    )
+    assert rates["rows"]["1"] == pytest.approx(
+        {"units": 2, "lowest_hz": 0, "median_hz": 4.5, "highest_hz": 9}
+    )
     assert (rates["units"], rates["hash_units"]) == (4, 2)
     assert (rates["median_hz"], rates["mean_hz"]) == pytest.approx((3, 3.75))
-    assert (rates["highest_unit"], rates["slow"], rates["fast"]) == ("M1 001 row 1", ["M1 002 row 1"], [])
-    assert rates["adrift"] == []  # few spikes prove no drift
+    assert (rates["highest_unit"], rates["slow"], rates["fast"]) == (
+        "M1 001 row 1",
+        ["M1 002 row 1"],
+        [],
+    )
+    assert rates["drifting"] == []  # few spikes prove no drift
     for source in ("finger_pos", "cursor_pos"):
         found = numbers[source]
         assert found["x_mm"] == pytest.approx([0, 500]) and found["y_mm"] == pytest.approx([20, 20])
         assert found["rest_share"] == pytest.approx(0.5, abs=1e-3) and found["missing_samples"] == 0
         assert (found["highest_mm_s"], found["p95_mm_s"]) == pytest.approx((100, 100))
         assert found["mean_mm_s"] == pytest.approx(50, abs=0.05)
-    assert numbers["agreement"] == {"correlation_x": pytest.approx(1), "correlation_y": None}
+    assert numbers["finger_cursor_correlation"] == {"x": pytest.approx(1), "y": None}
     assert numbers["targets"] == {"reached": 3, "per_minute": pytest.approx(18), "places": 3}
 
 
@@ -284,7 +321,10 @@ def test_movement_is_measured_at_every_sample(tmp_path):
 def test_spikes_out_of_order_are_measured_all_the_same(tmp_path):
     ordered, variables = small(), small()
     variables["spikes"][0, 0] = variables["spikes"][0, 0][::-1]
-    found = [inspect(read_session(write_mat73(tmp_path / "some.mat", v))).numbers for v in (ordered, variables)]
+    found = [
+        inspect(read_session(write_mat73(tmp_path / "some.mat", v))).numbers
+        for v in (ordered, variables)
+    ]
     assert found[0]["spikes"] == found[1]["spikes"] and found[0]["rates"] == found[1]["rates"]
 
 
@@ -297,14 +337,20 @@ def test_every_gap_and_every_rest_is_listed(tmp_path):
             variables[name][first : first + 4000] = variables[name][first]
     numbers = inspect(read_session(write_mat73(tmp_path / "some.mat", variables))).numbers
     assert [gap["seconds"] for gap in numbers["clock"]["gaps"]] == pytest.approx([0.504, 2.004])
-    assert [gap["start_s"] for gap in numbers["clock"]["gaps"]] == pytest.approx([START + 159.996, START + 240.496])
+    assert [gap["start_s"] for gap in numbers["clock"]["gaps"]] == pytest.approx(
+        [START + 159.996, START + 240.496]
+    )
     rests = numbers["finger_pos"]["long_rests"]
     assert [rest["seconds"] for rest in rests] == pytest.approx([16, 16], abs=0.6)
-    assert [rest["start_s"] for rest in rests] == pytest.approx([START + 20, START + 282.5], abs=0.3)
+    assert [rest["start_s"] for rest in rests] == pytest.approx(
+        [START + 20, START + 282.5], abs=0.3
+    )
 
 
 def subprocess_run(*arguments, cwd: Path) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], cwd=cwd, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, arguments)], cwd=cwd, capture_output=True, text=True
+    )
 
 
 @pytest.fixture
@@ -343,6 +389,13 @@ def test_command_prints_what_is_there(tmp_path):
     assert any(line.startswith("! 156 bins of 64 ms are too few") for line in lines)
 
 
+def test_the_documentation_shows_what_the_command_prints(tmp_path, run):
+    path = simulated_session(tmp_path / "data", seed=0, minutes=7.0, channels=96)
+    shown = (ROOT / "docs" / "data.md").read_text().split("```\n")
+    printed = run(path.relative_to(tmp_path)).stdout
+    assert f"{printed}drew outputs/inspection/{path.stem}.png\n" in shown
+
+
 def refuse(constant):
     raise AssertionError(f"{constant} is no JSON")
 
@@ -356,7 +409,9 @@ def test_command_gives_json_even_of_an_empty_session(tmp_path, run):
     assert (done.returncode, done.stderr) == (0, "")
     printed = json.loads(done.stdout, parse_constant=refuse)
     inspection = inspect(read_session(path))
-    assert printed == {"session": "empty", "file": str(path)} | inspection.numbers | {"warnings": inspection.warnings}
+    assert printed == {"session": "empty", "file": str(path)} | inspection.numbers | {
+        "warnings": inspection.warnings
+    }
     assert printed["finger_pos"]["mean_mm_s"] is None and printed["rates"]["median_hz"] is None
     assert run(path).returncode == 0
 
@@ -365,41 +420,70 @@ def test_command_finds_a_published_session_by_name(tmp_path, run):
     (tmp_path / "data").mkdir()
     write_mat73(tmp_path / "data" / "indy_20160927_04.mat", small())
     assert run("indy_20160927_04").stdout.startswith("indy_20160927_04 (data/indy_20160927_04.mat)")
-    assert subprocess_run("indy_20160927_04", "--data-dir", tmp_path / "data", cwd=tmp_path.parent).returncode == 0
+    assert (
+        subprocess_run(
+            "indy_20160927_04", "--data-dir", tmp_path / "data", cwd=tmp_path.parent
+        ).returncode
+        == 0
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["text.mat"], "error: text.mat: is not a MATLAB file of version 7.3 (HDF5) or 5; save it in MATLAB"),
-        (["absent.mat"], "error: absent.mat: no such file"),
-        (["indy_20160927_04"], "error: data/indy_20160927_04.mat: is not there; type 'make data SESSION=indy_20160927_04'"),
-        (["x/loco_20170302_02.mat"], "error: x/loco_20170302_02.mat: is not there; type 'make data SESSION=loco_2017"),
-        (["indy_2016"], "error: indy_2016: is neither a file nor one of the 47 published sessions"),
-        (["good.mat", "--figure", "other.mat"], "error: other.mat: --figure: is no name for a picture; end it with .png"),
-        (["good.mat", "--figure", "text.mat/a.png"], "error: text.mat/a.png: cannot be written"),
+        (["text.mat"], "text.mat: is not a MATLAB file of version 7.3 (HDF5) or 5; save it in"),
+        (["absent.mat"], "absent.mat: no such file"),
+        (
+            ["indy_20160927_04"],
+            "data/indy_20160927_04.mat: is not there; type 'make data SESSION=indy_20160927_04'",
+        ),
+        (
+            ["x/loco_20170302_02.mat"],
+            "x/loco_20170302_02.mat: is not there; type 'make data SESSION=loco_2017",
+        ),
+        (
+            ["indy_2016093_02"],
+            "indy_2016093_02: is neither a file nor one of the 47 published sessions; "
+            "is it indy_20160930_02 or",
+        ),
+        (["monkey"], "monkey: is neither a file nor one of the 47 published sessions; check the"),
+        (["good.mat", "--figure", "other.mat"], "other.mat: is not the name of a figure; end it"),
+        (["good.mat", "--figure", "text.mat/a.png"], "text.mat/a.png: cannot be written"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_told_in_one_line(tmp_path, mat_file, run, arguments, message):
     mat_file.rename(tmp_path / "good.mat")
     (tmp_path / "text.mat").write_text("t,x,y\n" * 50)
     done = run(*arguments)
     assert done.returncode == 2
-    assert done.stderr.startswith(message) and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith(f"error: {message}") and len(done.stderr.splitlines()) == 1
 
 
 def test_a_damaged_file_ends_the_command(tmp_path, mat_file):
     mat_file.write_bytes(mat_file.read_bytes()[:20000])
     done = subprocess_run(mat_file, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"error: {mat_file}: cannot be read") and len(done.stderr.splitlines()) == 1
+    assert (
+        done.stderr.startswith(f"error: {mat_file}: cannot be read")
+        and len(done.stderr.splitlines()) == 1
+    )
 
 
-def test_command_draws(tmp_path, mat_file, run):
+def test_command_draws_into_the_folder_of_outputs(tmp_path, mat_file, run):
     done = run(mat_file, "--figure")
-    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "drew toy.png"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["toy.mat", "toy.png"]
-    assert (tmp_path / "toy.png").read_bytes().startswith(b"\x89PNG")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "drew outputs/inspection/toy.png"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["outputs", "toy.mat"]
+    picture = tmp_path / "outputs" / "inspection" / "toy.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert run(picture.parent.parent.parent / "toy.mat", "--figure", "--json").stdout[-2:] == "}\n"
+
+
+@pytest.mark.parametrize(("ending", "start"), [("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_command_draws_by_the_ending(tmp_path, mat_file, run, monkeypatch, ending, start):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run("~/toy.mat", "--figure", f"~/here/é.{ending}").returncode == 0
+    assert (tmp_path / "here" / f"é.{ending}").read_bytes().startswith(start)
 
 
 @pytest.mark.parametrize("case", ["whole", "no unit", "no finger"])
@@ -411,7 +495,21 @@ def test_every_panel_has_something_drawn(tmp_path, case):
         variables["finger_pos"][:] = np.nan
     draw_session(read_session(write_mat73(tmp_path / "some.mat", variables)), tmp_path / "some.png")
     picture = plt.imread(tmp_path / "some.png")[:, :, :3]
-    assert picture.shape[1] == 1100 and picture.shape[0] > 800
-    blue = picture[:, :, 2] - picture[:, :, 0] > 0.2  # bars and marks of sorted units above, the finger below
+    assert picture.shape[1] == 2000 and picture.shape[0] > 1500
+    blue = (
+        picture[:, :, 2] - picture[:, :, 0] > 0.2
+    )  # bars and marks of sorted units above, the finger below
     above, below = (half.sum() > 500 for half in np.array_split(blue, 2))
     assert (above, below) == (case != "no unit", case != "no finger")
+
+
+@pytest.mark.parametrize("silent", [0, 1])
+def test_every_panel_has_its_size_whether_or_not_a_channel_is_silent(tmp_path, silent):
+    variables = recording(channels=6, rows=2)
+    silenced(variables, silent)
+    variables["spikes"][5] = variables["spikes"][4]
+    figure = session_figure(read_session(write_mat73(tmp_path / "some.mat", variables)))
+    figure.draw_without_rendering()
+    sizes = [axes.get_position() for axes in figure.axes]
+    plt.close(figure)
+    assert all(size.width > 0.8 and size.height > 0.1 for size in sizes)

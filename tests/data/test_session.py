@@ -35,9 +35,13 @@ def assert_holds(session, variables):
     names = [str(name) for name in variables["chan_names"].ravel()]
     filled = [(c, r) for (c, r), cell in np.ndenumerate(variables["spikes"]) if cell.size]
     assert session.channels == tuple(names)
-    assert list(zip(session.units["channel"], session.units["row"], strict=True)) == [(names[c], r) for c, r in filled]
+    assert list(zip(session.units["channel"], session.units["row"], strict=True)) == [
+        (names[c], r) for c, r in filled
+    ]
     assert list(session.units["area"]) == [names[c][:2] for c, _ in filled]
-    for times, where, spikes in zip(session.spike_times, filled, session.units["spikes"], strict=True):
+    for times, where, spikes in zip(
+        session.spike_times, filled, session.units["spikes"], strict=True
+    ):
         expected = variables["spikes"][where].ravel()
         np.testing.assert_array_equal(times, expected)
         assert spikes == np.sum((expected >= t[0]) & (expected <= t[-1]))
@@ -71,8 +75,11 @@ def test_a_unit_with_two_spikes_is_kept(tmp_path, write):
 
 
 def test_empty_cells_are_told_by_their_attribute_alone(tmp_path):
-    """MATLAB's own way, which hdf5storage does not write: all unassigned cells point at one canonical empty, and an
-    empty cell's data set holds its dimensions, that look like two spikes."""
+    """MATLAB's own way, which hdf5storage does not write.
+
+    All unassigned cells point at one canonical empty, and an empty cell's data set holds its
+    dimensions, which look like two spikes.
+    """
     path = write_mat73(tmp_path / "empties.mat", recording(channels=5, rows=3))
     with h5py.File(path, "r+") as file:
         canonical = file["#refs#"].create_dataset("canonical", data=np.zeros(2, np.uint64))
@@ -95,7 +102,7 @@ def test_empty_cells_are_told_by_their_attribute_alone(tmp_path):
 
 
 def test_waveforms_are_never_read_and_memory_stays_small(tmp_path):
-    """A file whose waveforms could not be read at all is read; the peak stays within 3 times of what is returned."""
+    """Unreadable waveforms do not matter; the peak is below 3 times the memory that is returned."""
     variables = recording(channels=16, rows=3, samples=100_000)
     path = write_mat73(tmp_path / "waves.mat", variables)
     with h5py.File(path, "r+") as file:
@@ -106,7 +113,14 @@ def test_waveforms_are_never_read_and_memory_stays_small(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     returned = sum(
-        a.nbytes for a in (session.t, session.finger_pos, session.cursor_pos, session.target_pos, *session.spike_times)
+        a.nbytes
+        for a in (
+            session.t,
+            session.finger_pos,
+            session.cursor_pos,
+            session.target_pos,
+            *session.spike_times,
+        )
     )
     assert peak < 3 * returned
 
@@ -146,7 +160,9 @@ def test_a_truncated_v5_file(tmp_path):
     fails(path)
 
 
-@pytest.mark.parametrize("field", ["t", "chan_names", "spikes", "finger_pos", "cursor_pos", "target_pos"])
+@pytest.mark.parametrize(
+    "field", ["t", "chan_names", "spikes", "finger_pos", "cursor_pos", "target_pos"]
+)
 def test_a_missing_variable_is_named(tmp_path, write, field):
     variables = recording()
     del variables[field]
@@ -156,8 +172,16 @@ def test_a_missing_variable_is_named(tmp_path, write, field):
 @pytest.mark.parametrize(
     ("field", "change", "words"),
     [
-        ("t", lambda t: np.where(np.arange(len(t))[:, None] == 7, t[5], t), ["t:", "does not increase", "sample 6"]),
-        ("t", lambda t: np.where(np.arange(len(t))[:, None] == 7, np.nan, t), ["t:", "nan at sample 7"]),
+        (
+            "t",
+            lambda t: np.where(np.arange(len(t))[:, None] == 7, t[5], t),
+            ["t:", "does not increase", "sample 6"],
+        ),
+        (
+            "t",
+            lambda t: np.where(np.arange(len(t))[:, None] == 7, np.nan, t),
+            ["t:", "nan at sample 7"],
+        ),
         ("t", lambda t: t[:1], ["t: has less than two samples"]),
         ("finger_pos", lambda f: f[:, :2], ["finger_pos:", "2500 x 2", "3 or 6"]),
         ("cursor_pos", lambda c: c[:-1], ["cursor_pos:", "2499 x 2"]),
@@ -207,3 +231,55 @@ def test_an_empty_cell_without_its_attribute_is_empty(tmp_path):
     with h5py.File(path, "r+") as file:
         file["spikes"][0, 0] = file["#refs#"].create_dataset("bare", data=np.zeros((1, 0))).ref
     assert len(read_session(path).units) == len(recording()["spikes"].ravel()) - 4
+
+
+def fixed_length(names):
+    return np.array(names, "S6")
+
+
+def variable_length(names):
+    return np.array(names, h5py.string_dtype())
+
+
+@pytest.mark.parametrize("kind", [fixed_length, variable_length])
+@pytest.mark.parametrize("shape", [(4,), (1, 4), (4, 1)])
+def test_channel_names_may_be_strings_of_hdf5(tmp_path, kind, shape):
+    variables = recording()
+    path = write_mat73(tmp_path / "strings.mat", variables)
+    names = list(variables["chan_names"].ravel())
+    with h5py.File(path, "r+") as file:
+        del file["chan_names"]
+        file["chan_names"] = kind(names).reshape(shape)
+    assert_holds(read_session(path), variables)
+
+
+@pytest.mark.parametrize("kind", [fixed_length, variable_length])
+def test_channel_names_may_be_cells_of_strings(tmp_path, kind):
+    variables = recording()
+    path = write_mat73(tmp_path / "strings.mat", variables)
+    with h5py.File(path, "r+") as file:
+        cells = [
+            file["#refs#"].create_dataset(f"name{i}", data=kind([name]))
+            for i, name in enumerate(variables["chan_names"].ravel())
+        ]
+        file["chan_names"][...] = np.array([[cell.ref for cell in cells]], h5py.ref_dtype)
+    assert_holds(read_session(path), variables)
+
+
+def test_channel_names_may_be_a_matrix_of_characters(tmp_path):
+    variables = recording()
+    written = variables | {"chan_names": np.array(list(variables["chan_names"].ravel()))}
+    assert_holds(read_session(written_as_v5(tmp_path / "v5.mat", written)), variables)
+
+
+@pytest.mark.parametrize("name", ["é.mat", "记录 1.mat", "~x.mat"])
+def test_any_name_of_a_file_is_read(tmp_path, write, name, monkeypatch):
+    path = write(tmp_path / "plain.mat", recording()).rename(tmp_path / name)
+    assert_holds(read_session(path), recording())
+    monkeypatch.chdir(tmp_path)
+    assert read_session(name).name == name.removesuffix(".mat")
+
+
+def test_a_path_may_begin_with_the_home_folder(mat_file, monkeypatch):
+    monkeypatch.setenv("HOME", str(mat_file.parent))
+    assert read_session("~/toy.mat").path == mat_file

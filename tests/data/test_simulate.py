@@ -1,4 +1,4 @@
-"""The simulated session: what it promises of its behaviour, its units, and the layout of its file."""
+"""The simulated session: its behaviour, its units, and the layout of its file."""
 
 from itertools import pairwise
 
@@ -7,8 +7,13 @@ import numpy as np
 import pytest
 from recordings import hdf5storage
 
-from bci_decode.data import simulate
-from bci_decode.data.simulate import simulate_recording, simulated_file, write_recording
+from bci_decode.data.simulate import (
+    VERSION,
+    simulate_recording,
+    simulated_file,
+    simulated_session,
+    write_recording,
+)
 from bci_decode.errors import BciDecodeError
 
 
@@ -169,7 +174,11 @@ def test_the_userblock_is_matlabs(file):
 
 
 def test_variables_have_the_shapes_and_classes_of_a_recording(file):
-    found = {name: (file[name].shape, bytes(file[name].attrs["MATLAB_class"])) for name in file if name != "#refs#"}
+    found = {
+        name: (file[name].shape, bytes(file[name].attrs["MATLAB_class"]))
+        for name in file
+        if name != "#refs#"
+    }
     assert found == {
         "t": ((1, 7500), b"double"),
         "cursor_pos": ((2, 7500), b"double"),
@@ -179,7 +188,9 @@ def test_variables_have_the_shapes_and_classes_of_a_recording(file):
         "spikes": ((5, 24), b"cell"),
         "wf": ((5, 24), b"cell"),
     }
-    assert all(file[name].dtype == np.float64 for name in ("t", "cursor_pos", "target_pos", "finger_pos"))
+    assert all(
+        file[name].dtype == np.float64 for name in ("t", "cursor_pos", "target_pos", "finger_pos")
+    )
 
 
 def test_spike_cells_are_rows_of_doubles_and_empties_hold_their_dimensions(file):
@@ -218,7 +229,10 @@ def test_without_waveforms_their_cells_are_empty(tmp_path):
 def test_channel_names_are_columns_of_characters(file):
     (names,) = cells(file, "chan_names")
     assert all((name.shape, name.dtype) == ((6, 1), np.uint16) for name in names)
-    assert all(name.attrs["MATLAB_int_decode"] == 2 and name.attrs["MATLAB_class"] == b"char" for name in names)
+    assert all(
+        name.attrs["MATLAB_int_decode"] == 2 and name.attrs["MATLAB_class"] == b"char"
+        for name in names
+    )
     assert "".join(chr(code) for code in names[23][:, 0]) == "M1 024"
 
 
@@ -231,22 +245,28 @@ def test_a_reader_of_other_hands_reads_the_file(file):
 
 # making it once
 
+GOLDEN = {
+    1: (12954, 2757.531, -29.789373, -5.198476)
+}  # by version: spikes, mean time, mean finger z and y
+
+
+def test_other_numbers_need_another_version(tmp_path):
+    """The file is kept between calls, so its name must change with its numbers."""
+    recording = simulate_recording(seed=5, minutes=0.3, channels=24)
+    count, mean, depth, y = GOLDEN[VERSION]
+    times = np.concatenate(trains(recording))
+    assert len(times) == pytest.approx(count, abs=2)  # processors differ in a last bit
+    assert times.mean() == pytest.approx(mean, abs=1e-2)
+    assert recording.finger_pos[:, [0, 2]].mean(0) == pytest.approx([depth, y], abs=1e-6)
+    path = simulated_session(tmp_path, seed=5, minutes=0.3, channels=2)
+    assert path.name == f"simulated_v{VERSION}_seed5_0.3min_2ch.mat"
+
 
 def test_a_second_call_leaves_the_file_untouched(tmp_path):
     path = simulated_file(tmp_path / "deep" / "once.mat", seed=1, minutes=0.1, channels=4)
     before = (path.stat().st_mtime_ns, path.read_bytes())
     assert simulated_file(path, seed=2, minutes=0.2, channels=4) == path
     assert (path.stat().st_mtime_ns, path.read_bytes()) == before
-
-
-def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(simulate, "_write_text", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        simulated_file(tmp_path / "never.mat", seed=1, minutes=0.1, channels=4)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_finished_file_is_alone_in_its_folder_and_announced(tmp_path, caplog):

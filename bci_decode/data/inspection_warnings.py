@@ -1,0 +1,154 @@
+"""A sentence, with its remedy, for each property of a session that may hurt decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bci_decode.data.binning import SOURCES
+from bci_decode.data.measures import FAST, LONG_REST, SLOW, STILL, Numbers
+
+CLOCK_HZ = 250.0  # of every published recording
+STUDY_BINS, STUDY_TEST = 5000, 500  # the source study's training part; fewest bins to test on
+LOW_CORRELATION = 0.99  # of finger and cursor
+
+
+def inspection_warnings(numbers: dict[str, Numbers]) -> list[str]:
+    """All warnings about a session, from its measurements."""
+    return [
+        *_clock_warnings(numbers["clock"]),
+        *_channel_warnings(numbers),
+        *_rate_warnings(numbers["rates"]),
+        *_position_warnings(numbers),
+        *_movement_warnings(numbers),
+    ]
+
+
+def _clock_warnings(clock: Numbers) -> Iterator[str]:
+    if abs(1 / clock["hz"] - 1 / CLOCK_HZ) > 1e-4:
+        hz = f"{clock['hz']:.5g} Hz, not {CLOCK_HZ:g}"
+        yield f"the clock runs at {hz}; check that t is in seconds"
+    if gaps := clock["gaps"]:
+        yield (
+            f"t has {_several(gaps, 'gap')}, {_longest(gaps)}; positions are interpolated across, "
+            "spikes are absent there: cut the recording at a long one"
+        )
+    bins = clock["bins_of_64_ms"]
+    if bins < STUDY_BINS + STUDY_TEST:
+        fewer = int(0.8 * bins)
+        yield (
+            f"{bins} bins of 64 ms are too few for experiment=source_study, which trains on the "
+            f"first {STUDY_BINS}; add data.split.first_bins={fewer - fewer % 100 or fewer}"
+        )
+
+
+def _channel_warnings(numbers: dict[str, Numbers]) -> Iterator[str]:
+    channels, spikes, rates = numbers["channels"], numbers["spikes"], numbers["rates"]
+    if not rates["units"]:
+        yield "no channel has spikes, so there is nothing to decode; check the variable spikes"
+        return
+    if channels["silent"] > 0.2 * channels["total"]:
+        yield (
+            f"{channels['silent']} of {channels['total']} channels are silent; expect lower scores "
+            "than from a complete array, and fetch the file again if it should be complete"
+        )
+    if rates["units"] == rates["hash_units"]:
+        yield "no unit is sorted; data.units=sorted would leave none, keep data.units=all"
+    outside = spikes["before"] + spikes["after"]
+    if outside > 0.05 * spikes["total"]:
+        yield (
+            f"{outside / spikes['total']:.0%} of the spikes lie outside t "
+            f"({spikes['before']} before, {spikes['after']} after) and are left out; "
+            "check that both have the same clock"
+        )
+    if units := spikes["refractory_violations"]:
+        yield (
+            f"over 1% of the intervals are impossible (below 0.5 ms; in hash: 0 ms) in "
+            f"{_several(units, 'unit')} ({_first(units)}); spikes may be listed twice: remove the "
+            "copies, or leave out hash with data.units=sorted"
+        )
+
+
+def _rate_warnings(rates: Numbers) -> Iterator[str]:
+    if slow := rates["slow"]:
+        yield (
+            f"{_several(slow, 'unit')} below {SLOW} Hz ({_first(slow)}); "
+            f"leave out with data.min_rate={SLOW}"
+        )
+    if fast := rates["fast"]:
+        yield (
+            f"{_several(fast, 'unit')} above {FAST:g} Hz ({_first(fast)}), more likely noise than "
+            "neurons; look at --figure, and at data.units=sorted if they are hash (row 0)"
+        )
+    if drifting := rates["drifting"]:
+        yield (
+            f"{_several(drifting, 'unit')} with a rate that changes more than fourfold from the "
+            f"first to the last fifth ({_first(drifting)}); the test part comes last: "
+            "data.units=merged is less sensitive to it"
+        )
+
+
+def _position_warnings(numbers: dict[str, Numbers]) -> Iterator[str]:
+    sound = _sound_sources(numbers)
+    remedy = "repair it, or cut it out of the recording"
+    if sound:
+        remedy = f"{'keep' if sound[0] == SOURCES[0] else 'use'} data.source={sound[0]}"
+    for source in SOURCES:
+        if stretches := numbers[source]["missing"]:
+            samples = _several(numbers[source]["missing_samples"], "sample")
+            yield (
+                f"{source} is NaN or Inf at {samples} in "
+                f"{_several(stretches, 'stretch', 'stretches')}, {_longest(stretches)}; {remedy}"
+            )
+        if axes := _still_axes(numbers[source]):
+            yield f"{source} never moves along {axes}; {remedy}"
+
+
+def _movement_warnings(numbers: dict[str, Numbers]) -> Iterator[str]:
+    correlation = numbers["finger_cursor_correlation"]
+    low = [
+        f"{axis} {value:.3f}"
+        for axis, value in correlation.items()
+        if value is not None and value < LOW_CORRELATION
+    ]
+    if low:
+        yield (
+            f"finger and cursor disagree (correlation {', '.join(low)}); look at --figure and "
+            "choose data.source=finger_pos or data.source=cursor_pos"
+        )
+    hand = numbers[(_sound_sources(numbers) or SOURCES)[0]]
+    if (rests := hand["long_rests"]) and _still_axes(hand) != "x and y":
+        yield (
+            f"the hand rests for more than {LONG_REST:g} s {_several(rests, 'time')}, "
+            f"{_longest(rests)}; scores of rest say little about reaches: cut it out"
+        )
+
+
+def _sound_sources(numbers: dict[str, Numbers]) -> list[str]:
+    """The positions that are complete and move along both axes."""
+    return [
+        source
+        for source in SOURCES
+        if not numbers[source]["missing"] and not _still_axes(numbers[source])
+    ]
+
+
+def _still_axes(movement: Numbers) -> str:
+    """ "x", "y", "x and y" or "": the axes along which nothing moves."""
+    ranges = {axis: movement[f"{axis}_mm"] for axis in "xy"}
+    still = [axis for axis, (low, high) in ranges.items() if low is not None and high - low < STILL]
+    return " and ".join(still)
+
+
+def _several(things: list | int, one: str, many: str | None = None) -> str:
+    number = things if isinstance(things, int) else len(things)
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def _first(names: list[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + ", ..." * (len(names) > most)
+
+
+def _longest(stretches: list[Numbers]) -> str:
+    longest = max(stretches, key=lambda stretch: stretch["seconds"])
+    which = "" if len(stretches) == 1 else "the longest "
+    return f"{which}{longest['seconds']:.3f} s at t = {longest['start_s']:.3f} s"
