@@ -1,14 +1,16 @@
-"""The wheel: it holds the configuration and the tables, and its command works in any folder."""
+"""The wheel and its command, which work in any folder, and the Makefile."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+import yaml
 from recordings import ROOT
 
 from bci_decode import __version__
@@ -32,7 +34,7 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory) -> Path:
-    """A folder with the installed package and its script; all other packages are those of the tests."""
+    """A folder with the installed package and its script; others are those of the tests."""
     folder = tmp_path_factory.mktemp("installed")
     pip("install", "--no-deps", "--no-index", "--target", folder, wheel)
     return folder
@@ -95,3 +97,68 @@ def test_an_unknown_command_is_refused_in_one_line():
     done = bci_decode("trian")
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == f"error: trian: no such command; choose one of {', '.join(COMMANDS)}\n"
+
+
+def make(*words: str) -> subprocess.CompletedProcess:
+    """`make -n`, without what a `make test` around it hands down."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    command = ["make", "-n", *words]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def words_of(done: subprocess.CompletedProcess, command: str) -> list[str]:
+    """What the shell hands to `bci-decode COMMAND`."""
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if f"bci-decode {command}" in line]
+    return shlex.split(line)[2:]
+
+
+FOLDERS = ["data_dir=data", "output_dir=outputs"]
+
+
+@pytest.mark.parametrize(
+    ("given", "passed"),
+    [
+        ([], FOLDERS),
+        (["model=gru"], [*FOLDERS, "model=gru"]),
+        (["SESSION=indy_20160927_04"], ["session=indy_20160927_04", *FOLDERS]),
+        (["seed=1", "model=gru"], [*FOLDERS, "model=gru", "seed=1"]),
+        (["DATA=/d", "OUTPUT=o"], ["data_dir=/d", "output_dir=o"]),
+        (["session.path=my file's.mat"], [*FOLDERS, "session.path=my file's.mat"]),
+        (["session.name=sim${session.seed}"], [*FOLDERS, "session.name=sim${session.seed}"]),
+        (["seed=range(1,3)", "ARGS=-m"], [*FOLDERS, "seed=range(1,3)", "-m"]),
+    ],
+)
+def test_make_train_passes_every_setting_on(given, passed):
+    assert words_of(make("train", *given), "train") == passed
+
+
+def test_make_compare_compares_the_runs_that_it_trains():
+    done = make("compare", "experiment=mine", "output_dir=elsewhere")
+    assert words_of(done, "train")[-2:] == ["experiment=mine", "output_dir=elsewhere"]
+    assert words_of(done, "compare") == ["elsewhere/mine"]
+    assert words_of(make("compare"), "compare") == ["outputs/source_study"]
+
+
+@pytest.mark.parametrize("target", ["test", "data", "explain", "inspect", "help"])
+def test_make_refuses_settings_where_they_have_no_effect(target):
+    done = make(target, "session=indy_20160927_04")
+    assert done.returncode == 2 and done.stdout == ""
+    assert f"session=: `make {target}` takes no settings; its variables are" in done.stderr
+
+
+def test_make_data_downloads_the_named_sessions():
+    words = words_of(make("data", "SESSION=loco_* indy_20160927_04"), "download")
+    assert words == ["loco_*", "indy_20160927_04", "--data-dir", "data"]
+
+
+def test_make_setup_says_how_to_choose_the_build_of_pytorch(tmp_path):
+    done = make("setup", f"VENV={tmp_path}/venv", "TORCH_INDEX=https://example.org/cpu")
+    assert "TORCH_INDEX=" in done.stdout and "5 GB" in done.stdout
+    assert "--extra-index-url https://example.org/cpu" in done.stdout
+    assert "--extra-index-url" not in make("setup", f"VENV={tmp_path}/venv").stdout
+
+
+def test_the_citation_names_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == __version__
