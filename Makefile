@@ -83,7 +83,7 @@ lint: $(READY)  ## check style and types: ruff check, ruff format, mypy
 	$(BIN)/mypy
 
 docs: $(READY)  ## build the documentation into site/
-	$(BIN)/mkdocs build --strict --quiet $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet $(ARGS)
 
 bench: $(READY)  ## measure reading, binning, start-up and an epoch
 	$(BIN)/python scripts/bench.py $(ARGS)
