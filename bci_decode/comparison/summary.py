@@ -18,7 +18,14 @@ from bci_decode.comparison.tables import (
     session_table,
 )
 from bci_decode.data.catalog import catalog
-from bci_decode.studies.source_study import DECODERS, ablation_table, ablation_text, honest_text, losses_text, of_study
+from bci_decode.studies.source_study import (
+    DECODERS,
+    ablation_table,
+    ablation_text,
+    honest_text,
+    losses_text,
+    of_study,
+)
 
 NAMES = DECODERS | {"r2": "mean of x and y", "r2_x": "x", "r2_y": "y"}
 COLUMNS = ["experiment", "session", "model", "seed", "select_on", "best_epoch", "epochs", "test_r2", "test_r2_x",

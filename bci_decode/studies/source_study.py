@@ -10,7 +10,15 @@ import numpy as np
 import pandas as pd
 
 from bci_decode.comparison.finished_runs import FREE, PROTOCOL, SCORES, Group, Run
-from bci_decode.comparison.tables import FEW, loss_table, markdown, mean_and_sd, reference, run_table, session_table
+from bci_decode.comparison.tables import (
+    FEW,
+    loss_table,
+    markdown,
+    mean_and_sd,
+    reference,
+    run_table,
+    session_table,
+)
 from bci_decode.config import flat
 from bci_decode.runs.compose import settings_of
 
