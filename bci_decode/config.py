@@ -51,7 +51,8 @@ def _check(name: str, value: Any, metadata: Any) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise BciDecodeError(f"is {value}", field=name, remedy="give a finite number")
     if metadata["choices"] and value not in metadata["choices"]:
-        remedy = "choose " + ", ".join(metadata["choices"])
+        *others, last = metadata["choices"]
+        remedy = f"choose {', '.join(others)} or {last}"
         raise BciDecodeError(f"is {value!r}", field=name, remedy=remedy)
     limits = metadata["limits"]
     if value is None or all(limit is None for limit in limits.values()):

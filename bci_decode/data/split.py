@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from bci_decode.config import SplitConfig
@@ -53,9 +54,9 @@ def _slices_of_test(test: slice, config: SplitConfig, window_length: int, gap: i
             field=field,
             remedy="validate on one of the two, set 0 for the other",
         )
-    bins = test.stop - test.start
+    bins, between = test.stop - test.start, max(window_length, gap)
     val_end = test.start + round(bins * share)
-    holdout_start = val_end + max(window_length, gap)
+    holdout_start = val_end + between
     need = max(window_length, 2)
     if min(val_end - test.start, test.stop - holdout_start) < need:
         raise BciDecodeError(
@@ -63,14 +64,20 @@ def _slices_of_test(test: slice, config: SplitConfig, window_length: int, gap: i
             f"on and {max(test.stop - holdout_start, 0)} to score; each needs {need}",
             field=field,
             remedy="change it, or data.split.first_bins so that the test part has "
-            f"{_min_test_bins(share, need, gap)} bins; 0 does without the holdout score",
+            f"{_min_test_bins(share, need, between)} bins; 0 does without the holdout score",
         )
     return {"val": slice(test.start, val_end), "holdout": slice(holdout_start, test.stop)}
 
 
-def _min_test_bins(share: float, need: int, gap: int) -> int:
-    """Bins of a test part from which on both of its slices hold a window, but for rounding."""
-    return 1 + math.ceil(max((need + 0.5) / share, (need + max(need, gap) + 0.5) / (1 - share)))
+def _min_test_bins(share: float, need: int, between: int) -> int:
+    """The fewest bins of a test part whose two slices hold `need` bins each."""
+
+    def fits(bins: int) -> bool:
+        val = round(bins * share)
+        return min(val, bins - val - between) >= need
+
+    lowest = int(max((need - 0.5) / share, (need + between - 0.5) / (1 - share)))
+    return next(bins for bins in itertools.count(lowest) if fits(bins))
 
 
 def _check_lengths(bins: int, slices: Slices, config: SplitConfig, window_length: int) -> None:
@@ -87,12 +94,13 @@ def _check_lengths(bins: int, slices: Slices, config: SplitConfig, window_length
     if config.first_bins is not None:
         keys = keys.replace("train", "first_bins", 1)
         if short == ["test"]:
-            gap, share = slices["test"].start - config.first_bins, config.val_from_test
-            rest = max(need, _min_test_bins(share, need, gap)) if share else need
-            keys, enough = (
-                "data.split.first_bins",
-                f"{slices['test'].start + rest} in all, {rest} of them to test on",
+            share, between = (
+                config.val_from_test,
+                max(window_length, slices["test"].start - config.first_bins),
             )
+            rest = _min_test_bins(share, need, between) if share else need
+            keys = "data.split.first_bins"
+            enough = f"{slices['test'].start + rest}, {rest} of them for the test part"
     left = ", ".join(f"{lengths[name]} for {name}" for name in short)
     raise BciDecodeError(
         f"the session has {bins} bins, that leaves {left}, but it takes {enough}",

@@ -71,7 +71,7 @@ def _check(recurrent: nn.Module) -> None:
     if not isinstance(recurrent, (nn.GRU, LayerNormGRU)):
         raise BciDecodeError(
             f"knows torch.nn.GRU and LayerNormGRU, not {type(recurrent).__name__}",
-            field="trainer.watch",
+            field="trainer.monitor_layers",
             remedy="set it to false, or choose another model.recurrent",
         )
 

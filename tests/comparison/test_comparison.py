@@ -15,7 +15,14 @@ from run_folders import NAN, A, B, C, compare, write_run
 from bci_decode.comparison.figures import _draw_losses
 from bci_decode.comparison.finished_runs import group_runs, monkey_of, read_runs
 from bci_decode.comparison.summary import reference
-from bci_decode.comparison.tables import epoch_table, mean_and_sd, paired_tests, run_table, score_table, session_table
+from bci_decode.comparison.tables import (
+    epoch_table,
+    mean_and_sd,
+    paired_tests,
+    run_table,
+    score_table,
+    session_table,
+)
 from bci_decode.data.catalog import catalog
 from bci_decode.runs.figures import _history_figure, run_title
 

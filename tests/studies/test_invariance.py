@@ -8,7 +8,14 @@ import torch
 
 from bci_decode.layers import LayerNormGRU
 from bci_decode.studies import invariance
-from bci_decode.studies.invariance import STUDY, as_in_the_paper, batch_norm, invariance_table, layer_norm, weight_norm
+from bci_decode.studies.invariance import (
+    STUDY,
+    as_in_the_paper,
+    batch_norm,
+    invariance_table,
+    layer_norm,
+    weight_norm,
+)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
