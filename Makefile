@@ -1,53 +1,89 @@
-# Everything from a clone: `make help` lists what there is. ARGS="..." goes on to the command behind a target.
+# Everything from a clone: `make help` lists the targets.
+# On the command line, key=value sets one of the first VARIABLES or else a setting of the training
+# command: `make train model=gru trainer.epochs=20`. ARGS="..." adds words to any command.
 PYTHON ?= python3
 VENV ?= .venv
-BIN = $(VENV)/bin
-READY = $(VENV)/.ready
 DATA ?= data
 OUTPUT ?= outputs
 SESSION =
-ARGS ?=
+ARGS =
+TORCH_INDEX =
+VARIABLES = PYTHON VENV DATA OUTPUT SESSION ARGS TORCH_INDEX
 
-.PHONY: help setup data data-all data-list train compare explain test lint bench bench-layers inspect simulation-table clean
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready
+PIP_INSTALL = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --disable-pip-version-check
+# make compare draws these two
+experiment = source_study
+output_dir = $(OUTPUT)
+
+quote = '$(subst ','\'',$(1))'
+given := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+keys := $(sort $(filter-out $(VARIABLES),$(given)))
+SETTINGS = $(if $(SESSION),session=$(call quote,$(SESSION))) data_dir=$(call quote,$(DATA)) \
+	output_dir=$(call quote,$(OUTPUT)) \
+	$(foreach key,$(keys),$(call quote,$(key)=$(value $(key)))) $(ARGS)
+
+without_settings := $(filter-out train compare setup,$(or $(MAKECMDGOALS),help))
+ifneq ($(and $(keys),$(without_settings)),)
+$(error $(firstword $(keys))=: `make $(firstword $(without_settings))` takes no settings; \
+its variables are $(VARIABLES))
+endif
+
+.PHONY: help setup train compare explain data data-all data-list inspect simulation-table \
+	test lint docs bench bench-layers clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-18s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sort \
+		| sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-18s %s\n", $$1, $$2}'
 
-setup: $(READY)  ## make .venv and install the project into it
+setup: $(READY)  ## make .venv and install the project; TORCH_INDEX=URL chooses another build of PyTorch
 
 $(READY): pyproject.toml
-	@echo "setting up $(VENV), once: a minute or two"
+	@echo "Setting up $(VENV), once. It takes one to five minutes, most of it to download PyTorch."
+	@echo "On Linux, pip takes the CUDA build by default: 5 GB on disk. For the CPU build, 1.5 GB:"
+	@echo "  make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,sweep]'
+	$(PIP_INSTALL) --quiet --upgrade pip
+	$(PIP_INSTALL) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[dev,docs,sweep]'
 	@touch $@
+	@$(BIN)/python -c "import torch; print('$(VENV) is ready, with PyTorch', torch.__version__)"
 
-train: $(READY)  ## train the LayerNorm GRU on the simulated session; ARGS="model=gru session=..." to choose
-	$(BIN)/python -m bci_decode.train model=lngru $(ARGS)
+train: $(READY)  ## train a decoder; settings: model=gru SESSION=indy_20160927_04 trainer.epochs=20 ...
+	$(BIN)/bci-decode train $(SETTINGS)
 
-compare: $(READY)  ## train GRU and LN-GRU by the source study's recipe, 40 epochs, and draw loss against epoch
-	$(BIN)/python -m bci_decode.train -m experiment=source_study model=gru,lngru trainer.epochs=40 output_dir=$(OUTPUT) $(ARGS)
-	$(BIN)/python scripts/compare.py $(OUTPUT)/source_study
+compare: $(READY)  ## train GRU and LN-GRU with the source study's recipe, 40 epochs, and compare them
+	$(BIN)/bci-decode train -m experiment=source_study model=gru,lngru trainer.epochs=40 $(SETTINGS)
+	$(BIN)/bci-decode compare $(call quote,$(output_dir)/$(experiment))
 
-explain: $(READY)  ## show why LayerNorm helps, and where not, in outputs/explain; ARGS="--session FILE.mat --parts watch"
+explain: $(READY)  ## measure why LayerNorm helps: outputs/explain; ARGS="--session FILE.mat --parts watch"
 	$(BIN)/python scripts/explain.py --output $(OUTPUT)/explain --jobs 2 $(ARGS)
 
-data: $(READY)  ## fetch recordings; SESSION=indy_20160927_04, SESSION="loco_*" or several; ARGS="--jobs 2"
-	$(BIN)/python scripts/download.py $(patsubst %,'%',$(SESSION)) --data-dir $(DATA) $(ARGS)
+data: $(READY)  ## download recordings; SESSION=indy_20160927_04, SESSION="loco_*" or several names
+	$(BIN)/bci-decode download $(foreach name,$(SESSION),$(call quote,$(name))) --data-dir $(DATA) $(ARGS)
 
-data-all: $(READY)  ## fetch all 47 recordings, 24 GB
-	$(BIN)/python scripts/download.py '*' --data-dir $(DATA) $(ARGS)
+data-all: $(READY)  ## download all 47 recordings, 24 GB
+	$(BIN)/bci-decode download '*' --data-dir $(DATA) $(ARGS)
 
 data-list: $(READY)  ## list the recordings, and which are on disk and verified
-	@$(BIN)/python scripts/download.py --list --data-dir $(DATA) $(ARGS)
+	@$(BIN)/bci-decode download --list --data-dir $(DATA) $(ARGS)
+
+inspect: $(READY)  ## describe a recording and what may hurt decoding; SESSION=NAME or ARGS="FILE.mat --figure"
+	$(BIN)/bci-decode inspect $(SESSION) --data-dir $(DATA) $(ARGS)
+
+simulation-table: $(READY)  ## compare the simulated session with a recording; ARGS=FILE.mat
+	$(BIN)/python scripts/simulation_table.py $(ARGS)
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
-lint: $(READY)  ## ruff check, ruff format, mypy
+lint: $(READY)  ## check style and types: ruff check, ruff format, mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(READY)  ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet $(ARGS)
 
 bench: $(READY)  ## measure reading, binning, start-up and an epoch
 	$(BIN)/python scripts/bench/pipeline.py $(ARGS)
@@ -55,11 +91,5 @@ bench: $(READY)  ## measure reading, binning, start-up and an epoch
 bench-layers: $(READY)  ## measure the recurrent layers against torch.nn.GRU; ARGS="--threads 2 --key"
 	$(BIN)/python scripts/bench/layers.py $(ARGS)
 
-inspect: $(READY)  ## say what is in a recording and what may hurt decoding; ARGS="FILE --figure"
-	$(BIN)/python scripts/inspect_session.py $(ARGS)
-
-simulation-table: $(READY)  ## the simulated session beside a real one; ARGS="FILE.mat"
-	$(BIN)/python scripts/simulation_table.py $(ARGS)
-
-clean:  ## remove .venv and caches; data/ and outputs/ stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache *.egg-info build
+clean:  ## remove .venv, site and caches; data/ and outputs/ stay
+	rm -rf $(VENV) site .pytest_cache .ruff_cache .mypy_cache dist

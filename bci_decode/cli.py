@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bci_decode import __version__
 from bci_decode.errors import BciDecodeError
 from bci_decode.errors import run_cli as run_without_traceback
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from bci_decode.data.download import Downloader
     from bci_decode.data.session import Session
 
-COMMANDS = {  # name -> where its function is, and what it does
+COMMANDS = {  # name: (where its function is, its purpose)
     "train": ("bci_decode.train:main", "train a decoder on a session, or sweep over many"),
     "evaluate": ("bci_decode.evaluate:main", "score and plot a trained decoder on a session"),
     "compare": ("bci_decode.cli:compare", "tables and figures of many runs"),
@@ -31,21 +32,30 @@ COMMANDS = {  # name -> where its function is, and what it does
 
 def main() -> None:
     """Run the command that the first word names, with the words after it."""
-    words = sys.argv[1:]
-    if not words or words[0] in ("-h", "--help"):
-        print("usage: bci-decode COMMAND ...\n")
-        print("\n".join(f"  {name:<10} {what}" for name, (_, what) in COMMANDS.items()))
-        print("\n'bci-decode COMMAND --help' lists what a command takes.")
-        return
-    if words[0] not in COMMANDS:
-        print(
-            f"error: {words[0]}: no such command; choose one of {', '.join(COMMANDS)}",
-            file=sys.stderr,
-        )
-        sys.exit(2)
-    module, function = COMMANDS[words[0]][0].split(":")
-    sys.argv = [f"bci-decode {words[0]}", *words[1:]]
-    run_cli(getattr(importlib.import_module(module), function))
+    name, *words = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print(usage())
+    elif name == "--version":
+        print(f"bci-decode {__version__}")
+    else:
+        run_cli(lambda: run_command(name, words))
+
+
+def usage() -> str:
+    """The commands, a line for each."""
+    lines = [f"  {name:<10} {purpose}" for name, (_, purpose) in COMMANDS.items()]
+    hint = "'bci-decode COMMAND --help' lists the options of a command."
+    return "\n".join(["usage: bci-decode COMMAND ...", "", *lines, "", hint])
+
+
+def run_command(name: str, words: list[str]) -> None:
+    """Import the function of a command and call it; the command reads `words` from `sys.argv`."""
+    if name not in COMMANDS:
+        choices = f"choose one of {', '.join(COMMANDS)}"
+        raise BciDecodeError("no such command", field=name, remedy=choices)
+    module, function = COMMANDS[name][0].split(":")
+    sys.argv = [f"bci-decode {name}", *words]
+    getattr(importlib.import_module(module), function)()
 
 
 def run_cli(command: Callable[[], None]) -> None:

@@ -15,7 +15,9 @@ from bci_decode.config import TARGETS, TrainConfig, described_keys
 from bci_decode.data.catalog import catalog
 from bci_decode.errors import BciDecodeError
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+_PACKAGE = Path(__file__).resolve().parents[1]
+_PACKAGED = _PACKAGE / "conf"  # in an installed wheel; a clone has it beside the package
+CONF = _PACKAGED if _PACKAGED.is_dir() else _PACKAGE.parent / "conf"
 
 
 def register_configs() -> None:

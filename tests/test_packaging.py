@@ -1,0 +1,164 @@
+"""The wheel and its command, which work in any folder, and the Makefile."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+import yaml
+from recordings import ROOT
+
+from bci_decode import __version__
+from bci_decode.cli import COMMANDS
+
+TINY = ["model=gru", "model.recurrent.hidden_size=8", "trainer.epochs=1", "session.minutes=1"]
+
+
+def pip(*words: object) -> None:
+    done = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    pip("wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", folder, ROOT)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> Path:
+    """A folder with the installed package and its script; others are those of the tests."""
+    folder = tmp_path_factory.mktemp("installed")
+    pip("install", "--no-deps", "--no-index", "--target", folder, wheel)
+    return folder
+
+
+def run(installed: Path, folder: Path, *words: object) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_the_wheel_holds_every_file_of_the_package_and_of_conf(wheel):
+    names = set(ZipFile(wheel).namelist())
+    package = [path for path in (ROOT / "bci_decode").rglob("*") if path.suffix in (".py", ".csv")]
+    expected = {path.relative_to(ROOT) for path in package}
+    expected |= {"bci_decode" / path.relative_to(ROOT) for path in (ROOT / "conf").rglob("*.yaml")}
+    assert {path.as_posix() for path in expected} == {n for n in names if ".dist-info/" not in n}
+    assert wheel.name.startswith(f"bci_decode-{__version__}-")
+
+
+def test_the_installed_package_reads_its_own_conf(installed, tmp_path):
+    code = "from bci_decode.runs.compose import CONF; print(CONF)"
+    done = run(installed, tmp_path, sys.executable, "-c", code)
+    assert done.stdout.strip() == str(installed / "bci_decode" / "conf"), done.stderr
+
+
+def test_the_installed_command_trains_in_any_folder(installed, tmp_path):
+    done = run(installed, tmp_path, installed / "bin" / "bci-decode", "train", *TINY)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "outputs/default/simulated/gru/seed0/metrics.json").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "outputs"}
+
+
+@pytest.mark.parametrize(
+    "program", [["bin/bci-decode", "train"], [sys.executable, "-m", "bci_decode.train"]]
+)
+def test_the_installed_commands_list_sessions_and_models(installed, tmp_path, program):
+    done = run(installed, tmp_path, installed / program[0], *program[1:], "--help")
+    assert done.returncode == 0, done.stderr
+    assert "gru, lngru" in done.stdout and "indy_20160927_04" in done.stdout
+    assert not any(tmp_path.iterdir())
+
+
+def bci_decode(*words: str) -> subprocess.CompletedProcess:
+    code = "from bci_decode.cli import main; main()"
+    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("words", [[], ["-h"], ["--help"]])
+def test_help_names_every_command(words):
+    done = bci_decode(*words)
+    assert done.returncode == 0 and done.stdout.startswith("usage: bci-decode COMMAND")
+    assert [line.split()[0] for line in done.stdout.splitlines()[2:-2]] == list(COMMANDS)
+
+
+def test_version():
+    assert bci_decode("--version").stdout == f"bci-decode {__version__}\n"
+
+
+def test_an_unknown_command_is_refused_in_one_line():
+    done = bci_decode("trian")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == f"error: trian: no such command; choose one of {', '.join(COMMANDS)}\n"
+
+
+def make(*words: str) -> subprocess.CompletedProcess:
+    """`make -n`, without what a `make test` around it hands down."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    command = ["make", "-n", *words]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def words_of(done: subprocess.CompletedProcess, command: str) -> list[str]:
+    """What the shell hands to `bci-decode COMMAND`."""
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if f"bci-decode {command}" in line]
+    return shlex.split(line)[2:]
+
+
+FOLDERS = ["data_dir=data", "output_dir=outputs"]
+
+
+@pytest.mark.parametrize(
+    ("given", "passed"),
+    [
+        ([], FOLDERS),
+        (["model=gru"], [*FOLDERS, "model=gru"]),
+        (["SESSION=indy_20160927_04"], ["session=indy_20160927_04", *FOLDERS]),
+        (["seed=1", "model=gru"], [*FOLDERS, "model=gru", "seed=1"]),
+        (["DATA=/d", "OUTPUT=o"], ["data_dir=/d", "output_dir=o"]),
+        (["session.path=my file's.mat"], [*FOLDERS, "session.path=my file's.mat"]),
+        (["session.name=sim${session.seed}"], [*FOLDERS, "session.name=sim${session.seed}"]),
+        (["seed=range(1,3)", "ARGS=-m"], [*FOLDERS, "seed=range(1,3)", "-m"]),
+    ],
+)
+def test_make_train_passes_every_setting_on(given, passed):
+    assert words_of(make("train", *given), "train") == passed
+
+
+def test_make_compare_compares_the_runs_that_it_trains():
+    done = make("compare", "experiment=mine", "output_dir=elsewhere")
+    assert words_of(done, "train")[-2:] == ["experiment=mine", "output_dir=elsewhere"]
+    assert words_of(done, "compare") == ["elsewhere/mine"]
+    assert words_of(make("compare"), "compare") == ["outputs/source_study"]
+
+
+@pytest.mark.parametrize("target", ["test", "data", "explain", "inspect", "help"])
+def test_make_refuses_settings_where_they_have_no_effect(target):
+    done = make(target, "session=indy_20160927_04")
+    assert done.returncode == 2 and done.stdout == ""
+    assert f"session=: `make {target}` takes no settings; its variables are" in done.stderr
+
+
+def test_make_data_downloads_the_named_sessions():
+    words = words_of(make("data", "SESSION=loco_* indy_20160927_04"), "download")
+    assert words == ["loco_*", "indy_20160927_04", "--data-dir", "data"]
+
+
+def test_make_setup_says_how_to_choose_the_build_of_pytorch(tmp_path):
+    done = make("setup", f"VENV={tmp_path}/venv", "TORCH_INDEX=https://example.org/cpu")
+    assert "TORCH_INDEX=" in done.stdout and "5 GB" in done.stdout
+    assert "--extra-index-url https://example.org/cpu" in done.stdout
+    assert "--extra-index-url" not in make("setup", f"VENV={tmp_path}/venv").stdout
+
+
+def test_the_citation_names_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == __version__
