@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import bci_decode
 from bci_decode.errors import BciDecodeError, one_line, silence_stdout
-from bci_decode.runs.compose import CONF, register_configs
+from bci_decode.runs.compose import CONF, quote_path, register_configs
 from bci_decode.runs.folder import record_failure, remove_if_empty, run_folder
 from bci_decode.runs.messages import error_line
 from bci_decode.runs.run import run
@@ -105,10 +105,10 @@ def _report_sweep(stop: BaseException | None) -> None:
 
 
 def _normalize_argv(words: list[str]) -> list[str]:
-    """The command line as Hydra wants it: -m first; all sessions are those of the catalogue."""
+    """The command line as Hydra wants it: -m first; paths quoted; all sessions are published ones."""
     words = sorted(words, key=lambda word: word not in ("-m", "--multirun"))
     every = "session=glob(*,exclude=[local,simulated])"
-    return [re.sub(r"^session=glob\(\*\)$", every, word) for word in words]
+    return [re.sub(r"^session=glob\(\*\)$", every, quote_path(word)) for word in words]
 
 
 class _CallableCommand(ModuleType):

@@ -81,8 +81,8 @@ def whole(text: str) -> int:
 
 
 def functions(arguments: argparse.Namespace) -> tuple[Path, str]:
-    from bci_decode.studies.figures import draw_functions
     from bci_decode.layers.introspection import SATURATION_BAND
+    from bci_decode.studies.figures import draw_functions
 
     draw_functions(arguments.output / "functions.png", SATURATION_BAND)
     return arguments.output, f"functions.png: sigmoid, tanh and their derivatives, ±{SATURATION_BAND:g} shaded"
@@ -92,9 +92,9 @@ def distributions(arguments: argparse.Namespace) -> tuple[Path, str]:
     import pandas as pd
     import torch
 
+    from bci_decode.layers.introspection import SATURATION_BAND, share_outside
     from bci_decode.studies.figures import draw_distributions
     from bci_decode.studies.invariance import layer_norm
-    from bci_decode.layers.introspection import SATURATION_BAND, share_outside
 
     random = torch.Generator().manual_seed(SEED)
     before = {name: mean + sd * torch.randn(UNITS, generator=random) for name, (mean, sd) in EXTREMES.items()}

@@ -10,7 +10,17 @@ import signal
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from explain_common import MODELS, NAMES, added, composed, followed, in_own_words, prepared, session_file, session_name
+from explain_common import (
+    MODELS,
+    NAMES,
+    added,
+    composed,
+    followed,
+    in_own_words,
+    prepared,
+    session_file,
+    session_name,
+)
 
 BATCH_SIZES, HISTORIES = (1, 4, 16, 64, 256), (5, 10, 20, 50, 100)
 BATCH_SIZE, HISTORY = 16, 10  # the source study's

@@ -9,7 +9,16 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from explain_common import MODELS, NAMES, added, followed, in_own_words, prepared, session_file, session_name
+from explain_common import (
+    MODELS,
+    NAMES,
+    added,
+    followed,
+    in_own_words,
+    prepared,
+    session_file,
+    session_name,
+)
 
 from bci_decode.errors import BciDecodeError
 
@@ -85,8 +94,8 @@ def train(command: list[str]) -> None:
 
 def draw_watched(where: Path, folders: dict[str, Path], histories: dict, title: str) -> tuple[Path, str]:
     """Three pictures and three tables of watched runs and their histories."""
-    from bci_decode.studies.figures import draw_norms, draw_pre_activations, draw_shares
     from bci_decode.layers.introspection import SATURATION_BAND
+    from bci_decode.studies.figures import draw_norms, draw_pre_activations, draw_shares
 
     inside = {model: looked_into(folder) for model, folder in folders.items()}
     found = {moment: {model: inside[model][moment] for model in inside} for moment in next(iter(inside.values()))}
@@ -170,8 +179,8 @@ def looked_into(folder: Path) -> dict:
     import torch
     from omegaconf import OmegaConf
 
-    from bci_decode.training.checkpoint import load_checkpoint
     from bci_decode.layers.introspection import pre_activations
+    from bci_decode.training.checkpoint import load_checkpoint
     from bci_decode.training.monitor import monitor_input
 
     config = OmegaConf.load(folder / "config.yaml")

@@ -15,12 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from bci_decode.config import DataConfig, TrainConfig
 from bci_decode.errors import BciDecodeError, one_line
+from bci_decode.files import expand_user
 
 
 def session_file(config: DictConfig, words: Sequence[str] = ()) -> Path:
     """The session's file: `session.path`, or the one that `session._target_` makes or finds."""
     if "_target_" not in config.session:
-        return Path(config.session.path).expanduser()
+        return expand_user(config.session.path)
     keys = [key for key in config.session if key != "name"]
     return instantiate(OmegaConf.masked_copy(config.session, keys), "session", words)
 

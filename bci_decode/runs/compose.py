@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -14,10 +15,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from bci_decode.config import TARGETS, TrainConfig, described_keys
 from bci_decode.data.catalog import catalog
 from bci_decode.errors import BciDecodeError
+from bci_decode.files import expand_user
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _PACKAGED = _PACKAGE / "conf"  # in an installed wheel; a clone has it beside the package
 CONF = _PACKAGED if _PACKAGED.is_dir() else _PACKAGE.parent / "conf"
+
+PATHS = ("session.path", "data_dir", "output_dir", "init_from")  # keys whose value is a path
 
 
 def register_configs() -> None:
@@ -38,7 +42,7 @@ def register_configs() -> None:
 
 def stem(path: str) -> str:
     """`${stem:a/b.mat}` is "b"."""
-    return Path(path).expanduser().resolve().stem
+    return expand_user(path).resolve().stem
 
 
 def by_target(target: str, values: dict) -> Any:
@@ -59,13 +63,24 @@ def key_table() -> str:
     return "\n".join(f"  {key:<32} {meaning}" for key, meaning in keys)
 
 
+def quote_path(word: str) -> str:
+    """A word that sets a path, quoted for Hydra's grammar unless it is quoted or a sweep already."""
+    name, _, path = word.partition("=")
+    plain = re.fullmatch(r"[\w./:-]*", path, re.ASCII)
+    if name not in PATHS or plain or path[0] in "'\"" or re.search(r",|\$\{|^\w+\(.*\)$", path):
+        return word
+    text = path.replace("\\", "\\\\").replace('"', '\\"')
+    return f'{name}="{text}"'
+
+
 def compose_config(*words: str) -> DictConfig:
     """The configuration that the words of a command line mean, with `names` filled in."""
     if not CONF.is_dir():
         raise BciDecodeError("no such folder", file=CONF, remedy="install the project again")
     register_configs()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra.compose("train", list(words), return_hydra_config=True)
+        quoted = [quote_path(word) for word in words]
+        config = hydra.compose("train", quoted, return_hydra_config=True)
     choices = config.hydra.runtime.choices
     with open_dict(config):
         del config["hydra"]

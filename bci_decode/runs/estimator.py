@@ -36,20 +36,14 @@ def train(
     `overrides` are words of the command line such as "data.lag=0.06". A finished run of the same
     settings is loaded, not repeated.
     """
-    words = [f"output_dir={_quoted(output_dir)}", *overrides]
+    words = [f"output_dir={output_dir}", *overrides]
     if model is not None:
         words.insert(0, f"model={model}")
     if session is not None:
         known = str(session) in catalog() or str(session) == "simulated"
-        own = ["session=local", f"session.path={_quoted(session)}"]
+        own = ["session=local", f"session.path={session}"]
         words = ([f"session={session}"] if known else own) + words
     return load_run(run(compose_config(*words), words=words, progress=progress))
-
-
-def _quoted(path: str | Path) -> str:
-    """A path as Hydra reads it back, whatever characters it has."""
-    text = str(path).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{text}"'
 
 
 class RNNDecoder(RegressorMixin, BaseEstimator):

@@ -20,7 +20,7 @@ from bci_decode.data.session import Session, read_session
 from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation.decoding import predictor
 from bci_decode.evaluation.scores import score_table
-from bci_decode.files import md5_of
+from bci_decode.files import expand_user, md5_of
 from bci_decode.models.decoder import Decoder
 from bci_decode.runs.build import build_model
 from bci_decode.training.checkpoint import load_weights, read_checkpoint
@@ -38,7 +38,7 @@ def load_run(folder: str | Path, *, trust: tuple[str, ...] = ()) -> LoadedRun:
     made, unless `trust` adds prefixes such as ("mylab.",). Raises `BciDecodeError` where the
     checkpoint is missing, damaged or of an earlier version.
     """
-    path = Path(folder).expanduser()
+    path = expand_user(folder)
     path = path / "best.pt" if path.is_dir() else path
     if not path.exists():
         remedy = "name the folder of a finished run: outputs/<experiment>/<session>/<model>/seed<k>"
@@ -68,7 +68,7 @@ def restore_model(model: Any, state: dict, path: Path) -> None:
 
 def load_initial_weights(decoder: Decoder, folder: Path, data: Dataset) -> None:
     """Start a decoder from the weights of a finished run (`init_from`); its inputs must fit."""
-    path = folder.expanduser() / "best.pt"
+    path = expand_user(folder) / "best.pt"
     if not path.exists():
         raise BciDecodeError(
             "no such run, or it has no best.pt",

@@ -71,9 +71,9 @@ def claim(folder: Path, settings: dict[str, Any], overwrite: bool) -> Path | Non
     if folder.exists() and not is_complete(folder):
         _adopt(folder, working)
     finished = changed_settings(folder, settings) if folder.exists() else None
-    if finished == {}:
-        if not (working / "last.pt").exists() or changed_settings(working, settings):
-            return None
+    resumable = (working / "last.pt").exists() and not changed_settings(working, settings)
+    if finished == {} and not resumable:
+        return None
     if (working / "config.yaml").exists():
         changed = changed_settings(working, settings)
         if changed and not _more_epochs(changed):

@@ -30,7 +30,7 @@ from timing import (
 )
 from torch import Tensor, nn
 
-from bci_decode.errors import BciDecodeError, exit_on_mistake
+from bci_decode.errors import BciDecodeError, run_cli
 from bci_decode.layers import LayerNormGRU
 
 CHECKED: list[Shape] = [(1, 7, 8, 5, 1), (16, 10, 256, 96, 1), (32, 50, 128, 96, 1)]
@@ -177,4 +177,4 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    exit_on_mistake(main)
+    run_cli(main)

@@ -29,7 +29,7 @@ from timing import (
 )
 from torch import Tensor, nn
 
-from bci_decode.errors import exit_on_mistake
+from bci_decode.errors import run_cli
 from bci_decode.layers import GRU, LayerNormGRU
 from bci_decode.layers.cpu.matmul import large_products, use_fast_matmul
 from bci_decode.layers.cpu.stepper import Stepper
@@ -288,4 +288,4 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    exit_on_mistake(main)
+    run_cli(main)

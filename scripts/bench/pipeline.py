@@ -20,7 +20,7 @@ from pathlib import Path
 
 from timing import check_positive
 
-from bci_decode.errors import exit_on_mistake
+from bci_decode.errors import run_cli
 from bci_decode.style import MODELS, model_label
 
 RECURRENT = [name for name, model in MODELS.items() if model.family == "recurrent"]
@@ -126,7 +126,7 @@ def epochs(rounds: int) -> list[tuple[str, str]]:
 def _epoch_times(model: str, counts, target, *words: str) -> tuple[float, float, float, float]:
     """Seconds of the Trainer's epoch, its scores and the plain epoch, and how far losses differ."""
     from bci_decode.evaluation import metrics
-    from bci_decode.training.trainer import decode_part
+    from bci_decode.evaluation.decoding import decode_parts
 
     with tempfile.TemporaryDirectory() as folder:
         trainer, plain = (
@@ -136,7 +136,7 @@ def _epoch_times(model: str, counts, target, *words: str) -> tuple[float, float,
         _make_plain(plain.decoder)
         before = seconds(_plain_epoch(plain))
         loss = trainer.fit()["test_loss"].iloc[-1]
-    decoded = decode_part(plain.decoder, plain.data, "test")
+    decoded = decode_parts(plain.decoder, plain.data)["test"]
     plain_loss = metrics.mse(plain.data.parts["test"].target, decoded)
     parts = {name: total / times for name, (times, total) in trainer.stopwatch.parts.items()}
     return parts["training epoch"], parts["evaluation"], before, abs(loss - plain_loss) / plain_loss
@@ -156,28 +156,23 @@ def _make_plain(decoder) -> None:
 
 
 def _source_study_trainer(folder: str, counts, target, *words: str):
-    import hydra
     import numpy as np
     import pandas as pd
-    import torch
-    from omegaconf import OmegaConf
 
-    from bci_decode.config import TrainConfig
     from bci_decode.data.binning import BinnedSession
     from bci_decode.data.dataset import prepare
-    from bci_decode.runs.compose import composed
+    from bci_decode.runs.build import build_decoder, instantiate
+    from bci_decode.runs.compose import compose_config, typed_config
     from bci_decode.training.trainer import Trainer
 
-    config = composed("experiment=source_study", "trainer.epochs=1", *words)
-    typed = OmegaConf.to_object(config)
-    assert isinstance(typed, TrainConfig)
+    config = compose_config("experiment=source_study", "trainer.epochs=1", *words)
+    typed = typed_config(config)
     units = pd.DataFrame({"channel": "M1 001", "area": "M1", "row": range(counts.shape[1])})
     edges = 0.064 * np.arange(len(counts) + 1)
     binned = BinnedSession("bench", edges, counts, units, target, "velocity", 0.064, 0.0)
     data = prepare(binned, typed.data)
-    torch.manual_seed(0)
-    decoder = hydra.utils.instantiate(config.model, input_size=counts.shape[1], output_size=2)
-    optimizer = hydra.utils.instantiate(config.optimizer)
+    decoder = build_decoder(config, data)
+    optimizer = instantiate(config.optimizer, "optimizer")
     return Trainer(decoder, data, Path(folder), typed.trainer, optimizer)
 
 
@@ -227,4 +222,4 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    exit_on_mistake(main)
+    run_cli(main)

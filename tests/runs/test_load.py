@@ -190,8 +190,13 @@ def test_an_estimator_learns_from_arrays(axes):
     rng = np.random.default_rng(0)
     counts = rng.poisson(3.0, (1500, 4))
     velocity = np.stack([counts[:, k] - counts[:, (k + 1) % 4] for k in range(axes)], axis=1) * 20.0
-    small = ["model.recurrent.hidden_size=16", "model.dropout=0", "model.recurrent.dropout=0"]
-    decoder = bd.RNNDecoder(model="gru", epochs=12, overrides=small).fit(
+    small = [
+        "model.recurrent.hidden_size=16",
+        "model.dropout=0",
+        "model.recurrent.dropout=0",
+        "optimizer.lr=0.02",
+    ]
+    decoder = bd.RNNDecoder(model="gru", epochs=60, overrides=small).fit(
         counts[:1000], velocity[:1000]
     )
     assert decoder.predict(counts[1000:]).shape == (500, axes)
