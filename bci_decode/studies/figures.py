@@ -39,7 +39,10 @@ def draw_functions(path: Path, band: float) -> None:
         axes.plot(x, value, color="black", label="the function")
         axes.plot(x, slope, color="#b5460f", linestyle="--", label="its derivative")
         at_band = np.interp(band, x, slope)
-        axes.set(xlabel="pre-activation", title=f"{name}: slope {at_band:.4f} at ±{band:g}, {slope.max():.2f} at 0")
+        axes.set(
+            xlabel="pre-activation",
+            title=f"{name}: slope {at_band:.4f} at ±{band:g}, {slope.max():.2f} at 0",
+        )
         axes.set_xticks([-10, -band, 0, band, 10])
         axes.margins(x=0)
     _legend_below(figure, panels[0])
@@ -51,7 +54,12 @@ def draw_distributions(
 ) -> None:
     """Pre-activations of one bin by their name, a panel each, before and after LayerNorm."""
     figure, panels = plt.subplots(
-        1, len(before), figsize=(5 * len(before), 4), layout="constrained", sharey=True, squeeze=False
+        1,
+        len(before),
+        figsize=(5 * len(before), 4),
+        layout="constrained",
+        sharey=True,
+        squeeze=False,
     )
     edges = np.linspace(-32, 32, 129)
     for axes, name in zip(panels[0], before, strict=True):
@@ -61,7 +69,9 @@ def draw_distributions(
         outside = [np.mean(np.abs(values[name]) > band) for values in (before, after)]
         axes.set(xlabel="pre-activation", xlim=(-32, 32))
         axes.set_xticks([-30, -20, -10, -band, band, 10, 20, 30])
-        axes.set_title(f"{name}\noutside ±{band:g}: {outside[0]:.3f} before, {outside[1]:.3f} after")
+        axes.set_title(
+            f"{name}\noutside ±{band:g}: {outside[0]:.3f} before, {outside[1]:.3f} after"
+        )
     panels[0, 0].set_ylabel("density")
     _legend_below(figure, panels[0, 0])
     figure.suptitle(title)
@@ -69,25 +79,42 @@ def draw_distributions(
 
 
 def draw_pre_activations(
-    path: Path, found: dict[str, dict[str, dict[str, dict[str, np.ndarray]]]], title: str, band: float
+    path: Path,
+    found: dict[str, dict[str, dict[str, dict[str, np.ndarray]]]],
+    title: str,
+    band: float,
 ) -> None:
     """Densities; `found` by moment, model, layer, gate: a row of panels for each layer and moment, a column for a gate."""
     models = next(iter(found.values()))
     layers = next(iter(models.values()))
     gates = list(next(iter(layers.values())))
     rows = [(moment, layer) for layer in layers for moment in found]
-    everything = [found[moment][model][layer][gate] for moment, layer in rows for model in models for gate in gates]
+    everything = [
+        found[moment][model][layer][gate]
+        for moment, layer in rows
+        for model in models
+        for gate in gates
+    ]
     limit = max(1.5 * band, *(float(np.quantile(np.abs(values), 0.9995)) for values in everything))
     edges = np.linspace(-limit, limit, 61)
     figure, grid = plt.subplots(
-        len(rows), len(gates), figsize=(7.5, 1.1 * len(rows) + 1), layout="constrained", sharex=True, sharey=True
+        len(rows),
+        len(gates),
+        figsize=(7.5, 1.1 * len(rows) + 1),
+        layout="constrained",
+        sharex=True,
+        sharey=True,
     )
     for line, (moment, layer) in zip(grid, rows, strict=True):
         for axes, gate in zip(line, gates, strict=True):
             axes.axvspan(-band, band, label=_band(band), **INSIDE)
             for model in models:
                 density, _ = np.histogram(found[moment][model][layer][gate], edges, density=True)
-                axes.plot((edges[1:] + edges[:-1]) / 2, np.where(density > 0, density, np.nan), **MODELS[model])
+                axes.plot(
+                    (edges[1:] + edges[:-1]) / 2,
+                    np.where(density > 0, density, np.nan),
+                    **MODELS[model],
+                )
         line[0].set_ylabel(f"{layer_title(layer)}\n{moment}")
     grid[0, 0].set_yscale("log")
     grid[0, 0].set_ylim(1e-4, 10)
@@ -122,7 +149,11 @@ def draw_shares(path: Path, histories: dict[str, pd.DataFrame], title: str, band
     """The share of pre-activations outside the band against epoch: a row for each layer, a column for each gate."""
     layers = layers_of(histories)
     first, prefix = next(iter(histories.values())), f"outside_{layers[0]}_"
-    gates = [name.removeprefix(prefix) for name in first.columns if name.startswith(prefix) and name.count("_") == 2]
+    gates = [
+        name.removeprefix(prefix)
+        for name in first.columns
+        if name.startswith(prefix) and name.count("_") == 2
+    ]
     figure, grid = plt.subplots(
         len(layers), len(gates), figsize=(9, 1.9 * len(layers) + 1), layout="constrained", squeeze=False, sharex=True, sharey=True,
     )  # fmt: skip
@@ -153,7 +184,9 @@ def draw_norms(path: Path, histories: dict[str, pd.DataFrame], title: str, plain
     )  # fmt: skip
     for line, layer in zip(grid, layers, strict=True):
         for model, history in histories.items():
-            for axes, values in zip(line, norm_curves(history, layer, plain_sgd).values(), strict=True):
+            for axes, values in zip(
+                line, norm_curves(history, layer, plain_sgd).values(), strict=True
+            ):
                 axes.plot(history["epoch"], values, **MODELS[model])
         line[0].set_ylabel(layer_title(layer))
     below = []
@@ -205,12 +238,17 @@ def draw_plateau(path: Path, table: pd.DataFrame, title: str, cap: int) -> None:
     arrows where it is not reached within `cap` steps."""
     figure, panels = plt.subplots(1, 3, figsize=(12, 4.2), layout="constrained")
     fixed = table[table["varied"] == "both"].iloc[0]
-    by_batch, by_history = f"history {fixed['history']} bins", f"batches of {fixed['batch_size']} windows"
+    by_batch, by_history = (
+        f"history {fixed['history']} bins",
+        f"batches of {fixed['batch_size']} windows",
+    )
     of_batch, of_history = "batch size, windows", "history, bins"
     _draw_half(panels[0], table, "batch_size", in_steps=True)
     _draw_half(panels[1], table, "history", in_steps=True)
     _draw_half(panels[2], table, "batch_size", in_steps=False)
-    panels[0].set(xlabel=of_batch, ylabel="steps of the optimiser to half the plateau", title=by_batch)
+    panels[0].set(
+        xlabel=of_batch, ylabel="steps of the optimiser to half the plateau", title=by_batch
+    )
     panels[1].set(xlabel=of_history, title=by_history)
     panels[2].set(xlabel=of_batch, ylabel="the same in epochs", title=by_batch)
     for axes in panels[:2]:
@@ -233,9 +271,22 @@ def _draw_half(axes: plt.Axes, table: pd.DataFrame, kind: str, in_steps: bool) -
     for model in MARKS:
         look, own = MODELS[model], some["model"] == model
         axes.plot(heights[own].where(reached).groupby(some[kind][own]).median(), **look)
-        axes.plot(some[kind][own & reached], heights[own & reached], MARKS[model], color=look["color"], markersize=7)
+        axes.plot(
+            some[kind][own & reached],
+            heights[own & reached],
+            MARKS[model],
+            color=look["color"],
+            markersize=7,
+        )
         up = own & ~reached
-        axes.plot(some[kind][up], heights[up], "^", color=look["color"], markersize=9, markerfacecolor="white")
+        axes.plot(
+            some[kind][up],
+            heights[up],
+            "^",
+            color=look["color"],
+            markersize=9,
+            markerfacecolor="white",
+        )
     axes.set_xscale("log")
     axes.set_xticks(sorted(set(some[kind])), sorted(set(some[kind])), minor=False)
     axes.set_yscale("log")

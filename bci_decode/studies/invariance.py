@@ -75,7 +75,9 @@ PAPER = {
 }
 
 
-def changes(inputs: int, random: np.random.Generator) -> dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]]:
+def changes(
+    inputs: int, random: np.random.Generator
+) -> dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]]:
     """The paper's six re-parameterisations of weights (H, I) and cases (B, I); vectors added are drawn, factors 2.5."""
     incoming, shift = (torch.as_tensor(random.normal(size=inputs)) for _ in range(2))
 
@@ -93,7 +95,9 @@ def changes(inputs: int, random: np.random.Generator) -> dict[str, Callable[[Ten
     }
 
 
-def invariance_table(seed: int = 0, cases: int = 64, inputs: int = 48, units: int = 32) -> pd.DataFrame:
+def invariance_table(
+    seed: int = 0, cases: int = 64, inputs: int = 48, units: int = 32
+) -> pd.DataFrame:
     """A row for each norm and change: `change`, the largest of any output relative to the largest output, `found` and
     `paper`, whether it is invariant by measurement and by the paper's Table 1, where that has the row. On drawn cases
     (normal, SD 1) and weights (uniform within 1 / sqrt(H), as the layer's own at first), float64."""
@@ -106,14 +110,23 @@ def invariance_table(seed: int = 0, cases: int = 64, inputs: int = 48, units: in
         for (kind, change), paper in zip(changes(inputs, random).items(), PAPER[name], strict=True):
             moved = float((norm(*change(weight, x)) - before).abs().max() / before.abs().max())
             found = YES if moved < INVARIANT else NO
-            rows.append({"norm": name, "re-parameterisation": kind, "change": moved, "found": found, "paper": paper})
+            rows.append(
+                {
+                    "norm": name,
+                    "re-parameterisation": kind,
+                    "change": moved,
+                    "found": found,
+                    "paper": paper,
+                }
+            )
     return pd.DataFrame(rows)
 
 
 def as_in_the_paper(table: pd.DataFrame) -> pd.DataFrame:
     """The table as the paper prints it, a row for each norm: found, the change in brackets, what disagrees marked."""
     told = [
-        f"{row.found} ({row.change:.0e})" + f", paper: {row.paper}" * (row.paper not in ("", row.found))
+        f"{row.found} ({row.change:.0e})"
+        + f", paper: {row.paper}" * (row.paper not in ("", row.found))
         for row in table.itertuples()
     ]
     wide = table.assign(told=told).pivot(index="norm", columns="re-parameterisation", values="told")

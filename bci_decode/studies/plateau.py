@@ -29,7 +29,13 @@ class PlateauTrainer(Trainer):
 def with_short_test(data: Dataset, bins: int) -> Dataset:
     """The same data with the first `bins` of the test part: enough to see a plateau end, and fewer to decode each epoch."""
     test = data.parts["test"]
-    short = replace(test, time=test.time[:bins], counts=test.counts[:bins], target=test.target[:bins])
+    short = replace(
+        test, time=test.time[:bins], counts=test.counts[:bins], target=test.target[:bins]
+    )
     where = data.bins["test"]
     stop = min(where.start + bins, where.stop)
-    return replace(data, parts=data.parts | {"test": short}, bins=data.bins | {"test": slice(where.start, stop)})
+    return replace(
+        data,
+        parts=data.parts | {"test": short},
+        bins=data.bins | {"test": slice(where.start, stop)},
+    )

@@ -39,7 +39,9 @@ def explain(tmp_path, monkeypatch, capsys):
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory) -> Path:
     """Half a minute of six channels."""
-    return write_mat73(tmp_path_factory.mktemp("toy") / "toy.mat", recording(channels=6, samples=7500))
+    return write_mat73(
+        tmp_path_factory.mktemp("toy") / "toy.mat", recording(channels=6, samples=7500)
+    )
 
 
 def pictures_in(folder: Path) -> set[str]:
@@ -50,7 +52,9 @@ def pictures_in(folder: Path) -> set[str]:
 
 def test_what_needs_no_session(tmp_path, explain):
     # with the jobs that make gives every call
-    code, printed, said = explain("--jobs", "2", "--parts", "functions", "distributions", "invariance")
+    code, printed, said = explain(
+        "--jobs", "2", "--parts", "functions", "distributions", "invariance"
+    )
     assert code == 0, said
     folder = tmp_path / "outputs" / "explain"
     assert pictures_in(folder) == {"functions.png", "distributions.png"}
@@ -63,22 +67,40 @@ def test_what_needs_no_session(tmp_path, explain):
     tables = {part.strip() for part in (folder / "tables.md").read_text().split("## ")}
     assert explain("--parts", "distributions")[0] == 0
     again = (folder / "tables.md").read_text().split("## ")
-    assert len(again) == 3 and {part.strip() for part in again} == tables  # in place of the old one, the other kept
+    assert (
+        len(again) == 3 and {part.strip() for part in again} == tables
+    )  # in place of the old one, the other kept
 
 
 def test_a_watched_pair(tmp_path, toy, explain):
     named = tmp_path / "a monkey's.mat"  # what Hydra's command line would not take unquoted
     shutil.copy(toy, named)
-    words = ("--parts", "watch", "--session", named.name, "--first-bins", "300", "--epochs", "2", "--output", "shown")
+    words = (
+        "--parts",
+        "watch",
+        "--session",
+        named.name,
+        "--first-bins",
+        "300",
+        "--epochs",
+        "2",
+        "--output",
+        "shown",
+    )
     code, printed, said = explain(*words)
     assert code == 0, said
     folder = tmp_path / "shown" / "a monkey's" / "source_study"
     assert pictures_in(folder) == {"pre_activations.png", "shares.png", "norms.png"}
-    inner = pd.read_csv(folder / "pre_activations.csv").set_index(["model", "layer", "gate", "when"])
+    inner = pd.read_csv(folder / "pre_activations.csv").set_index(
+        ["model", "layer", "gate", "when"]
+    )
     for model in ("gru", "lngru"):
         run = tmp_path / "shown" / "runs" / "source_study" / "a monkey's" / model / "seed0"
         history = pd.read_csv(run / "history.csv").set_index("epoch")
-        for when, epoch in (("untrained", 0), ("epoch 2", 2)):  # of decoders made anew, and as the training saw them
+        for when, epoch in (
+            ("untrained", 0),
+            ("epoch 2", 2),
+        ):  # of decoders made anew, and as the training saw them
             share = inner.loc[(model, "l1", "reset", when), "outside"]
             assert share == pytest.approx(history.loc[epoch, "outside_l1_reset"], abs=1e-9)
     trained = run / "last.pt"
@@ -87,7 +109,11 @@ def test_a_watched_pair(tmp_path, toy, explain):
     assert trained.stat().st_mtime_ns == before  # not trained again
     assert "a monkey's (15 units, 30 s), first 270 bins, seed 0, source_study" in printed
     code, _, said = explain(*words, "--epochs", "3")
-    assert code == 2 and "other settings (--epochs=2); --overwrite starts anew, another --output keeps both" in said
+    assert (
+        code == 2
+        and "other settings (--epochs=2); --overwrite starts anew, another --output keeps both"
+        in said
+    )
 
 
 def test_steps_to_half_the_plateau(tmp_path, toy, explain):
@@ -138,7 +164,12 @@ def test_the_relative_step_is_shown_of_plain_sgd_alone(tmp_path, monkeypatch, wo
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings_of(*words)))
     assert is_plain_sgd(tmp_path) is plain
     history = pd.DataFrame(
-        {"grad_norm_l0_ih": [1.0], "grad_norm_l0_hh": [3.0], "weight_norm_l0_hh": [6.0], "lr": [0.1]}
+        {
+            "grad_norm_l0_ih": [1.0],
+            "grad_norm_l0_hh": [3.0],
+            "weight_norm_l0_hh": [6.0],
+            "lr": [0.1],
+        }
     )
     curves = norm_curves(history, "l0", plain)
     assert len(curves) == 3 + plain and (RELATIVE in curves) is plain
@@ -163,9 +194,13 @@ def test_what_else_is_changed_is_but_one_thing(monkeypatch):
     plain, found = flat(settings_of("experiment=source_study", "model=gru")), {}
     for name, words in OTHERS.items():
         own = flat(settings_of("experiment=source_study", *words))
-        found[name] = {key: own.get(key) for key in {**plain, **own} if own.get(key) != plain.get(key)}
+        found[name] = {
+            key: own.get(key) for key in {**plain, **own} if own.get(key) != plain.get(key)
+        }
     adamw = found.pop("gru, AdamW")
-    assert adamw["optimizer._target_"] == "torch.optim.AdamW" and all(key.startswith("optimizer.") for key in adamw)
+    assert adamw["optimizer._target_"] == "torch.optim.AdamW" and all(
+        key.startswith("optimizer.") for key in adamw
+    )
     assert found == {
         "gru, counts z-scored": {"data.scale.counts": "zscore"},
         "gru, targets z-scored": {"data.scale.target": "zscore"},
@@ -179,21 +214,32 @@ def test_what_else_is_changed_is_but_one_thing(monkeypatch):
         (("--parts", "plateau", "--session", "none.mat"), "none.mat: no such file"),
         (("--parts", "watch", "--session", "none.mat"), "error: none.mat: no such file"),
         (("--parts", "functions", "--output", "taken"), "error: taken: cannot be a folder"),
-        (("--parts", "functions", "--output", "taken/below"), "error: taken/below: cannot be a folder"),
+        (
+            ("--parts", "functions", "--output", "taken/below"),
+            "error: taken/below: cannot be a folder",
+        ),
         (
             ("--parts", "watch", "--plateau-bins", "9"),
             "--plateau-bins is of the part plateau, which --parts leaves out",
         ),
-        (("--parts", "functions", "--session", "a.mat"), "--session is of the part watch or plateau, which"),
+        (
+            ("--parts", "functions", "--session", "a.mat"),
+            "--session is of the part watch or plateau, which",
+        ),
         (("--parts", "watch", "--session", "TOY", "--first-bins", "999"), "change --first-bins"),
-        (("--parts", "plateau", "--session", "TOY", "--plateau-bins", "999"), "change --plateau-bins"),
+        (
+            ("--parts", "plateau", "--session", "TOY", "--plateau-bins", "999"),
+            "change --plateau-bins",
+        ),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, toy, explain, words, told):
     (tmp_path / "taken").write_text("a file")
     code, _, said = explain(*(str(toy) if word == "TOY" else word for word in words))
     assert code == 2
-    lines = [line for line in said.splitlines() if not line.startswith(("usage:", "  "))]  # argparse's own
+    lines = [
+        line for line in said.splitlines() if not line.startswith(("usage:", "  "))
+    ]  # argparse's own
     assert [told in line for line in lines] == [True], said
 
 
@@ -204,7 +250,9 @@ def made(folder: Path, **changes) -> PlateauTrainer:
 
     folder.mkdir(exist_ok=True)
     adam = partial(torch.optim.Adam, lr=1e-2)
-    return PlateauTrainer(made_decoder(), made_data(), folder, config(**{"epochs": 50} | changes), adam)
+    return PlateauTrainer(
+        made_decoder(), made_data(), folder, config(**{"epochs": 50} | changes), adam
+    )
 
 
 def test_a_plateau_run_stops_at_half_and_goes_on_where_it_was_cut(tmp_path):
@@ -216,7 +264,9 @@ def test_a_plateau_run_stops_at_half_and_goes_on_where_it_was_cut(tmp_path):
     assert whole.half_epoch() == history["epoch"].iloc[-1]
     made(tmp_path / "cut", epochs=1).fit()
     resumed = made(tmp_path / "cut").fit()
-    pd.testing.assert_frame_equal(history.drop(columns="seconds"), resumed.drop(columns="seconds"), check_exact=True)
+    pd.testing.assert_frame_equal(
+        history.drop(columns="seconds"), resumed.drop(columns="seconds"), check_exact=True
+    )
     again = made(tmp_path / "cut").fit()
     assert len(again) == len(history)
 
@@ -236,12 +286,19 @@ def test_a_document_is_brought_up_to_date(tmp_path, explain):
         "Before\n<!-- table .: distributions -->\nold\n<!-- end -->\nbetween ![a](figures/functions.png)\n"
         "<!-- table own: losses -->\nkept\n<!-- end -->\nafter ![b](figures/own_norms.png)\n"
     )
-    code, printed, said = explain("--parts", "functions", "distributions", "--document", "docs/why.md")
+    code, printed, said = explain(
+        "--parts", "functions", "distributions", "--document", "docs/why.md"
+    )
     assert code == 0, said
     text = document.read_text()
     assert "old" not in text and "| mean 7, SD 1 | before |" in text and "kept" in text
-    assert text.startswith("Before\n<!-- table .: distributions -->\n| ") and text.endswith("(figures/own_norms.png)\n")
-    assert "up to date, but for what has not been made: picture own_norms.png, table own: losses" in printed
+    assert text.startswith("Before\n<!-- table .: distributions -->\n| ") and text.endswith(
+        "(figures/own_norms.png)\n"
+    )
+    assert (
+        "up to date, but for what has not been made: picture own_norms.png, table own: losses"
+        in printed
+    )
     assert pictures_in(document.parent / "figures") == {"functions.png"}
     assert explain("--parts", "--document", "docs/why.md")[0] == 0
     assert document.read_text() == text

@@ -8,7 +8,14 @@ import torch
 
 from bci_decode.layers import LayerNormGRU
 from bci_decode.studies import invariance
-from bci_decode.studies.invariance import STUDY, as_in_the_paper, batch_norm, invariance_table, layer_norm, weight_norm
+from bci_decode.studies.invariance import (
+    STUDY,
+    as_in_the_paper,
+    batch_norm,
+    invariance_table,
+    layer_norm,
+    weight_norm,
+)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -55,7 +62,9 @@ class Unnormalised(LayerNormGRU):
 class NotCentred(LayerNormGRU):
     def _norm(self, a, gain, shift):
         parts = a.split((2 * self.hidden_size, self.hidden_size), dim=-1)
-        return tuple(part / part.square().mean(-1, keepdim=True).sqrt().clamp(1e-9) for part in parts)
+        return tuple(
+            part / part.square().mean(-1, keepdim=True).sqrt().clamp(1e-9) for part in parts
+        )
 
 
 @pytest.mark.parametrize(
@@ -79,5 +88,7 @@ def test_a_disagreement_is_told():
     assert "paper" not in as_in_the_paper(table).to_string()
     table.loc[0, "paper"] = "no"
     printed = as_in_the_paper(table)
-    assert printed.iloc[0, 0].startswith("invariant (") and printed.iloc[0, 0].endswith(", paper: no")
+    assert printed.iloc[0, 0].startswith("invariant (") and printed.iloc[0, 0].endswith(
+        ", paper: no"
+    )
     assert printed.shape == (4, 6)
