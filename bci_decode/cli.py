@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bci_decode.errors import BciDecodeError, exit_on_mistake
+from bci_decode.errors import BciDecodeError
+from bci_decode.errors import run_cli as run_without_traceback
 
 if TYPE_CHECKING:
     from bci_decode.data.catalog import CatalogEntry
@@ -38,7 +39,10 @@ def main() -> None:
         print("\n'bci-decode COMMAND --help' lists what a command takes.")
         return
     if words[0] not in COMMANDS:
-        print(f"error: {words[0]}: no such command; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        print(
+            f"error: {words[0]}: no such command; choose one of {', '.join(COMMANDS)}",
+            file=sys.stderr,
+        )
         sys.exit(2)
     module, function = COMMANDS[words[0]][0].split(":")
     sys.argv = [f"bci-decode {words[0]}", *words[1:]]
@@ -48,7 +52,8 @@ def main() -> None:
 def run_cli(command: Callable[[], None]) -> None:
     """Run a command; a user's mistake is one line and exit code 2, Ctrl-C exit code 130."""
     try:
-        exit_on_mistake(command)
+        os.environ.setdefault("MPLBACKEND", "Agg")
+        run_without_traceback(command)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         sys.stdout.flush()
@@ -84,12 +89,20 @@ def compare() -> None:
 
 
 def inspect() -> None:
-    """Say what is in a recording: shapes, clock, units, rates, movement, and what may hurt decoding."""
+    """Say what is in a recording:
+
+    shapes, clock, units, rates, movement, and what may hurt decoding.
+    """
     parser = argparse.ArgumentParser(
-        description=_doc(inspect), usage="%(prog)s FILE|NAME [--data-dir DIR] [--figure [PATH]] [--json]"
+        description=_doc(inspect),
+        usage="%(prog)s FILE|NAME [--data-dir DIR] [--figure [PATH]] [--json]",
     )
-    parser.add_argument("session", metavar="FILE|NAME", help="a .mat file, or the name of a published session")
-    parser.add_argument("--data-dir", default="data", metavar="DIR", help="where NAME.mat lies (default: data)")
+    parser.add_argument(
+        "session", metavar="FILE|NAME", help="a .mat file, or the name of a published session"
+    )
+    parser.add_argument(
+        "--data-dir", default="data", metavar="DIR", help="where NAME.mat lies (default: data)"
+    )
     parser.add_argument(
         "--figure",
         nargs="?",
@@ -97,7 +110,9 @@ def inspect() -> None:
         metavar="PATH",
         help="draw raster, rates and movement (default: ./<session>.png)",
     )
-    parser.add_argument("--json", action="store_true", help="print the numbers as JSON, for scripts")
+    parser.add_argument(
+        "--json", action="store_true", help="print the numbers as JSON, for scripts"
+    )
     arguments = parser.parse_args()
     from bci_decode.data.inspection import inspect as inspect_session
     from bci_decode.data.inspection_text import described
@@ -111,11 +126,16 @@ def inspect() -> None:
     else:
         print(described(session, found))
     if arguments.figure is not None:
-        draw_inspection(session, Path(arguments.figure or f"{session.name}.png"), quiet=arguments.json)
+        draw_inspection(
+            session, Path(arguments.figure or f"{session.name}.png"), quiet=arguments.json
+        )
 
 
 def recording_file(choice: str, data_dir: str) -> Path:
-    """The file behind a FILE or a NAME; a published session that is absent is told how to be fetched."""
+    """The file behind a FILE or a NAME;
+
+    a published session that is absent is told how to be fetched.
+    """
     from bci_decode.data.catalog import catalog, downloaded_file
 
     path = Path(choice)
@@ -125,39 +145,61 @@ def recording_file(choice: str, data_dir: str) -> Path:
         return downloaded_file(choice, data_dir)
     if path.suffix != ".mat":
         raise BciDecodeError(
-            "is neither a file nor one of the 47 published sessions", file=choice, remedy="check the path or the name"
+            "is neither a file nor one of the 47 published sessions",
+            file=choice,
+            remedy="check the path or the name",
         )
     return downloaded_file(path.stem, str(path.parent)) if path.stem in catalog() else path
 
 
 def draw_inspection(session: Session, path: Path, quiet: bool) -> None:
     if path.suffix != ".png":
-        raise BciDecodeError("is no name for a picture", file=path, field="--figure", remedy="end it with .png")
+        raise BciDecodeError(
+            "is no name for a picture", file=path, field="--figure", remedy="end it with .png"
+        )
     from bci_decode.data.figures import draw_session
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         draw_session(session, path)
     except OSError as fault:
-        raise BciDecodeError(f"cannot be written ({fault})", file=path, remedy="choose another place") from fault
+        raise BciDecodeError(
+            f"cannot be written ({fault})", file=path, remedy="choose another place"
+        ) from fault
     if not quiet:
         print(f"drew {path}")
 
 
 def download() -> None:
-    """Fetch recordings of the published data set (Zenodo 3854034, 47 sessions, 24 GB), or list them.
+    """Fetch recordings of the published data set (Zenodo 3854034, 47 sessions, 24 GB), or list
+    them.
 
-    Each is checked against its published md5. A file that is there is verified and left alone; a fetch that was interrupted
-    goes on where it stopped.
+    Each is checked against its published md5. A file that is there is verified and left alone; a
+    fetch that was interrupted goes on where it stopped.
     """
-    parser = argparse.ArgumentParser(description=_doc(download), formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="sessions, or patterns like 'loco_*'; '*' is all")
-    parser.add_argument("--list", action="store_true", help="list the sessions and what is on disk, fetch nothing")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where they are kept (default: data)")
-    parser.add_argument("--jobs", type=int, default=4, help="sessions fetched at a time (default: 4)")
-    parser.add_argument("--base-url", help="a mirror that has NAME.mat below this address; in place of Zenodo")
+    parser = argparse.ArgumentParser(
+        description=_doc(download), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--timeout", type=float, default=30.0, help="s of silence to give a connection up (default: 30)"
+        "names", nargs="*", metavar="NAME", help="sessions, or patterns like 'loco_*'; '*' is all"
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="list the sessions and what is on disk, fetch nothing"
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, default=Path("data"), help="where they are kept (default: data)"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=4, help="sessions fetched at a time (default: 4)"
+    )
+    parser.add_argument(
+        "--base-url", help="a mirror that has NAME.mat below this address; in place of Zenodo"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=30.0,
+        help="s of silence to give a connection up (default: 30)",
     )
     arguments = parser.parse_args()
     from bci_decode.data.catalog import sessions_named
@@ -166,7 +208,8 @@ def download() -> None:
 
     if not arguments.names and not arguments.list:
         raise BciDecodeError(
-            "no session is named", remedy="name one, or a pattern such as 'loco_*'; make data-list (--list) shows them"
+            "no session is named",
+            remedy="name one, or a pattern such as 'loco_*'; make data-list (--list) shows them",
         )
     entries = sessions_named(arguments.names or ["*"])
     if arguments.list:
@@ -178,7 +221,11 @@ def download() -> None:
     if arguments.base_url and not arguments.base_url.startswith(("http://", "https://")):
         raise BciDecodeError("must begin with http:// or https://", field="--base-url")
     sources = (f"{arguments.base_url.rstrip('/')}/{{name}}.mat",) if arguments.base_url else SOURCES
-    fetch(entries, Downloader(arguments.data_dir, sources, Line(timeout=arguments.timeout)), arguments.jobs)
+    fetch(
+        entries,
+        Downloader(arguments.data_dir, sources, Line(timeout=arguments.timeout)),
+        arguments.jobs,
+    )
 
 
 def fetch(entries: list[CatalogEntry], downloader: Downloader, jobs: int) -> None:
@@ -194,4 +241,6 @@ def fetch(entries: list[CatalogEntry], downloader: Downloader, jobs: int) -> Non
     if mistakes and len(entries) == 1:
         raise next(iter(mistakes.values()))
     if mistakes:
-        raise BciDecodeError(f"not fetched: {', '.join(sorted(mistakes))}", remedy="the lines above say why")
+        raise BciDecodeError(
+            f"not fetched: {', '.join(sorted(mistakes))}", remedy="the lines above say why"
+        )

@@ -1,115 +1,305 @@
-"""The types of the config keys: what `conf/` may set, and what the functions that use them are handed.
+"""The configuration keys: type, default, meaning and range of each, in one place.
 
-The values stand in `conf/`; a key of another type or name is refused before anything runs.
+`conf/` only states what differs from these defaults. A value of another type is refused by
+OmegaConf, one outside its range by the dataclass that it belongs to.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from typing import Any, ClassVar
 
 from bci_decode.errors import BciDecodeError
 
-TARGETS = {"position": "mm", "velocity": "mm/s", "acceleration": "mm/s²"}  # what can be decoded, and its unit
+TARGETS = {"position": "mm", "velocity": "mm/s", "acceleration": "mm/s²"}  # target -> unit
+SOURCES = ("finger_pos", "cursor_pos")
+UNITS = ("all", "sorted", "hash", "merged")
+AREAS = ("all", "M1", "S1")
+MAX_COUNT = 1_000_000  # of epochs, windows or threads: more is surely a slip
+MAX_BINS = 10_000_000  # of a window: two days at 20 ms
+
+
+def key(
+    default: Any, meaning: str, *, choices=(), low=None, high=None, above=None, below=None
+) -> Any:
+    """A config key: its default or, for a group of keys, its dataclass; what it means; what it may
+    be.
+
+    `low` and `high` belong to the range, `above` and `below` do not.
+    """
+    limits = {"low": low, "high": high, "above": above, "below": below}
+    metadata = {"meaning": meaning, "choices": tuple(choices), "limits": limits}
+    if isinstance(default, type):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass
-class SplitConfig:
-    """Train, then validation, then test, in the order of time."""
+class _Keys:
+    """A group of keys that refuses values outside their ranges."""
 
-    first_bins: int | None  # bins to train and validate on, the rest is the test part; null: fractions of the session
-    train: float  # fraction of the session; not used with first_bins
-    val: float  # fraction of the session, or of first_bins, from the end of them; 0: no validation part
-    gap: float  # s left out between two parts
-    # fraction of what follows the training part, from its beginning, to validate on though it stays in the test part;
-    # what comes after it then gives an honest score beside one that chose on the test part; 0: none
-    val_of_rest: float = 0.0
+    PREFIX: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            _check(self.PREFIX + entry.name, getattr(self, entry.name), entry.metadata)
+
+
+def _check(name: str, value: Any, metadata: Any) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BciDecodeError(f"is {value}", field=name, remedy="give a finite number")
+    if metadata["choices"] and value not in metadata["choices"]:
+        *others, last = metadata["choices"]
+        remedy = f"choose {', '.join(others)} or {last}"
+        raise BciDecodeError(f"is {value!r}", field=name, remedy=remedy)
+    limits = metadata["limits"]
+    if value is None or all(limit is None for limit in limits.values()):
+        return
+    low, high, above, below = limits.values()
+    if (
+        (low is not None and value < low)
+        or (high is not None and value > high)
+        or (above is not None and value <= above)
+        or (below is not None and value >= below)
+    ):
+        raise BciDecodeError(f"is {value}", field=name, remedy=f"choose {range_text(limits)}")
+
+
+def range_text(limits: dict[str, Any]) -> str:
+    """A range in words: "1 to 1000000", "0 or more, below 1"."""
+    low, high, above, below = limits.values()
+    if low is not None and high is not None:
+        return f"{low} to {high}"
+    lower = f"{low} or more" if low is not None else f"above {above}" if above is not None else ""
+    upper = f"at most {high}" if high is not None else f"below {below}" if below is not None else ""
+    return ", ".join(part for part in (lower, upper) if part)
 
 
 @dataclass
-class ScaleConfig:
-    """ "none" or "zscore", fitted on the training part."""
+class SplitConfig(_Keys):
+    """Training part, then validation part, then test part, in the order of time."""
 
-    counts: str
-    target: str
+    PREFIX: ClassVar[str] = "data.split."
+    first_bins: int | None = key(
+        None,
+        "bins to train and validate on, the rest is the test part; null: the fractions below",
+        low=1,
+    )
+    train: float = key(
+        0.7, "fraction of the session to train on; not used with first_bins", low=0, below=1
+    )
+    val: float = key(
+        0.1,
+        "fraction of the session, or of first_bins, to validate on; 0: no validation part",
+        low=0,
+        below=1,
+    )
+    gap: float = key(0.64, "s left out between two parts", low=0)
+    val_from_test: float = key(
+        0.0,
+        "fraction of the test part that selects the epoch of the holdout score; 0: none",
+        low=0,
+        below=1,
+    )
 
 
 @dataclass
-class WindowConfig:
-    """What the decoder sees of the past: see `dataset.Window`."""
+class ScaleConfig(_Keys):
+    """Scaling, fitted on the training part."""
 
-    kind: str  # "history": one output, at the window's last bin; "sequence": an output at every bin after burn_in
-    length: int  # bins
-    stride: int  # bins from one window's start to the next
-    burn_in: int  # bins at a sequence's start that warm the state up and are not learned from
+    PREFIX: ClassVar[str] = "data.scale."
+    counts: str = key("zscore", "scaling of the spike counts", choices=("none", "zscore"))
+    target: str = key("zscore", "scaling of the target", choices=("none", "zscore"))
 
 
 @dataclass
-class DataConfig:
+class WindowConfig(_Keys):
+    """What the decoder sees of the past: see `data.dataset.Window`."""
+
+    PREFIX: ClassVar[str] = "data.window."
+    kind: str = key(
+        "sequence",
+        "sequence: an output at every bin after burn_in; history: one output, at the last bin",
+        choices=("sequence", "history"),
+    )
+    length: int = key(64, "bins", low=1, high=MAX_BINS)
+    stride: int = key(16, "bins from one window's start to the next", low=1, high=MAX_BINS)
+    burn_in: int = key(
+        10, "bins at a sequence's start that are not learned from", low=0, high=MAX_BINS
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kind == "sequence" and self.burn_in >= self.length:
+            raise BciDecodeError(
+                f"is {self.burn_in} of {self.length} bins",
+                field="data.window.burn_in",
+                remedy="leave bins to learn from",
+            )
+
+
+@dataclass
+class DataConfig(_Keys):
     """From a session to arrays."""
 
-    bin_width: float  # s
-    lag: float  # s, + where the hand follows the spikes
-    target: str  # position (mm), velocity (mm/s), acceleration (mm/s^2)
-    source: str  # finger_pos, cursor_pos
-    units: str  # all, sorted, hash, merged
-    area: str  # all, M1, S1
-    min_rate: float  # Hz, over the training part; slower units are left out
-    split: SplitConfig
-    scale: ScaleConfig
-    window: WindowConfig
+    PREFIX: ClassVar[str] = "data."
+    bin_width: float = key(0.064, "s", low=0.001)
+    lag: float = key(0.0, "s, + where the hand follows the spikes")
+    target: str = key("velocity", "what is decoded", choices=tuple(TARGETS))
+    source: str = key("finger_pos", "whose movement is decoded", choices=SOURCES)
+    units: str = key(
+        "all", "rows of a channel; merged: all rows of a channel together", choices=UNITS
+    )
+    area: str = key("all", "brain area", choices=AREAS)
+    min_rate: float = key(0.0, "Hz over the training part; slower units are left out", low=0)
+    split: SplitConfig = key(SplitConfig, "")
+    scale: ScaleConfig = key(ScaleConfig, "")
+    window: WindowConfig = key(WindowConfig, "")
 
-    def grid(self) -> dict[str, Any]:
-        """The keys that make the bins, as `binning.bin_session` takes them."""
+    def binning_kwargs(self) -> dict[str, Any]:
+        """The keys that make the bins, as `data.binning.bin_session` takes them."""
         names = ("bin_width", "lag", "target", "source", "units", "area")
         return {name: getattr(self, name) for name in names}
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DataConfig:
+        """The configuration that `asdict` made the nested dictionary of."""
+        groups = {"split": SplitConfig, "scale": ScaleConfig, "window": WindowConfig}
+        nested = {name: group(**values[name]) for name, group in groups.items() if name in values}
+        return cls(**values | nested)
+
 
 @dataclass
-class TrainerConfig:
+class TrainerConfig(_Keys):
     """How long, in what order and on what a decoder is trained."""
 
-    epochs: int
-    batch_size: int  # windows
-    shuffle: bool
-    clip_norm: float | None  # largest gradient norm; null: not clipped
-    patience: int | None  # epochs without a lower validation loss before it stops; null: never
-    select_on: str  # val: lowest validation loss; test: highest test R2, a leak, only to reproduce the source study
-    device: str  # auto, cpu, cuda
-    threads: int | None  # CPU threads; null: all cores
-    gemm: str  # auto: the fastest float32 product that is exact on this processor; default: PyTorch's own
-    profile: bool  # write profile.csv: where the time goes
-    watch: bool  # columns in history.csv about the recurrent layers: see `watch.Watch`
+    PREFIX: ClassVar[str] = "trainer."
+    epochs: int = key(60, "passes over the training windows, at most", low=1, high=MAX_COUNT)
+    batch_size: int = key(32, "windows", low=1, high=MAX_COUNT)
+    shuffle: bool = key(True, "another order of the windows in every epoch")
+    clip_norm: float | None = key(1.0, "largest norm of the gradient; null: not clipped", above=0)
+    patience: int | None = key(
+        15, "epochs without a lower validation loss; null: all epochs", low=1, high=MAX_COUNT
+    )
+    select_on: str = key(
+        "val",
+        "part that selects the best epoch; test: a leak, only to reproduce the source study",
+        choices=("val", "test"),
+    )
+    device: str = key("auto", "where it runs", choices=("auto", "cpu", "cuda"))
+    threads: int | None = key(
+        1,
+        "CPU threads; more gain little and lose much on a busy machine; null: all cores",
+        low=1,
+        high=MAX_COUNT,
+    )
+    matmul: str = key(
+        "auto",
+        "float32 matrix product; auto: the fastest exact one here; default: PyTorch's",
+        choices=("auto", "default"),
+    )
+    profile: bool = key(False, "write profile.csv: where the time goes")
+    monitor_layers: bool = key(
+        False,
+        "history.csv also gets gradient norms, weight norms and saturated gates of each layer",
+    )
 
 
 @dataclass
-class TrainConfig:
-    """The whole of `conf/train.yaml`."""
+class TrajectoryConfig(_Keys):
+    """The stretch of the test part that `trajectory.png` shows."""
 
-    seed: int
-    bidirectional: bool  # whether the recurrent layers read a window, or a sequence, from its end too
-    overwrite: bool
-    data_dir: str
-    output_dir: str
-    session: Any
-    data: DataConfig
-    model: Any
-    optimizer: Any
-    scheduler: Any
-    trainer: TrainerConfig
-
-    def check(self) -> None:
-        """Refuse what is of the right type and yet no number: nan and inf anywhere, and seeds that PyTorch cannot take."""
-        for key, value in flat(asdict(self)).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise BciDecodeError(f"is {value}", field=key, remedy="give a finite number")
-        if not 0 <= self.seed < 2**32:
-            raise BciDecodeError(f"is {self.seed}", field="seed", remedy="choose a whole number from 0 to 4294967295")
+    PREFIX: ClassVar[str] = "trajectory."
+    start: float | None = key(None, "s on the recording's clock; null: the middle of the test part")
+    seconds: float = key(10.0, "s that are shown", above=0)
 
 
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+@dataclass
+class NamesConfig(_Keys):
+    """Names of the chosen yaml files: they name the run's folder."""
+
+    PREFIX: ClassVar[str] = "names."
+    experiment: str = key("default", "set by experiment=")
+    model: str = key("", "set by model=")
+
+
+@dataclass
+class TrainConfig(_Keys):
+    """All keys of `conf/train.yaml`."""
+
+    seed: int = key(0, "of weights, dropout and the order of windows", low=0, high=2**32 - 1)
+    bidirectional: bool = key(False, "recurrent layers also read their input from its end")
+    overwrite: bool = key(False, "train again although the run is finished")
+    init_from: str | None = key(
+        None, "folder of a finished run whose weights the training starts from"
+    )
+    allow_test_selection: bool = key(
+        False, "set by experiments that select the epoch on the test part"
+    )
+    logger: str = key(
+        "none", "also log every epoch there", choices=("none", "tensorboard", "mlflow", "wandb")
+    )
+    figures: str = key("png", "format of the figures", choices=("png", "pdf", "svg"))
+    data_dir: str = key("data", "folder of the recordings")
+    output_dir: str = key("outputs", "folder of the runs")
+    trajectory: TrajectoryConfig = key(TrajectoryConfig, "")
+    names: NamesConfig = key(NamesConfig, "")
+    session: Any = key(None, "")
+    data: DataConfig = key(DataConfig, "")
+    model: Any = key(None, "")
+    optimizer: Any = key(None, "")
+    scheduler: Any = key(None, "")
+    trainer: TrainerConfig = key(TrainerConfig, "")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value in flatten(
+            asdict(self)
+        ).items():  # also of the parts that have no dataclass
+            _check(
+                name,
+                value,
+                {"choices": (), "limits": dict.fromkeys(("low", "high", "above", "below"))},
+            )
+        self._check_selection()
+
+    def _check_selection(self) -> None:
+        """Nothing is selected on the test part, except where an experiment says so."""
+        on_test, split = self.trainer.select_on == "test", self.data.split
+        if on_test and not self.allow_test_selection:
+            raise BciDecodeError(
+                "is test, which makes every score too good",
+                field="trainer.select_on",
+                remedy="choose val, or experiment=source_study, which reports a holdout score too",
+            )
+        if split.val_from_test and not on_test:
+            raise BciDecodeError(
+                "lies inside the test part, which trainer.select_on=val must not select on",
+                field="data.split.val_from_test",
+                remedy="set it to 0 and data.split.val=0.1",
+            )
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} as {"a.b": 1}."""
     if not isinstance(tree, dict):
         return {prefix[:-1]: tree}
-    return {key: value for name, branch in tree.items() for key, value in flat(branch, f"{prefix}{name}.").items()}
+    return {
+        name: value
+        for child, branch in tree.items()
+        for name, value in flatten(branch, f"{prefix}{child}.").items()
+    }
+
+
+def described_keys(group: type = TrainConfig, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Name, default and meaning, with the allowed values, of every key that has a dataclass."""
+    for entry in fields(group):
+        name = prefix + entry.name
+        if entry.default_factory is not MISSING and is_dataclass(entry.default_factory):
+            yield from described_keys(entry.default_factory, name + ".")
+        elif entry.metadata["meaning"]:
+            choices, limits = entry.metadata["choices"], range_text(entry.metadata["limits"])
+            allowed = " | ".join(choices) or limits
+            yield name, entry.default, entry.metadata["meaning"] + f" ({allowed})" * bool(allowed)

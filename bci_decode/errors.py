@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake raises, and how a command line ends on it."""
+"""The exception that a user's mistake raises, and how a command ends with it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from os import PathLike
 
 
 class BciDecodeError(Exception):
-    """A mistake in a file, a setting or a command that its user can mend, told in one line.
+    """A mistake in a file, a setting or a command that its user can correct, in one line.
 
-    `file` and `field` say where (a path, a variable in it, or a config key), `problem` what is wrong and
-    `remedy` what to do. The line reads "file: field: problem; remedy".
+    `file` and `field` say where it is (a path, a variable in it, or a config key), `problem` says
+    what is wrong and `remedy` what to do. The line reads "file: field: problem; remedy".
     """
 
     def __init__(
@@ -29,26 +29,38 @@ class BciDecodeError(Exception):
         super().__init__(" ".join(line.split()))
         self.file, self.field, self.problem, self.remedy = file, field, problem, remedy
 
-    def __reduce__(self):  # keyword-only arguments do not survive the default pickling that worker pools use
+    def __reduce__(
+        self,
+    ):  # keyword-only arguments do not survive the default pickling that worker pools use
         return _rebuild, (self.problem, self.remedy, self.file, self.field)
 
 
-def _rebuild(problem: str, remedy: str | None, file: str | None, field: str | None) -> BciDecodeError:
+def _rebuild(
+    problem: str, remedy: str | None, file: str | None, field: str | None
+) -> BciDecodeError:
     return BciDecodeError(problem, remedy=remedy, file=file, field=field)
 
 
-def exit_on_mistake(main: Callable[[], None]) -> None:
-    """Run a command's `main`; a `BciDecodeError` becomes one line on standard error and exit code 2."""
+def one_line(error: BaseException) -> str:
+    """The text of any exception in one line; the name of its class if it has no text."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def run_cli(command: Callable[[], None]) -> None:
+    """Run a command; a `BciDecodeError` becomes one line on standard error and exit code 2."""
     try:
-        main()
+        command()
         sys.stdout.flush()
     except BciDecodeError as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
-        stop_writing()
+        silence_stdout()
 
 
-def stop_writing() -> None:
-    """The reader of the output, `head` say, has gone: what is still printed goes nowhere, and Python says nothing of it."""
+def silence_stdout() -> None:
+    """Discard further output after the reader (`head`, say) closed the pipe.
+
+    Otherwise Python reports a BrokenPipeError when it exits.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

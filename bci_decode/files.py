@@ -13,7 +13,10 @@ from bci_decode.errors import BciDecodeError
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path` to write to; it takes `path`'s place only if all went well."""
+    """Yield a temporary name beside `path` to write to;
+
+    it takes `path`'s place only if all went well.
+    """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         yield temporary

@@ -1,4 +1,7 @@
-"""The look of every picture: models, parts of the data, true and decoded movement; all readable in grey."""
+"""The look of every picture:
+
+models, parts of the data, true and decoded movement; all readable in grey.
+"""
 
 from __future__ import annotations
 
@@ -36,13 +39,27 @@ MODELS = {
 }
 FORMATS = ("png", "pdf", "svg")
 BASELINE = "gru"  # comparisons pair every other model with this one by default
-BIDIRECTIONAL = "-bidirectional"  # the end of the name of a decoder that reads its input from both ends
-OTHER_COLORS = ("#8c564b", "#9467bd", "#17becf", "#e377c2", "#7f7f7f", "#bcbd22", "#2f4b7c", "#d45087")
+BIDIRECTIONAL = (
+    "-bidirectional"  # the end of the name of a decoder that reads its input from both ends
+)
+OTHER_COLORS = (
+    "#8c564b",
+    "#9467bd",
+    "#17becf",
+    "#e377c2",
+    "#7f7f7f",
+    "#bcbd22",
+    "#2f4b7c",
+    "#d45087",
+)
 OTHER_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 
 
 def model_label(name: str) -> str:
-    """The label of a model in tables and figures: "lngru-bidirectional" is "LN-GRU bidirectional"."""
+    """The label of a model in tables and figures:
+
+    "lngru-bidirectional" is "LN-GRU bidirectional".
+    """
     base = name.removesuffix(BIDIRECTIONAL)
     label = MODELS[base].label if base in MODELS else base
     return label + " bidirectional" * (base != name)
@@ -51,18 +68,26 @@ def model_label(name: str) -> str:
 def model_order(names: Iterable[str]) -> list[str]:
     """Distinct names of models in the order of `MODELS`, then the others by name."""
     known = [name + end for name in MODELS for end in ("", BIDIRECTIONAL)]
-    return sorted(set(names), key=lambda name: (known.index(name) if name in known else len(known), name))
+    return sorted(
+        set(names), key=lambda name: (known.index(name) if name in known else len(known), name)
+    )
 
 
 def model_looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """`color`, `linestyle` and `label` of each model: those of `MODELS`, and distinct ones for all others."""
+    """`color`, `linestyle` and `label` of each model:
+
+    those of `MODELS`, and distinct ones for all others.
+    """
     looks, others = {}, 0
     for name in model_order(names):
         base = name.removesuffix(BIDIRECTIONAL)
         if base in MODELS:
             color, line = MODELS[base].color, MODELS[base].linestyle if base == name else ":"
         else:
-            color, line = OTHER_COLORS[others % len(OTHER_COLORS)], OTHER_LINES[others % len(OTHER_LINES)]
+            color, line = (
+                OTHER_COLORS[others % len(OTHER_COLORS)],
+                OTHER_LINES[others % len(OTHER_LINES)],
+            )
             others += 1
         looks[name] = {"color": color, "linestyle": line, "label": model_label(name)}
     return looks
@@ -81,7 +106,8 @@ DECODED: dict[str, Any] = {"color": "#1a3a9c", "linewidth": 1.2, "label": "decod
 def loss_limit(plateau: float, lowest: float, highest: float) -> float:
     """Upper end of a loss axis: a little above the target's variance, which is the plateau.
 
-    If even the lowest loss is above that, as for positions far from 0, the axis ends above the highest loss.
+    If even the lowest loss is above that, as for positions far from 0, the axis ends above the
+    highest loss.
     """
     limit = 1.25 * plateau
     return limit if lowest < limit else 1.1 * highest
@@ -95,7 +121,9 @@ def save_figure(figure: Figure, path: Path) -> None:
     if kind not in FORMATS:
         remedy = f"end it with {', '.join('.' + known for known in FORMATS)}"
         raise BciDecodeError("is not the name of a figure", file=path, remedy=remedy)
-    metadata = {"Date": None} if kind == "svg" else {"CreationDate": None} if kind == "pdf" else None
+    metadata = (
+        {"Date": None} if kind == "svg" else {"CreationDate": None} if kind == "pdf" else None
+    )
     with written_whole(path) as temporary:
         figure.savefig(temporary, format=kind, dpi=200, metadata=metadata)
     plt.close(figure)

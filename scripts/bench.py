@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bci_decode.errors import exit_on_mistake
+from bci_decode.errors import run_cli
 
 MODELS = ("gru", "lngru")
 # run in a process of its own, so that its peak is the reading's and binning's alone
@@ -225,4 +225,4 @@ def _timed(work: Callable) -> float:
 
 
 if __name__ == "__main__":
-    exit_on_mistake(main)
+    run_cli(main)

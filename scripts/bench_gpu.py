@@ -19,7 +19,7 @@ import torch
 from bench_layers import GRID, KEY, interleaved, processor  # beside this file
 from torch import Tensor, nn
 
-from bci_decode.errors import BciDecodeError, exit_on_mistake
+from bci_decode.errors import BciDecodeError, run_cli
 from bci_decode.layers import LayerNormGRU
 
 CHECKED = [(1, 7, 8, 5, 1), (16, 10, 256, 96, 1), (32, 50, 128, 96, 1)]
@@ -175,4 +175,4 @@ def parsed() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    exit_on_mistake(main)
+    run_cli(main)

@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 import torch
 from bench_layers import processor  # beside this file
 
-from bci_decode.errors import BciDecodeError, exit_on_mistake
+from bci_decode.errors import BciDecodeError, run_cli
 from bci_decode.layers.cpu.matmul import gemm_backend
 
 SHAPE = (16, 10, 256, 250)  # the source study's sequences, bins and hidden_size, and about its units
@@ -176,4 +176,4 @@ def parsed() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    exit_on_mistake(main)
+    run_cli(main)

@@ -24,7 +24,7 @@ from explain_docs import refresh
 from explain_plateau import BATCH_SIZES, HISTORIES, plateau
 from explain_watch import watch
 
-from bci_decode.errors import BciDecodeError, exit_on_mistake
+from bci_decode.errors import BciDecodeError, run_cli
 
 EXTREMES = {"mean 7, SD 1": (7, 1), "mean 0, SD 10": (0, 10)}
 UNITS, SEED = 1024, 0  # drawn for each extreme distribution
@@ -135,7 +135,7 @@ PARTS = {
 
 if __name__ == "__main__":
     try:
-        exit_on_mistake(main)
+        run_cli(main)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last whole epochs", file=sys.stderr)
         sys.exit(130)

@@ -19,7 +19,7 @@ from bci_decode.comparison.tables import markdown
 from bci_decode.data.binning import bin_session
 from bci_decode.data.inspection import inspect
 from bci_decode.data.session import Session, read_session
-from bci_decode.errors import exit_on_mistake
+from bci_decode.errors import run_cli
 
 ALPHAS = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0, 30000.0)
 
@@ -82,4 +82,4 @@ def wiener_r2(counts: np.ndarray, velocity: np.ndarray, bins: dict[str, list[int
 
 
 if __name__ == "__main__":
-    exit_on_mistake(main)
+    run_cli(main)

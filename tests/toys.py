@@ -29,18 +29,20 @@ def made_data(with_val=True, window=None, scale=20.0) -> Dataset:
     time = np.arange(700) * 0.064
     parts = {name: Part(time[where], counts[where], target[where]) for name, where in bins.items()}
     units = pd.DataFrame({"channel": ["M1 001"] * 5, "area": "M1", "row": range(5)})
-    target_scaler = Scaler.fit(target[:400], "zscore", "data.scale.target")
+    target_scaler = Scaler.fit(target[:400], "zscore")
     return Dataset(
         parts, bins, units, Scaler(np.zeros(5), np.ones(5)), target_scaler, window or Window("sequence", 20, 10, 3)
     )
 
 
-def made_rest(window=None) -> Dataset:
-    """The same without a validation part, a stretch of the test part in its place."""
+def made_holdout(window=None) -> Dataset:
+    """The same without a validation part; "val" and "holdout" are slices of the test part."""
     data = made_data(with_val=False, window=window)
-    test, stretches = data.parts["test"], {"val": slice(0, 60), "held": slice(80, 200)}
-    inside = {name: Part(test.time[s], test.counts[s], test.target[s]) for name, s in stretches.items()}
-    return dataclasses.replace(data, parts=data.parts | inside, stretches=stretches)
+    test, inside = data.parts["test"], {"val": slice(0, 60), "holdout": slice(80, 200)}
+    first = data.slices["test"].start
+    parts = {name: Part(test.time[s], test.counts[s], test.target[s]) for name, s in inside.items()}
+    slices = {name: slice(first + s.start, first + s.stop) for name, s in inside.items()}
+    return dataclasses.replace(data, parts=data.parts | parts, slices=data.slices | slices)
 
 
 def made_decoder(seed=0, dropout=0.1, hidden=12) -> Decoder:
@@ -60,9 +62,9 @@ def config(**changes) -> TrainerConfig:
         "select_on": "val",
         "device": "cpu",
         "threads": 1,
-        "gemm": "auto",
+        "matmul": "auto",
         "profile": False,
-        "watch": False,
+        "monitor_layers": False,
     }
     return TrainerConfig(**base | changes)  # fmt: skip
 

@@ -11,12 +11,11 @@ import pandas as pd
 import yaml
 
 from bci_decode.comparison.old_runs import present_history, present_metrics, present_settings
-from bci_decode.config import flat
+from bci_decode.config import flatten
 from bci_decode.data.catalog import monkeys
 from bci_decode.errors import BciDecodeError
-from bci_decode.runs.folder import FAILED, failure
+from bci_decode.runs.folder import FAILED, RUNNING, working_folder
 
-RUNNING = ".running"  # end of a run folder's name until the run is finished
 SCORES = {"r2_x": "test_r2_x", "r2_y": "test_r2_y", "r2": "test_r2"}  # of a session: of a run
 # settings that runs must share before a table may hold both
 PROTOCOL = ("data.", "optimizer.", "scheduler.", "trainer.", "init_from")
@@ -112,8 +111,9 @@ class Run:
         return None if self.closed_form else half_plateau_epoch(self.history, self.plateau)
 
     def _best_val_epoch(self) -> int | None:
-        losses = self.history["val_loss"] if "val" in self.metrics["target_variance"] else None
-        if self.closed_form or losses is None or losses.isna().all():
+        losses = self.history.get("val_loss", pd.Series(dtype=float))
+        known = "val" in self.metrics["target_variance"] and losses.notna().any()
+        if self.closed_form or not known:
             return None
         return int(self.history.loc[losses.idxmin(), "epoch"])
 
@@ -194,30 +194,23 @@ def _without_mark(folder: Path) -> Path:
     return folder.with_name(folder.name.removesuffix(RUNNING))
 
 
-def _running(folder: Path) -> Path:
-    return folder.with_name(folder.name + RUNNING)
-
-
 def _reason(folder: Path) -> str:
-    """Why a run failed; "" if it did not."""
-    for place in (folder, _running(folder)):
-        try:
-            reason = failure(place)
-        except ValueError:  # not UTF-8
-            reason = ""
-        if reason is not None:
-            return next(iter(reason.splitlines()), "no reason given")
+    """Why the last start of a run failed; "" if it did not."""
+    for mark in (working_folder(folder) / FAILED, folder / FAILED):
+        if mark.is_file():
+            lines = mark.read_text(errors="replace").splitlines()
+            return next((line for line in lines if line.strip()), "no reason given")
     return ""
 
 
 def _restart(folder: Path) -> str:
-    return _reason(folder) or "a later start is not finished" * _running(folder).is_dir()
+    return _reason(folder) or "a later start is not finished" * working_folder(folder).is_dir()
 
 
 def _read_run(folder: Path) -> Run | None:
     """The run in a folder; None if its files are damaged."""
     try:
-        settings = present_settings(flat(yaml.safe_load((folder / "config.yaml").read_text())))
+        settings = present_settings(flatten(yaml.safe_load((folder / "config.yaml").read_text())))
         metrics = json.loads((folder / "metrics.json").read_text())
         history = present_history(pd.read_csv(folder / "history.csv"))
         run = Run(folder, present_metrics(metrics, settings), history, settings)
@@ -239,6 +232,6 @@ def _check(run: Run) -> None:
     """Everything that a comparison reads is there; raises any of the errors of `_read_run`."""
     row = run.row()
     run.metrics["selection_rule"], run.metrics["data"]["md5"]
-    whole = run.closed_form or run.history["epoch"].iloc[-1] == run.metrics["epochs"]
+    whole = run.history["epoch"].iloc[-1] == run.metrics["epochs"]
     if not whole or any(row[name] > 1 for name in SCORES.values()):
         raise ValueError("the files of the run contradict each other")

@@ -1,7 +1,7 @@
 """The scores of a decoder: R2, CC, RMSE and SNR, one value per axis, and the loss.
 
-`true` and `decoded` are (T, D), or (T,) for one axis, in the same physical unit; every score but the loss is (D,). An axis that
-never moves has no variance to explain: its R2, CC and SNR are NaN.
+`true` and `decoded` are (T, D), or (T,) for one axis, in the same physical unit; every score but
+the loss is (D,). An axis that never moves has no variance to explain: its R2, CC and SNR are NaN.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ import numpy as np
 
 
 def r2(true: np.ndarray, decoded: np.ndarray) -> np.ndarray:
-    """Coefficient of determination per axis, 1 - SSE / SST; 1 is perfect, 0 is the mean, negative is worse."""
+    """Coefficient of determination per axis, 1 - SSE / SST;
+
+    1 is perfect, 0 is the mean, negative is worse.
+    """
     true, decoded = _paired(true, decoded)
     sse = ((true - decoded) ** 2).sum(0)
     sst = ((true - true.mean(0)) ** 2).sum(0)
@@ -18,7 +21,10 @@ def r2(true: np.ndarray, decoded: np.ndarray) -> np.ndarray:
 
 
 def mse(true: np.ndarray, decoded: np.ndarray) -> float:
-    """Mean squared error, averaged over the axes too, in the unit of the target squared: the loss of every table."""
+    """Mean squared error, averaged over the axes too, in the unit of the target squared:
+
+    the loss of every table.
+    """
     true, decoded = _paired(true, decoded)
     return float(((decoded - true) ** 2).mean())
 
@@ -44,7 +50,10 @@ def snr_db(true: np.ndarray, decoded: np.ndarray) -> np.ndarray:
 
 
 def _paired(true: np.ndarray, decoded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as (T, D) float64; a silent broadcast of (T,) against (T, 1) would give a wrong score."""
+    """Both as (T, D) float64;
+
+    a silent broadcast of (T,) against (T, 1) would give a wrong score.
+    """
     true, decoded = np.asarray(true, np.float64), np.asarray(decoded, np.float64)
     if true.shape != decoded.shape or len(true) == 0:
         raise ValueError(

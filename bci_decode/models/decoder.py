@@ -12,15 +12,18 @@ from torch import Tensor, nn
 
 from bci_decode.errors import BciDecodeError
 
-SHARED = 1.5  # windows a bin, from which projecting each bin once pays for gathering the projections
+SHARED = (
+    1.5  # windows a bin, from which projecting each bin once pays for gathering the projections
+)
 
 
 class Decoder(nn.Module):
-    """Counts (B, T, N) -> kinematics (B, T, D) and the recurrent state; both in the data set's scaled units.
+    """Counts (B, T, N) -> kinematics (B, T, D) and the recurrent state; both in the data set's
+    scaled units.
 
-    `recurrent(input_size, batch_first=True)` makes a layer with the call of `torch.nn.GRU`, `head(H, D)` what maps its
-    outputs to the axes, and `norm`, if any, stands between the two. Plain and LayerNorm decoders differ only in what
-    is put into these sockets.
+    `recurrent(input_size, batch_first=True)` makes a layer with the call of `torch.nn.GRU`,
+    `head(H, D)` what maps its outputs to the axes, and `norm`, if any, stands between the two.
+    Plain and LayerNorm decoders differ only in what is put into these sockets.
     """
 
     def __init__(
@@ -36,27 +39,43 @@ class Decoder(nn.Module):
         super().__init__()
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is {dropout}, it must be 0 or more and below 1")
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()  # nn.Dropout(0) still draws and multiplies
+        self.dropout = (
+            nn.Dropout(dropout) if dropout else nn.Identity()
+        )  # nn.Dropout(0) still draws and multiplies
         self.recurrent = recurrent(input_size, batch_first=True)
         self.bidirectional = bool(self.recurrent.bidirectional)
         self.norm = norm or nn.Identity()
-        self.head = head(int(self.recurrent.hidden_size) * (1 + self.bidirectional), output_size)  # type: ignore[arg-type]
+        width = getattr(self.recurrent, "output_size", self.recurrent.hidden_size)
+        self.head = head(int(width) * (1 + self.bidirectional), output_size)  # type: ignore[arg-type]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
 
     @property
     def needs_window(self) -> bool:
-        """Whether an output is causal only at a window's last bin, so that no state can be carried instead."""
+        """Whether an output is causal only at a window's last bin, so that no state can be carried
+        instead.
+        """
         return not getattr(self.norm, "causal", True)
 
-    def forward(self, counts: Tensor, state: Tensor | None = None, first_output: int = 0) -> tuple[Tensor, Tensor]:
-        """Kinematics of the bins from `first_output` on, (B, T - first_output, D), and the state after the last."""
+    def forward(
+        self, counts: Tensor, state: Tensor | None = None, first_output: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Kinematics of the bins from `first_output` on, (B, T - first_output, D), and the state
+        after the last.
+        """
         y, state = self.recurrent(self.dropout(counts), state)
         return self.head(self.norm(y)[:, first_output:]), state
 
     def forward_windows(self, counts: Tensor, windows: Tensor, first_output: int = 0) -> Tensor:
-        """Kinematics (B, T - first_output, D) of counts (n, N) in windows (B, T) of indices, from zero states.
+        """Kinematics (B, T - first_output, D) of counts (n, N) in windows (B, T) of indices, from
+        zero states.
 
-        The same as of counts[windows], but where windows lie close together, so that they share bins, a layer with
-        `forward_windows` of its own projects each bin once. Dropout of the counts falls on each window separately.
+        The same as of counts[windows], but where windows lie close together, so that they share
+        bins, a layer with `forward_windows` of its own projects each bin once. Dropout of the
+        counts falls on each window separately.
         """
         first, last = (int(end) for end in torch.aminmax(windows))
         shared = windows.numel() > SHARED * (last + 1 - first)
@@ -65,42 +84,6 @@ class Decoder(nn.Module):
             return self(counts[windows], first_output=first_output)[0]
         y, _ = self.recurrent.forward_windows(counts[first : last + 1], windows - first)  # type: ignore[operator]
         return self.head(self.norm(y)[:, first_output:])
-
-
-class MLPHead(nn.Sequential):
-    """One hidden layer of `width` with a ReLU, all axes together: (..., H) -> (..., D)."""
-
-    def __init__(self, inputs: int, outputs: int, width: int):
-        super().__init__(nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, outputs))
-
-
-class PerAxisHead(nn.Module):
-    """An `MLPHead` of its own for every axis: (..., H) -> (..., D)."""
-
-    def __init__(self, inputs: int, outputs: int, width: int):
-        super().__init__()
-        self.axes = nn.ModuleList(MLPHead(inputs, 1, width) for _ in range(outputs))
-
-    def forward(self, y: Tensor) -> Tensor:
-        return torch.cat([axis(y) for axis in self.axes], dim=-1)
-
-
-@torch.no_grad()
-def decode_stream(decoder: Decoder, counts: Tensor, history: int | None, batch: int = 256) -> Tensor:
-    """Decode a whole stream (T, N) -> (T, D) as a live decoder would: bin t from bins up to t alone, none left out.
-
-    With `history` every bin is decoded from the last `history` bins, starting from a zero state; the stream's first
-    bins from as many as there are. Without, the state is carried from the first bin to the last; a bidirectional
-    decoder then reads the whole stream for every bin, as no live one could.
-    """
-    decoder.eval()
-    if history is None:
-        return decoder(counts[None])[0][0]
-    first = [decoder(counts[None, : t + 1], first_output=t)[0][0] for t in range(min(history - 1, len(counts)))]
-    starts = torch.arange(max(len(counts) - history + 1, 0), device=counts.device)[:, None]
-    windows = starts + torch.arange(history, device=counts.device)
-    rest = [decoder.forward_windows(counts, part, history - 1)[:, 0] for part in windows.split(batch) if len(part)]
-    return torch.cat(first + rest)
 
 
 def check_window(decoder: Decoder, history: int | None) -> None:

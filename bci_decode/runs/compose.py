@@ -1,24 +1,25 @@
-"""The configuration in `conf/`, as Hydra composes it: the types of its keys, its sessions, and what its words come to."""
+"""The configuration in `conf/`, composed by Hydra: types of the keys, sessions, resolvers."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from bci_decode.config import TARGETS, TrainConfig
+from bci_decode.config import TARGETS, TrainConfig, described_keys
 from bci_decode.data.catalog import catalog
 from bci_decode.errors import BciDecodeError
-from bci_decode.runs.folder import run_folder
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def register_configs() -> None:
-    """Tell Hydra the types of the keys, a `session` option for each catalogued session, and the resolvers of `conf/`."""
+    """Give Hydra the types of the keys, a `session` option per catalogued session, and resolvers."""
     store = ConfigStore.instance()
     store.store(name="schema", node=TrainConfig)
     for name in catalog():
@@ -29,33 +30,99 @@ def register_configs() -> None:
             "folder": "${data_dir}",
         }
         store.store(group="session", name=name, node=node)
-    OmegaConf.register_new_resolver("stem", lambda path: Path(path).resolve().stem, replace=True)
-    OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
-    OmegaConf.register_new_resolver("by_target", _by_target, replace=True)
+    for resolver in (stem, by_target, key_table):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 
-def _by_target(target: str, values: dict):
+def stem(path: str) -> str:
+    """`${stem:a/b.mat}` is "b"."""
+    return Path(path).expanduser().resolve().stem
+
+
+def by_target(target: str, values: dict) -> Any:
     """`${by_target:${data.target},{position: 20, velocity: 10, acceleration: 10}}`"""
     if target not in values:
-        raise BciDecodeError(f"is {target!r}", field="data.target", remedy=f"choose {', '.join(TARGETS)}")
+        remedy = f"choose {', '.join(TARGETS)}"
+        raise BciDecodeError(f"is {target!r}", field="data.target", remedy=remedy)
     return values[target]
 
 
-def composed(*words: str) -> DictConfig:
-    """The configuration that the words of a command line stand for."""
+def key_table() -> str:
+    """Every key with its default, its meaning and the values that it may have, for `--help`."""
+    keys = [
+        (f"{name}={'null' if default is None else str(default).lower()}", meaning)
+        for name, default, meaning in described_keys()
+        if not name.startswith("names.")
+    ]
+    return "\n".join(f"  {key:<32} {meaning}" for key, meaning in keys)
+
+
+def compose_config(*words: str) -> DictConfig:
+    """The configuration that the words of a command line mean, with `names` filled in."""
     if not CONF.is_dir():
-        raise BciDecodeError(
-            "no such folder", file=CONF, remedy="run from a clone of the project, installed with 'make setup'"
-        )
+        raise BciDecodeError("no such folder", file=CONF, remedy="install the project again")
     register_configs()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("train", list(words))
+        config = hydra.compose("train", list(words), return_hydra_config=True)
+    choices = config.hydra.runtime.choices
+    with open_dict(config):
+        del config["hydra"]
+    config.names.experiment, config.names.model = choices["experiment"], choices["model"]
+    return config
 
 
-def settings_of(*words: str) -> dict[str, Any]:
-    """The same, resolved, as a run's config.yaml has it; of whatever session."""
-    config = composed(*words)
+def resolved_config(*words: str) -> dict[str, Any]:
+    """The same as plain values, as `config.yaml` of a run has them, without the session."""
+    config = compose_config(*words)
     config.session = {}
-    found = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(found, dict)
-    return {str(key): value for key, value in found.items()}
+    return plain(config)
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """A configuration as dictionaries, lists and values, interpolations resolved."""
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def typed_config(config: DictConfig) -> TrainConfig:
+    """The dataclasses of a configuration, with all types, names and ranges checked."""
+    for key in strange_keys(config, TrainConfig):
+        raise BciDecodeError(
+            "nothing reads this key", field=key, remedy="remove it; --help lists all keys"
+        )
+    if not config.names.model:
+        raise BciDecodeError("is not set", field="model", remedy=f"choose {', '.join(models())}")
+    typed = OmegaConf.to_object(config)
+    assert isinstance(typed, TrainConfig)
+    check_recipe(typed.names.experiment, typed.names.model)
+    return typed
+
+
+def strange_keys(config: DictConfig, group: type, prefix: str = "") -> Iterator[str]:
+    """Keys that `+key=value` added where no dataclass has them."""
+    known = {entry.name: entry.default_factory for entry in fields(group)}
+    for name in map(str, config):
+        if name not in known:
+            yield prefix + name
+        elif isinstance(inner := known[name], type) and is_dataclass(inner):
+            yield from strange_keys(config[name], inner, f"{prefix}{name}.")
+
+
+def models() -> list[str]:
+    """The names of `conf/model/`."""
+    return sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+
+
+def check_recipe(experiment: str, model: str) -> None:
+    """Refuse a model that an experiment with recipes for some models has none for."""
+    folder = CONF / "experiment" / "model"
+    known = sorted(
+        path.stem.removeprefix(f"{experiment}_") for path in folder.glob(f"{experiment}_*.yaml")
+    )
+    if known and model not in known:
+        raise BciDecodeError(
+            f"experiment={experiment} has no recipe for it",
+            field=f"model={model}",
+            remedy=f"choose {', '.join(known)}, or write {folder / f'{experiment}_{model}.yaml'}",
+        )

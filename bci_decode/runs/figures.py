@@ -1,89 +1,173 @@
-"""Pictures of a run, drawn from the CSV and npz files that it wrote."""
+"""Figures of a run, drawn from the CSV and npz files that it wrote."""
 
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from bci_decode.style import DECODED, PARTS, PLATEAU, TRUE, loss_limit, save_figure
+from bci_decode.config import TrajectoryConfig
+from bci_decode.evaluation.metrics import r2
+from bci_decode.runs.folder import FIGURES
+from bci_decode.style import DECODED, PARTS, PLATEAU, TRUE, loss_limit, model_label, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SATURATED = "saturated_"  # columns of trainer.monitor_layers
 
 
-def draw_run(folder: Path) -> None:
-    """Draw `loss.png`, `r2.png` and `trajectory.png` of a finished run into its folder."""
+def figure_files(folder: Path, kind: str) -> list[Path]:
+    """The figures that every run has."""
+    return [folder / f"{name}.{kind}" for name in FIGURES]
+
+
+def draw_run(folder: Path, kind: str = "png", trajectory: TrajectoryConfig | None = None) -> None:
+    """Draw loss, R2 and trajectory of a finished run into its folder, and layers if monitored."""
     history = pd.read_csv(folder / "history.csv")
     metrics = json.loads((folder / "metrics.json").read_text())
-    with np.load(folder / "predictions.npz") as predictions:
-        decoded = dict(predictions)
     title = run_title(metrics)
-    for score, label in (("loss", f"mean squared error, ({decoded['unit']})²"), ("r2", "R² (mean of x and y)")):
+    unit = metrics["protocol"]["unit"]
+    labels = {"loss": f"mean squared error, ({unit})²", "r2": "R² (mean of x and y)"}
+    for score, label in labels.items():
         figure = _history_figure(history, metrics, score)
-        figure.axes[0].set(xlabel="epoch (0: untrained)", ylabel=label, title=title)
-        save_figure(figure, folder / f"{score}.png")
-    save_figure(_trajectory_figure(decoded, title), folder / "trajectory.png")
+        figure.axes[0].set(xlabel="epoch (0: untrained)", ylabel=label)
+        figure.suptitle(_wrapped(title, 70), fontsize="medium")
+        save_figure(figure, folder / f"{score}.{kind}")
+    if any(column.startswith(SATURATED) for column in history):
+        save_figure(layers_figure(history, title), folder / f"layers.{kind}")
+    decoded = read_predictions(folder / "predictions.npz")
+    figure = trajectory_figure(decoded, title, trajectory or TrajectoryConfig())
+    save_figure(figure, folder / f"trajectory.{kind}")
+
+
+def read_predictions(path: Path) -> dict[str, np.ndarray]:
+    """Time, true and decoded target of a `predictions.npz`, with axes, target, unit and bin width."""
+    with np.load(path) as predictions:
+        return dict(predictions)
 
 
 def run_title(metrics: dict) -> str:
-    """Session, decoder and, as in the folder's name, the target where it is not velocity."""
+    """Session, decoder, the target where it is not velocity, seed and experiment."""
     target = metrics["protocol"]["target"]
-    decoder = metrics["model"] + f", {target}" * (target != "velocity")
+    decoder = model_label(metrics["model"]) + f", {target}" * (target != "velocity")
     return f"{metrics['session']}, {decoder}, seed {metrics['seed']} ({metrics['experiment']})"
 
 
-def _history_figure(history: pd.DataFrame, metrics: dict, score: str) -> plt.Figure:
-    """The training part, and the one that chose the epoch, against epoch; the chosen epoch marked."""
+def _wrapped(title: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(title, width))
+
+
+def _history_figure(history: pd.DataFrame, metrics: dict, score: str) -> Figure:
+    """The training part, and the one that selected the epoch, against epoch; that epoch marked."""
+    import matplotlib.pyplot as plt
+
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    other = metrics["select_on"]
+    other = (
+        metrics["select_on"] if history[f"{metrics['select_on']}_{score}"].notna().any() else "test"
+    )
+    marker: dict[str, Any] = {"marker": "o"} if len(history) == 1 else {}
     for part in ("train", other):
-        axes.plot(history["epoch"], history[f"{part}_{score}"], **PARTS[part])
+        axes.plot(history["epoch"], history[f"{part}_{score}"], **PARTS[part], **marker)
     if score == "loss":
         plateau = metrics["target_variance"][other]
         axes.axhline(plateau, label=f"variance of the {PARTS[other]['label']} target", **PLATEAU)
-        losses = [history[f"{part}_loss"] for part in ("train", other)]
-        axes.set_ylim(0, loss_limit(plateau, max(loss.min() for loss in losses), max(loss.max() for loss in losses)))
+        losses = history[["train_loss", f"{other}_loss"]].to_numpy()
+        axes.set_ylim(0, loss_limit(plateau, np.nanmin(losses, 0).max(), np.nanmax(losses)))
     else:  # an untrained decoder may be far below 0, and would flatten all that follows
         axes.set_ylim(max(-0.1, min(0.0, history[f"{other}_{score}"].min())), 1)
-    best = metrics["best_epoch"]
-    axes.plot(best, history[f"{other}_{score}"][best], "o", color="black", markersize=5, label=f"chosen epoch, {best}")
+    best = history[history["epoch"] == metrics["best_epoch"]]
+    label = f"selected epoch, {metrics['best_epoch']}"
+    axes.plot(
+        best["epoch"], best[f"{other}_{score}"], "o", color="black", markersize=5, label=label
+    )
     axes.margins(x=0.02)
     axes.legend(frameon=False)
     return figure
 
 
-def _trajectory_figure(decoded: dict[str, np.ndarray], title: str, seconds: float = 10.0) -> plt.Figure:
-    """True and decoded target over ten seconds from the middle of the test part on, and the path in the plane."""
-    width, first = float(decoded["bin_width"]), len(decoded["time"]) // 2
-    bins = slice(first, first + max(2, round(seconds / width)))
+def layers_figure(history: pd.DataFrame, title: str) -> Figure:
+    """What `trainer.monitor_layers` wrote: saturated gates, gradient norms and weight norms."""
+    import matplotlib.pyplot as plt
+
+    kinds = {
+        SATURATED: "share of saturated\npre-activations",
+        "grad_norm_": "gradient norm",
+        "weight_norm_": "weight norm",
+    }
+    figure, panels = plt.subplots(3, 1, figsize=(7, 8), sharex=True, layout="constrained")
+    for axes, (start, label) in zip(panels, kinds.items(), strict=True):
+        for column in (name for name in history if name.startswith(start)):
+            name = column.removeprefix(start).replace("_", " ")
+            axes.plot(history["epoch"], history[column], label=name)
+        axes.set_ylabel(label)
+        axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    panels[-1].set_xlabel("epoch (0: untrained)")
+    figure.suptitle(_wrapped(title, 80), fontsize="medium")
+    return figure
+
+
+def trajectory_figure(
+    decoded: dict[str, np.ndarray], title: str, shown: TrajectoryConfig
+) -> Figure:
+    """True and decoded target over a range of time with its R2 and the whole part's, and the path.
+
+    The range begins at `shown.start` on the recording's clock, by default in the middle.
+    """
+    import matplotlib.pyplot as plt
+
+    bins = _shown_bins(decoded["time"], float(decoded["bin_width"]), shown)
     time, true, guess = decoded["time"][bins], decoded["true"][bins], decoded["decoded"][bins]
     target, unit = str(decoded["target"]), str(decoded["unit"])
+    whole = r2(decoded["true"], decoded["decoded"])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        here = r2(true, guess)
     figure = plt.figure(figsize=(10, 4.5), layout="constrained")
-    has_path = target != "acceleration"  # summed up twice, it would lead anywhere
-    grid = figure.add_gridspec(2, 1 + has_path, width_ratios=(1.7, 1)[: 1 + has_path])
+    has_path = target != "acceleration"  # integrated twice, it would lead anywhere
+    grid = figure.add_gridspec(len(whole), 1 + has_path, width_ratios=(1.7, 1)[: 1 + has_path])
     for axis, name in enumerate(decoded["axes"]):
         axes = figure.add_subplot(grid[axis, 0])
         axes.plot(time, true[:, axis], **TRUE)
         axes.plot(time, guess[:, axis], **DECODED)
         axes.set_ylabel(f"{name} {target}\n{unit}")
+        axes.set_title(
+            f"{name}: R² {here[axis]:.3f} here, {whole[axis]:.3f} in all",
+            loc="right",
+            fontsize="small",
+        )
         axes.margins(x=0)
     figure.axes[0].legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-    figure.axes[1].set_xlabel("time of the recording, s")
+    figure.axes[-1].set_xlabel("time of the recording, s")
     if has_path:
-        _draw_path(figure.add_subplot(grid[:, 1]), true, guess, width if target == "velocity" else None)
-    figure.suptitle(title)
+        width = float(decoded["bin_width"]) if target == "velocity" else None
+        _draw_path(figure.add_subplot(grid[:, 1]), true, guess, width)
+    figure.suptitle(_wrapped(f"{title}: {time[0]:.1f} to {time[-1]:.1f} s", 110))
     return figure
 
 
-def _draw_path(axes: plt.Axes, true: np.ndarray, guess: np.ndarray, bin_width: float | None) -> None:
-    """Positions in the plane; with a bin width, where the velocities lead to from one common start."""
-    what = "position, mm"
+def _shown_bins(time: np.ndarray, bin_width: float, shown: TrajectoryConfig) -> slice:
+    """The bins of the range, moved into the part if it lies outside."""
+    count = min(max(2, round(shown.seconds / bin_width)), len(time))
+    first = len(time) // 2 if shown.start is None else int(np.searchsorted(time, shown.start))
+    first = max(0, min(first, len(time) - count))
+    return slice(first, first + count)
+
+
+def _draw_path(axes: Axes, true: np.ndarray, guess: np.ndarray, bin_width: float | None) -> None:
+    """Positions in the plane; with a bin width, the velocities integrated from one common start."""
+    quantity = "position, mm"
     if bin_width is not None:
         true, guess = ((a.cumsum(0) - a[0]) * bin_width for a in (true, guess))
-        what = "path, mm (velocity summed up)"
-    axes.plot(*true.T, **TRUE)
-    axes.plot(*guess.T, **DECODED)
-    axes.plot(*true[0], "o", color="black", markersize=5)
-    axes.set(xlabel=f"x {what}", ylabel=f"y {what}", title="the same ten seconds; dot: start")
+        quantity = "path, mm (integrated velocity)"
+    axes.plot(*true.T[:2], **TRUE)
+    axes.plot(*guess.T[:2], **DECODED)
+    axes.plot(*true[0, :2], "o", color="black", markersize=5)
+    title = "the same time; dot: start" + "\nintegration adds errors up" * (bin_width is not None)
+    axes.set(xlabel=f"x {quantity}", ylabel=f"y {quantity}")
+    axes.set_title(title, fontsize="small")
     axes.set_aspect("equal", adjustable="datalim")

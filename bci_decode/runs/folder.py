@@ -1,37 +1,30 @@
-"""A run's folder: whose run it holds, whether that is finished, and that no other process writes to it.
+"""The folder of a run: its name, its files, whether the run in it is finished, why it failed.
 
-`outputs/<experiment>/<session>/<model>[-bidirectional][-<target>]/seed<k>/`, addressable, so that the same command finds its own run again.
+`<output_dir>/<experiment>/<session>/<model>[-bidirectional][-<target>]/seed<k>/` is the same for
+the same command. A run trains in `seed<k>.running/` beside it, which is renamed when the run
+finishes.
 """
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import DictConfig, OmegaConf
 
-from bci_decode.config import TARGETS, flat
+from bci_decode.config import flatten
 from bci_decode.errors import BciDecodeError
-from bci_decode.files import md5_of, written_whole
+from bci_decode.files import md5_of
+from bci_decode.style import BIDIRECTIONAL
 
-PICTURES = ("loss.png", "r2.png", "trajectory.png")
-RUN_FILES = (
-    "config.yaml",
-    "history.csv",
-    "metrics.json",
-    "predictions.npz",
-    "best.pt",
-    "last.pt",
-    *PICTURES,
-    "profile.csv",
-)
-OPTIONAL = ("profile.csv",)
-# keys that do not change the figures: a run goes on, or counts as finished, though they differ
+RUNNING = ".running"
+FAILED = "failed.txt"
+RESULTS = ("config.yaml", "history.csv", "metrics.json", "predictions.npz", "best.pt")
+FIGURES = ("loss", "r2", "trajectory")
+# keys that do not change the figures: a run continues, or counts as finished, though they differ
 FREE_KEYS = (
     "overwrite",
     "data_dir",
@@ -41,205 +34,142 @@ FREE_KEYS = (
     "trainer.device",
     "trainer.threads",
     "trainer.profile",
+    "logger",
+    "figures",
+    "trajectory.start",
+    "trajectory.seconds",
 )
-FAILED = "failed.txt"
-FAILED_RUN = ".failed"  # what there is of a run that was to overwrite another one and failed
-GONE = ".gone"
-ASIDE = ".before"  # where an overwritten run waits until the new one has finished
+OVERWRITE = "overwrite=true trains again, another output_dir= keeps both"
 
 
 def decoder_name(model: str, bidirectional: bool) -> str:
     """What a decoder is called in folders and tables: lngru, lngru-bidirectional."""
-    return model + "-bidirectional" * bidirectional
+    return model + BIDIRECTIONAL * bidirectional
 
 
-def run_folder(
-    output_dir: str, experiment: str, session: str, model: str, seed: int, bidirectional=False, target="velocity"
-) -> str:
-    """The folder's path below `output_dir`; names that would lead out of it are refused before it is made."""
-    if not str(output_dir or "").strip():
+def is_bidirectional(config: DictConfig) -> bool:
+    """Whether the recurrent layers of a configuration read their input from both ends."""
+    return bool(OmegaConf.select(config, "model.recurrent.bidirectional", default=False))
+
+
+def run_folder(config: DictConfig) -> Path:
+    """The folder of a configuration's run; names that lead out of `output_dir` are refused."""
+    output, session = str(config.output_dir or "").strip(), str(config.session.name or "")
+    if not output:
         raise BciDecodeError("is empty", field="output_dir", remedy="name a folder, outputs say")
-    if not session or session == ".." or session != Path(str(session)).name:
+    if not session or session == ".." or session != Path(session).name:
         raise BciDecodeError(
-            f"is {session!r}", field="session.name", remedy="give a name without slashes: a folder bears it"
+            f"is {session!r}",
+            field="session.name",
+            remedy="give a name without slashes: a folder bears it",
         )
-    if target not in TARGETS:
-        raise BciDecodeError(f"is {target!r}", field="data.target", remedy=f"choose {', '.join(TARGETS)}")
-    decoder = decoder_name(model, bidirectional) + f"-{target}" * (target != "velocity")
-    return f"{experiment}/{session}/{decoder}/seed{seed}"
+    target = config.data.target
+    name = decoder_name(config.names.model, is_bidirectional(config))
+    name += f"-{target}" * (target != "velocity")
+    return relative(Path(output, config.names.experiment, session, name, f"seed{config.seed}"))
 
 
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Keep every other process out of the folder; one that comes second is told so."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BciDecodeError(
-                "another process is at this run", file=folder, remedy="wait for it, or use another output_dir="
-            ) from error
-        recover(folder)
-        yield
-    finally:
-        os.close(handle)
+def relative(folder: Path) -> Path:
+    """The folder as seen from the current one, if it is below it."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
-def is_finished(folder: Path, settings: dict[Any, Any], data: Path) -> bool:
-    """Whether the run of these settings and this data file stands here complete; refuses another one's folder."""
-    config = folder / "config.yaml"
-    if not config.exists():
-        strays = [name for name in RUN_FILES if (folder / name).exists()]
-        if strays:
-            raise _not_ours(folder, f"files of a run ({', '.join(strays)}) without its config.yaml")
-        return False
-    try:
-        before = flat(yaml.safe_load(config.read_text()))
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise _not_ours(folder, "a run whose config.yaml is damaged") from error
-    now, absent = flat(settings), object()
-    changed = [key for key in {**before, **now} if before.get(key, absent) != now.get(key, absent)]
-    changed = [key for key in changed if key not in FREE_KEYS]
-    if changed:
-        shown = ", ".join(f"{key}={before.get(key, 'absent')}" for key in changed[:4])
-        raise _not_ours(folder, f"a run with other settings ({shown}{', ...' * (len(changed) > 4)})")
-    if not is_complete(folder):
-        return False
-    about = json.loads((folder / "metrics.json").read_text())["data"]
-    same = identity(data).items() <= about.items() if data.is_file() else True  # the data may be gone by now
-    if not same and md5_of(data) != about["md5"]:
-        raise _not_ours(folder, f"a run on other data, {about['file']} as it was then")
-    return True
+def working_folder(folder: Path) -> Path:
+    """Where the run of this folder trains."""
+    return folder.with_name(folder.name + RUNNING)
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a finished run stands here, all its files in it; one that lacks any is made whole from last.pt."""
+    """Whether a finished run is here with all its results; `last.pt` and figures may be gone."""
     try:
         metrics = json.loads((folder / "metrics.json").read_text())
-        epochs = (folder / "history.csv").read_text().count("\n") - 2  # a header, and a row for epoch 0
-        whole = all((folder / name).stat().st_size for name in RUN_FILES if name not in OPTIONAL)
-        return whole and epochs == metrics["epochs"] and {"file", "md5"} <= metrics["data"].keys()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        last_row = (folder / "history.csv").read_text().splitlines()[-1]
+        present = all((folder / name).stat().st_size for name in RESULTS)
+        same = int(last_row.split(",")[0]) == metrics["epochs"]
+        return present and same and {"file", "md5"} <= metrics["data"].keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
         return False
 
 
-def identity(data: Path) -> dict[str, Any]:
-    """What tells cheaply that a data file is still the same: its path, size in bytes and time of its last change."""
+def changed_settings(folder: Path, settings: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Keys that differ between `config.yaml` of a folder and `settings`: (there, here) for each."""
+    try:
+        there = flatten(yaml.safe_load((folder / "config.yaml").read_text()))
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise conflict(folder, "a run whose config.yaml is damaged") from error
+    here, absent = flatten(settings), "absent"
+    return {
+        key: (there.get(key, absent), here.get(key, absent))
+        for key in {**there, **here}
+        if key not in FREE_KEYS and there.get(key, absent) != here.get(key, absent)
+    }
+
+
+def conflict(folder: Path, content: str) -> BciDecodeError:
+    """The error that a folder holds something else than the run that is asked for."""
+    return BciDecodeError(f"holds {content}", file=folder, remedy=OVERWRITE)
+
+
+def settings_conflict(folder: Path, changed: dict[str, tuple[Any, Any]]) -> BciDecodeError:
+    """The error that a folder holds a run with other settings, and with which."""
+    if "names.model" in changed and changed["names.model"][0] == "absent":
+        return conflict(folder, "a run of an earlier version of this project")
+    shown = [f"{key}={there}, here {here}" for key, (there, here) in list(changed.items())[:4]]
+    more = "; ..." * (len(changed) > 4)
+    return conflict(folder, f"a run with other settings ({'; '.join(shown)}{more})")
+
+
+def check_same_data(folder: Path, data: Path) -> None:
+    """Refuse the folder of a finished run on other data; the data file may be gone."""
+    about = json.loads((folder / "metrics.json").read_text())["data"]
+    if not data.is_file() or file_stat(data).items() <= about.items():
+        return
+    if md5_of(data) != about["md5"]:
+        raise conflict(folder, f"a run on other data, {about['file']} as it was then")
+
+
+def file_stat(data: Path) -> dict[str, Any]:
+    """Path, bytes and time of change of a data file: a cheap sign that it is still the same."""
     about = data.stat()
     return {"file": str(data), "bytes": about.st_size, "modified_ns": about.st_mtime_ns}
 
 
 def record_failure(folder: Path, reason: str | None) -> None:
-    """Leave `failed.txt` with the reason in a run's folder; None takes it away."""
-    path = folder / FAILED
-    if reason is None:
-        path.unlink(missing_ok=True)
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
+    """Leave `failed.txt` with the reason in the working folder of a run; None removes it."""
+    path = working_folder(folder) / FAILED
+    if reason is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(reason + "\n")
+    elif path.is_file():
+        path.unlink()
+        remove_if_empty(folder)
 
 
 def failure(folder: Path) -> str | None:
-    """Why the run in this folder failed, None if it did not."""
-    path = folder / FAILED
+    """Why the last start of this folder's run failed, None if it did not."""
+    path = working_folder(folder) / FAILED
     return path.read_text().strip() if path.is_file() else None
 
 
-def relative(folder: Path) -> Path:
-    """The folder as seen from here, where it lies below."""
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+def remove_if_empty(folder: Path) -> bool:
+    """Remove the working folder, and empty ones above it, of a run that wrote nothing.
 
-
-def _not_ours(folder: Path, what: str) -> BciDecodeError:
-    remedy = "overwrite=true starts anew, another output_dir= keeps both"
-    return BciDecodeError(f"holds {what}", file=folder, remedy=remedy)
-
-
-@contextmanager
-def begun(folder: Path, settings: dict[Any, Any], overwrite: bool) -> Iterator[None]:
-    """Make the folder this run's own while it trains: an overwritten run is set aside till this one has finished.
-
-    If this one fails, the other is put back, and what there is of this one goes to `.failed`. If it is interrupted or
-    killed, both stay, and it can go on.
+    Returns True if something is kept.
     """
-    if overwrite:
-        _set_aside(folder)
-    with written_whole(folder / "config.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(settings, sort_keys=False))
-    try:
-        yield
-    except Exception:
-        if overwrite and (folder / ASIDE).is_dir():
-            _put_back(folder)
-        raise
-    _let_go(folder)
-
-
-# Whatever is moved is first gathered under a name ending in .part and then renamed at once, so that after a kill at any
-# moment `recover` knows how far it came. No file of a finished run is deleted before another one stands in its place.
-
-
-def recover(folder: Path) -> None:
-    """Undo or finish what a kill cut short in this folder; to be called by whoever has just got hold of it."""
-    for cut in (ASIDE + ".part", FAILED_RUN + ".part"):
-        _move(folder / cut, folder)
-    if (folder / FAILED_RUN).is_dir() and (folder / ASIDE).is_dir():
-        _move(folder / ASIDE, folder)
-    if (folder / ASIDE).is_dir() and is_complete(folder):
-        _let_go(folder)
-    _delete(folder / GONE)
-
-
-def _set_aside(folder: Path) -> None:
-    _delete(folder / FAILED_RUN)
-    if (folder / "metrics.json").exists() and not (folder / ASIDE).is_dir():
-        _move(folder, folder / (ASIDE + ".part"))
-        (folder / (ASIDE + ".part")).rename(folder / ASIDE)
-    else:  # what stands here is not finished, or came after a finished run that waits aside already
-        for name in RUN_FILES:
-            (folder / name).unlink(missing_ok=True)
-
-
-def _put_back(folder: Path) -> None:
-    _move(folder, folder / (FAILED_RUN + ".part"))
-    (folder / (FAILED_RUN + ".part")).rename(folder / FAILED_RUN)
-    _move(folder / ASIDE, folder)
-
-
-def _let_go(folder: Path) -> None:
-    if (folder / ASIDE).is_dir():
-        (folder / ASIDE).rename(folder / GONE)
-    _delete(folder / GONE)
-
-
-def _move(here: Path, there: Path) -> None:
-    """Move a run's files; `here` is taken away if nothing is left in it."""
-    if not here.is_dir():
-        return
-    there.mkdir(exist_ok=True)
-    for name in RUN_FILES:
-        if (here / name).exists():
-            (here / name).replace(there / name)
-    if not any(here.iterdir()):
-        here.rmdir()
-
-
-def _delete(folder: Path) -> None:
-    if folder.is_dir():
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
-
-
-def leave_nothing(folder: Path) -> bool:
-    """After a mistake, take away a folder that was made for nothing; returns whether it was not, and so still stands."""
-    if (folder / ASIDE).exists() or any((folder / name).exists() for name in RUN_FILES):
+    working = working_folder(folder)
+    if working.is_dir():
+        if any(path.name != "train.log" for path in working.iterdir()):
+            return True
+        (working / "train.log").unlink(missing_ok=True)
+    if folder.exists():
         return True
-    (folder / "train.log").unlink(missing_ok=True)
-    for path in (folder, *folder.parents[:3]):
+    with contextlib.suppress(OSError):  # Windows does not delete a file that is in use
+        folder.with_name(f".{folder.name}.lock").unlink()
+    for path in (working, *folder.parents[:3]):
         try:
             path.rmdir()
-        except OSError:  # not empty: someone else's
+        except FileNotFoundError:
+            continue
+        except OSError:  # not empty: other runs are there
             break
     return False

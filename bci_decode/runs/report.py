@@ -1,4 +1,7 @@
-"""What a finished run leaves behind: `metrics.json`, the figures with the protocol behind them, and `predictions.npz`."""
+"""The report of a run: `metrics.json`, scores with the protocol behind them, and `predictions.npz`.
+
+It is made from decoded parts and a history, whatever model they come from.
+"""
 
 from __future__ import annotations
 
@@ -6,114 +9,147 @@ import json
 import math
 import platform
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 import bci_decode
-from bci_decode.config import TARGETS, DataConfig
+from bci_decode.config import TARGETS, DataConfig, TrainConfig
+from bci_decode.data.catalog import catalog
 from bci_decode.data.dataset import Dataset
+from bci_decode.data.split import enclosing
 from bci_decode.evaluation import metrics
+from bci_decode.evaluation.scores import scores
 from bci_decode.files import written_whole
-from bci_decode.layers.cpu.matmul import gemm_backend, onednn_is_exact
-from bci_decode.models.decoder import Decoder
-from bci_decode.training.checkpoint import load_checkpoint
-from bci_decode.training.trainer import AXES, Trainer, decode_parts
 
-SCORES = {"r2": metrics.r2, "cc": metrics.cc, "rmse": metrics.rmse, "snr_db": metrics.snr_db}
 RULES = {
     "val": "lowest loss on the validation part",
-    "test": "highest R2 on the TEST part: a leak, as in the source study, so the test scores are too good",
+    "test": "highest R2 on the TEST part: a leak, as in the source study, so the test scores are "
+    "too good",
+    "closed form": "none: fitted in closed form",
 }
+LIBRARIES = ("torch", "numpy", "h5py", "scipy", "pandas", "hydra-core")
 
 
-def scores(true: np.ndarray, decoded: np.ndarray) -> dict[str, float | None]:
-    """Every score, its mean over the axes and each axis alone, of (T, D) arrays; None where it is not a number."""
-    found = {}
-    for name, score in SCORES.items():
-        values = score(true, decoded)
-        found[name] = float(values.mean())
-        found |= {f"{name}_{axis}": float(value) for axis, value in zip(AXES, values, strict=True)}
-    return {name: value if math.isfinite(value) else None for name, value in found.items()}
+def write_report(
+    folder: Path,
+    data: Dataset,
+    decoded: dict[str, np.ndarray],
+    history: pd.DataFrame,
+    config: TrainConfig,
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    """Write `predictions.npz`, then `metrics.json`, and return what the latter holds.
 
-
-def write_report(trainer: Trainer, history: pd.DataFrame, config: DataConfig, about: dict) -> dict:
-    """Score the best epoch's decoder on the whole test stream; write `predictions.npz`, then `metrics.json`.
-
-    `about` (session, model, seed, data file and the like) goes into `metrics.json` as it is. That file is written
-    last: a run that has it is finished. Returns what it holds.
+    `decoded` has every part but the training one, (T, D) in the target's unit, at the epoch
+    `about["best_epoch"]`. `about` (session, model, seed, data file and the like) goes into
+    `metrics.json` as it is. That file is written last: a run that has it is finished.
     """
-    data, decoder, folder = trainer.data, trainer.decoder, trainer.folder
-    best = load_checkpoint(folder / "best.pt", decoder)["epoch"]
-    with gemm_backend(trainer.config.gemm):
-        decoded = {name: a for name, a in decode_parts(decoder, data).items() if name in data.bins}
+    parts = [name for name in decoded if name not in enclosing(data.slices)]
+    select_on = config.trainer.select_on
+    rule = select_on if len(history) > 1 else "closed form"
     report = about | {
-        "best_epoch": best,
         "epochs": int(history["epoch"].iloc[-1]),
-        "select_on": trainer.config.select_on,
-        "selection_rule": RULES[trainer.config.select_on],
-        "scores": {name: scores(data.parts[name].target, decoded[name]) for name in decoded},
-        "loss": {name: metrics.mse(data.parts[name].target, decoded[name]) for name in decoded},
-        "honest": _honest(data, history, best),
-        "target_variance": {name: float(part.target.var(axis=0).mean()) for name, part in data.parts.items()},
-        "protocol": _protocol(data, decoder, config),
-        "parameters": sum(parameter.numel() for parameter in decoder.parameters()),
+        "select_on": select_on,
+        "selection_rule": RULES[rule],
+        "scores": {
+            name: scores(data.parts[name].target, decoded[name], data.axes) for name in parts
+        },
+        "loss": {name: metrics.mse(data.parts[name].target, decoded[name]) for name in parts},
+        "holdout": _holdout(data, history, about["best_epoch"]),
+        "target_variance": {
+            name: target_variance(part.target) for name, part in data.parts.items()
+        },
+        "protocol": _protocol(data, config.data, about["bidirectional"]),
         "seconds": float(history["seconds"].sum()),
-        "device": str(trainer.device),
-        "gemm": "onednn where it pays" if trainer.config.gemm == "auto" and onednn_is_exact() else "default",
         "versions": {"python": platform.python_version(), "bci_decode": bci_decode.__version__}
-        | {name: version(name) for name in ("torch", "numpy", "h5py", "scipy", "pandas", "hydra-core")},
+        | {name: version(name) for name in LIBRARIES},
     }
-    test = data.parts["test"]
-    with written_whole(folder / "predictions.npz") as temporary, temporary.open("wb") as file:
-        np.savez_compressed(
-            file,
-            time=test.time,
-            true=test.target,
-            decoded=decoded["test"],
-            axes=AXES,
-            target=config.target,
-            unit=TARGETS[config.target],
-            bin_width=config.bin_width,
-        )
+    _write_predictions(folder / "predictions.npz", data, decoded["test"], config.data)
     with written_whole(folder / "metrics.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")
     return report
 
 
-def _honest(data: Dataset, history: pd.DataFrame, chosen: int) -> dict | None:
-    """The score that no choice was made on, where another one was chosen on the test part; None without such bins.
+def _write_predictions(path: Path, data: Dataset, decoded: np.ndarray, config: DataConfig) -> None:
+    test = data.parts["test"]
+    with written_whole(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(
+            file,
+            time=test.time,
+            true=test.target,
+            decoded=decoded,
+            axes=data.axes,
+            target=config.target,
+            unit=TARGETS[config.target],
+            bin_width=config.bin_width,
+        )
 
-    Both figures are of the same bins, the "held" ones: at the epoch of the lowest validation loss, and, to tell what
-    the leak gains, at the `chosen` one.
+
+def target_variance(target: np.ndarray) -> float:
+    """Variance of a target (T, D), mean over the axes:
+
+    the loss of a decoder that knows the mean.
     """
-    if not data.stretches:
+    return float(target.var(axis=0).mean())
+
+
+def recording_kind(session: dict[str, Any], md5: str) -> str:
+    """What a run is of: "simulated", "recorded" (a published session), "excerpt" of one, "own
+    file".
+
+    `session` is that part of the resolved settings.
+    """
+    name = str(session["name"])
+    if str(session.get("_target_")).startswith("bci_decode.data.simulate."):
+        return "simulated"
+    if name in catalog() and md5 == catalog()[name].md5:
+        return "recorded"
+    return "excerpt" if name.startswith(tuple(catalog())) else "own file"
+
+
+def _holdout(data: Dataset, history: pd.DataFrame, selected: int) -> dict | None:
+    """The score of bins on which nothing was selected, where an epoch is selected on the test part.
+
+    Both figures are of the same bins: at the epoch of the lowest validation loss and, to tell what
+    the leak gains, at the `selected` one. None without such bins.
+    """
+    if "holdout" not in data.slices:
         return None
-    first = data.bins["test"].start
-    val, held = ([first + s.start, first + s.stop] for s in (data.stretches["val"], data.stretches["held"]))
-    best = int(history["val_loss"].idxmin())
+    val, holdout = ([data.slices[n].start, data.slices[n].stop] for n in ("val", "holdout"))
 
     def at(epoch: int) -> dict:
-        values = {score: float(history.loc[epoch, f"held_{score}"]) for score in ("r2", "r2_x", "r2_y", "loss")}
-        return {"epoch": epoch} | {name: value if math.isfinite(value) else None for name, value in values.items()}
+        names = ("r2", *(f"r2_{axis}" for axis in data.axes), "loss")
+        values = {name: float(history.loc[epoch, f"holdout_{name}"]) for name in names}
+        return {"epoch": epoch} | {
+            name: value if math.isfinite(value) else None for name, value in values.items()
+        }
 
-    return at(best) | {
-        "selection_rule": f"lowest loss on bins {val[0]} to {val[1]}, the beginning of what follows the training part; "
-        f"scored on bins {held[0]} to {held[1]}, on which nothing was chosen",
+    return at(int(history["val_loss"].idxmin())) | {
+        "selection_rule": f"lowest loss on bins {val[0]} to {val[1]}, the beginning of the test "
+        f"part; scored on bins {holdout[0]} to {holdout[1]}, on which nothing was selected",
         "val_bins": val,
-        "bins": held,
-        "at_test_choice": at(chosen),
+        "bins": holdout,
+        "at_test_selected_epoch": at(selected),
     }
 
 
-def told(report: dict) -> str:
-    """The scores in a line, each with how its epoch was chosen."""
-    test, honest = report["scores"]["test"], report["honest"]
-    line = f"test {_r2(test)} at epoch {report['best_epoch']}, chosen by the {report['selection_rule']}"
-    if honest is None:
+def score_line(report: dict) -> str:
+    """The scores in a line, each with how its epoch was selected."""
+    test, holdout = report["scores"]["test"], report["holdout"]
+    rule = f"chosen by the {report['selection_rule']}"
+    if report["selection_rule"] == RULES["closed form"]:
+        return f"test {_r2(test)}, fitted in closed form"
+    line = f"test {_r2(test)} at epoch {report['best_epoch']}, {rule}"
+    if holdout is None:
         return line
-    start, stop = honest["bins"]
-    return f"{line}; honest: {_r2(honest)} on the last {stop - start} bins, epoch {honest['epoch']} by validation"
+    start, stop = holdout["bins"]
+    return (
+        f"{line}; holdout: {_r2(holdout)} on the last {stop - start} bins, epoch "
+        f"{holdout['epoch']} by validation"
+    )
 
 
 def _r2(scores: dict) -> str:
@@ -121,8 +157,13 @@ def _r2(scores: dict) -> str:
     return f"R2 {r2:.3f} (x {x:.3f}, y {y:.3f})"
 
 
-def _protocol(data: Dataset, decoder: Decoder, config: DataConfig) -> dict:
-    """How the figures came about: what has to be the same before two runs may stand in one column."""
+def _protocol(data: Dataset, config: DataConfig, bidirectional: bool) -> dict[str, Any]:
+    """How the figures came about: the same for two runs that share a column of a table."""
+    # a window of history ends with the bin that is decoded: read from both ends, it is still past
+    looks_ahead = bidirectional and data.window.history is None
+    delay = max(0.0, -config.lag)
+    delay += len(data.parts["test"]) * config.bin_width if looks_ahead else 0.0
+    window = data.window
     return {
         "source": config.source,
         "target": config.target,
@@ -133,21 +174,19 @@ def _protocol(data: Dataset, decoder: Decoder, config: DataConfig) -> dict:
         "area": config.area,
         "min_rate_hz": config.min_rate,
         "units_used": len(data.units),
-        "split_bins": {name: [where.start, where.stop] for name, where in data.bins.items()},
+        "split_bins": {
+            name: [bins.start, bins.stop]
+            for name, bins in data.slices.items()
+            if name not in enclosing(data.slices)
+        },
         "scale": {"counts": config.scale.counts, "target": config.scale.target},
-        "window": {"kind": data.window.kind, "length": data.window.length, "first_output": data.window.first_output},
-        "scored_on": "every bin of the part, as one stream" + ", read from both its ends" * _looks_ahead(data, decoder),
-        "bidirectional": decoder.bidirectional,
-        "delay_s": _delay(data, decoder, config),
+        "window": {
+            "kind": window.kind,
+            "length": window.length,
+            "first_output": window.first_output,
+        },
+        "scored_on": "every bin of the part, as one stream"
+        + ", read from both its ends" * looks_ahead,
+        "bidirectional": bidirectional,
+        "delay_s": delay,  # how long a live decoder would wait for later spikes
     }
-
-
-def _delay(data: Dataset, decoder: Decoder, config: DataConfig) -> float:
-    """Seconds that a live decoder would have to wait for spikes that follow the moment it decodes."""
-    to_the_end = len(data.parts["test"]) * config.bin_width if _looks_ahead(data, decoder) else 0.0
-    return max(0.0, -config.lag) + to_the_end
-
-
-def _looks_ahead(data: Dataset, decoder: Decoder) -> bool:
-    """A window of history ends with the bin that is decoded: read from both ends, it still holds the past alone."""
-    return decoder.bidirectional and data.window.history is None

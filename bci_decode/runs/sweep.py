@@ -1,7 +1,7 @@
-"""A sweep: which runs it stands for, and what became of each of them.
+"""A sweep: the runs that it consists of, and the outcome of each.
 
-The runs themselves may be anywhere, in this process, in others, on a cluster; all that is known of them is what
-their folders hold, so that a run that was killed is seen as well.
+The runs may be anywhere: in this process, in others, on a cluster. All that is known of them is in
+their folders, so that a run that was killed is seen too.
 """
 
 from __future__ import annotations
@@ -20,16 +20,28 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from bci_decode.runs.folder import failure, is_complete, record_failure, relative
+from bci_decode.runs.folder import (
+    failure,
+    is_complete,
+    record_failure,
+    run_folder,
+    working_folder,
+)
 
+NO_RUN = "check its glob() and range(); own files are named one by one, session.path=a.mat,b.mat"
 OWN_FOLDER = "give each its own, as in 'output_dir=outputs/bins_${data.bin_width}'"
 
 
 @dataclass
 class Sweep:
-    """A sweep that has begun: its runs' folders, and what is needed to tell later what became of them."""
+    """A sweep that has begun:
 
-    finished: dict[Path, int | None]  # when each run's metrics.json was written; None: not a finished run
+    its runs' folders, and what is needed to tell later what became of them.
+    """
+
+    finished: dict[
+        Path, int | None
+    ]  # when each run's metrics.json was written; None: not a finished run
     overwrite: bool
     slurm: bool
     folder: Path
@@ -37,15 +49,24 @@ class Sweep:
 
 
 class SweepReport(Callback):
-    """Hydra's callback that notes, before a sweep starts, its runs' folders and which of them are finished already."""
+    """Hydra's callback that notes, before a sweep starts, its runs' folders and which of them are
+    finished already.
+    """
 
     sweep: Sweep | None = None  # of this process
 
     def on_multirun_start(self, config: DictConfig, **kwargs) -> None:
         folders = _folders(config)
+        if not folders:
+            words = " ".join(config.hydra.overrides.task)
+            print(f"error: {words}: the sweep has no run; {NO_RUN}", file=sys.stderr)
+            sys.exit(2)
         shared = [folder for folder in dict.fromkeys(folders) if folders.count(folder) > 1]
         if shared:  # Hydra takes a callback's exceptions for warnings
-            print(f"error: {shared[0]}: several runs of this sweep share this folder; {OWN_FOLDER}", file=sys.stderr)
+            print(
+                f"error: {shared[0]}: several runs of this sweep share this folder; {OWN_FOLDER}",
+                file=sys.stderr,
+            )
             sys.exit(2)
         SweepReport.sweep = Sweep(
             finished={folder: _finished_at(folder) for folder in folders},
@@ -63,25 +84,30 @@ def _finished_at(folder: Path) -> int | None:
 
 
 def _folders(config: DictConfig) -> list[Path]:
-    """The run folders of a sweep, by Hydra's own expansion and composition of its overrides."""
+    """The run folders of a sweep, as Hydra expands and composes its overrides."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     loader = GlobalHydra.instance().config_loader()
-    words: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)  # ${...} is each run's own affair
-    swept = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]  # an experiment's
-    overrides = OverridesParser.create(config_loader=loader).parse_overrides([*swept, *words])  # the later one counts
-    (jobs,) = BasicSweeper.split_arguments(overrides, None)
+    # ${...} differs from run to run and is not resolved here
+    words: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    of_experiment = config.hydra.sweeper.get("params") or {}
+    swept = [f"{key}={value}" for key, value in of_experiment.items()]  # a later word overrides
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides([*swept, *words])
+    jobs = next(iter(BasicSweeper.split_arguments(overrides, None)), [])
     folders = []
     for job in jobs:
         composed = loader.load_sweep_config(config, list(job))
-        HydraConfig.instance().set_config(composed)  # the folder's name is made of `hydra:` values
-        folders.append(relative(Path(composed.hydra.sweep.dir, composed.hydra.sweep.subdir)))
+        HydraConfig.instance().set_config(composed)  # `names` are made of `hydra:` values
+        folders.append(run_folder(composed))
     HydraConfig.instance().set_config(config)
     return folders
 
 
 def outcomes(sweep: Sweep, interrupted: bool = False) -> dict[Path, tuple[str, str]]:
-    """What became of each run, and why: done, skipped (finished before), failed, or open (killed or never begun)."""
+    """State of each run, and why: done, skipped (finished before), failed, or open.
+
+    Open runs were interrupted, killed or never begun.
+    """
     found = {}
     for folder, before in sweep.finished.items():
         reason, after = failure(folder), _finished_at(folder)
@@ -91,22 +117,26 @@ def outcomes(sweep: Sweep, interrupted: bool = False) -> dict[Path, tuple[str, s
             found[folder] = ("done", "")
         elif after is not None and not sweep.overwrite:
             found[folder] = ("skipped", "")
-        elif after is None and (folder / "config.yaml").exists():
-            state, how = ("open", "interrupted") if interrupted else ("failed", "killed or out of memory")
-            found[folder] = (state, f"{how}; the same command goes on with it")
+        elif (working_folder(folder) / "config.yaml").exists():
+            killed = ("failed", "killed or out of memory")
+            state, how = ("open", "interrupted") if interrupted else killed
+            found[folder] = (state, f"{how}; the same command resumes it")
         else:
             found[folder] = ("open", "not begun; the same command begins it")
     return found
 
 
 def end_of_sweep(sweep: Sweep, interrupted: bool = False) -> bool:
-    """Print the closing table and leave a word where a run was killed; whether any run is failed or open."""
+    """Print the closing table, and note where a run was killed;
+
+    True if any run failed or is open.
+    """
     if sweep.slurm:
         _wait_for_slurm(sweep)
     found = outcomes(sweep, interrupted)
     width = max(len(str(folder)) for folder in found)
     for folder, (state, reason) in found.items():
-        if state == "failed" and failure(folder) is None:  # a killed run leaves no word itself
+        if state == "failed" and failure(folder) is None:  # a killed run cannot note it
             record_failure(folder, reason)
         print(f"{state:<8} {folder!s:<{width}}  {reason}".rstrip())
     states = [state for state, _ in found.values()]
@@ -116,11 +146,18 @@ def end_of_sweep(sweep: Sweep, interrupted: bool = False) -> bool:
 
 
 def _wait_for_slurm(sweep: Sweep, poll: float = 2.0) -> None:
-    """Wait until none of the sweep's jobs is left: the launcher stops at the first that was killed, the others go on."""
-    paths = [path for path in (sweep.folder / ".submitit").glob("[0-9]*") if path.stat().st_mtime >= sweep.started - 1]
+    """Wait until no job of the sweep is left: the launcher stops at the first that was killed."""
+    paths = [
+        path
+        for path in (sweep.folder / ".submitit").glob("[0-9]*")
+        if path.stat().st_mtime >= sweep.started - 1
+    ]
     jobs = {path.name.split("_")[0] for path in paths}
     while jobs and shutil.which("squeue"):
-        queue = subprocess.run(["squeue", "-h", "-j", ",".join(sorted(jobs))], capture_output=True, text=True)
-        if queue.returncode or not queue.stdout.strip():  # SLURM forgets jobs that ended some time ago
+        command = ["squeue", "-h", "-j", ",".join(sorted(jobs))]
+        queue = subprocess.run(command, capture_output=True, text=True)
+        if (
+            queue.returncode or not queue.stdout.strip()
+        ):  # SLURM forgets jobs that ended some time ago
             return
         time.sleep(poll)

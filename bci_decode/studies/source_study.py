@@ -12,8 +12,8 @@ from bci_decode.comparison.finished_runs import FREE, PROTOCOL, Run
 from bci_decode.comparison.groups import ProtocolGroup
 from bci_decode.comparison.old_runs import present_settings
 from bci_decode.comparison.tables import markdown, mean_and_sd, run_table, session_table
-from bci_decode.config import flat
-from bci_decode.runs.compose import settings_of
+from bci_decode.config import flatten
+from bci_decode.runs.compose import resolved_config
 from bci_decode.studies.published import EXPERIMENT, STUDY, published_scores, source_study_groups
 from bci_decode.style import BIDIRECTIONAL, model_label, model_order
 
@@ -31,7 +31,7 @@ def study_settings(model: str, target: str) -> dict[str, Any]:
     both = str(model.endswith(BIDIRECTIONAL)).lower()
     name = model.removesuffix(BIDIRECTIONAL)
     words = (f"model={name}", f"data.target={target}", f"bidirectional={both}")
-    return present_settings(flat(settings_of(f"experiment={EXPERIMENT}", *words)))
+    return present_settings(flatten(resolved_config(f"experiment={EXPERIMENT}", *words)))
 
 
 def differences(run: Run) -> str:

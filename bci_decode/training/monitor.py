@@ -21,7 +21,10 @@ from bci_decode.layers import LayerNormGRU
 GATES = ("update", "reset", "candidate")
 SIDES = ("ih", "hh")  # the input's weights, the recurrent ones
 BAND = 4.0  # beyond it sigmoid's slope is below a fourteenth of its greatest, tanh's below a seven hundredth
-MOST_WINDOWS, MOST_BINS = 256, 500  # that an epoch's shares are taken from: some ten thousand values for each unit
+MOST_WINDOWS, MOST_BINS = (
+    256,
+    500,
+)  # that an epoch's shares are taken from: some ten thousand values for each unit
 
 
 def layer_names(recurrent: nn.Module) -> list[str]:
@@ -57,7 +60,9 @@ def pre_activations(recurrent: nn.Module, x: Tensor) -> dict[str, dict[str, Tens
         if name.endswith("_reverse"):
             y, gates = y.flip(0), [a.flip(0) for a in gates]
         outputs.append(y)
-        laid_out = ((a.transpose(0, 1) if batch_first else a) if batched else a.squeeze(1) for a in gates)
+        laid_out = (
+            (a.transpose(0, 1) if batch_first else a) if batched else a.squeeze(1) for a in gates
+        )
         found[name] = dict(zip(GATES, laid_out, strict=True))
     return found
 
@@ -66,7 +71,7 @@ def _check(recurrent: nn.Module) -> None:
     if not isinstance(recurrent, (nn.GRU, LayerNormGRU)):
         raise BciDecodeError(
             f"knows torch.nn.GRU and LayerNormGRU, not {type(recurrent).__name__}",
-            field="trainer.watch",
+            field="trainer.monitor_layers",
             remedy="set it to false, or choose another model.recurrent",
         )
 
@@ -76,17 +81,23 @@ def _alone(recurrent: nn.Module, name: str, inputs: int) -> nn.Module:
     options: dict[str, Any] = {"bias": recurrent.bias}
     if isinstance(recurrent, LayerNormGRU):
         options |= {"affine": recurrent.affine, "eps": recurrent.eps}
-    with torch.random.fork_rng(devices=()):  # the weights it starts with are not to use up training's random numbers
+    with torch.random.fork_rng(
+        devices=()
+    ):  # the weights it starts with are not to use up training's random numbers
         alone = type(recurrent)(inputs, recurrent.hidden_size, **options)
     weights = recurrent.state_dict()
     alone.to(next(recurrent.parameters()))
-    alone.load_state_dict({f"{key.removesuffix(name)}l0": weights[key] for key in weights if key.endswith(f"_{name}")})
+    alone.load_state_dict(
+        {f"{key.removesuffix(name)}l0": weights[key] for key in weights if key.endswith(f"_{name}")}
+    )
     return alone
 
 
 def _gates(layer: nn.Module, x: Tensor, h: Tensor) -> list[Tensor]:
     """`GATES` of one layer for inputs x (T, B, I) and the states before them h (T, B, H): all bins at once."""
-    of_x, of_h = (_linear(layer, side, a).chunk(3, dim=-1) for side, a in zip(SIDES, (x, h), strict=True))
+    of_x, of_h = (
+        _linear(layer, side, a).chunk(3, dim=-1) for side, a in zip(SIDES, (x, h), strict=True)
+    )
     if isinstance(layer, LayerNormGRU):
         update, reset = of_x[0] + of_h[0], of_x[1] + of_h[1]
     else:  # torch's rows: reset, update, candidate
@@ -127,10 +138,16 @@ class Watch:
         _check(recurrent)
         self.recurrent, self.x = recurrent, x
         layers = layer_names(recurrent)
-        weights = {f"{name}_{side}": getattr(recurrent, f"weight_{side}_{name}") for name in layers for side in SIDES}
+        weights = {
+            f"{name}_{side}": getattr(recurrent, f"weight_{side}_{name}")
+            for name in layers
+            for side in SIDES
+        }
         self.weights: dict[str, nn.Parameter] = weights
         self.names = [f"outside_{name}_{gate}" for name in layers for gate in GATES]
-        self.names += [f"{what}_{name}" for what in ("grad_norm", "weight_norm") for name in weights]
+        self.names += [
+            f"{what}_{name}" for what in ("grad_norm", "weight_norm") for name in weights
+        ]
         self._forget()
 
     def _forget(self) -> None:
@@ -145,7 +162,9 @@ class Watch:
     @torch.no_grad()
     def columns(self) -> dict[str, float]:
         """What has been seen since the last call."""
-        gradients = (self.norms / self.steps).tolist() if self.steps else [math.nan] * len(self.weights)
+        gradients = (
+            (self.norms / self.steps).tolist() if self.steps else [math.nan] * len(self.weights)
+        )
         self._forget()
         found = pre_activations(self.recurrent, self.x)
         values = [share_outside(gates[gate]) for gates in found.values() for gate in GATES]

@@ -36,14 +36,19 @@ class Stopwatch:
 
     def lines(self) -> list[str]:
         """The table as text."""
-        return [f"{name:<22} {times:>6} x  {seconds:9.3f} s" for name, (times, seconds) in self.parts.items()]
+        return [
+            f"{name:<22} {times:>6} x  {seconds:9.3f} s"
+            for name, (times, seconds) in self.parts.items()
+        ]
 
     def write(self, path: Path) -> None:
         """`part, times, seconds`, in the order in which the parts were entered first."""
         with written_whole(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["part", "times", "seconds"])
-            writer.writerows([name, times, f"{seconds:.6f}"] for name, (times, seconds) in self.parts.items())
+            writer.writerows(
+                [name, times, f"{seconds:.6f}"] for name, (times, seconds) in self.parts.items()
+            )
 
 
 def _age() -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 
 from bci_decode.config import DataConfig, ScaleConfig, SplitConfig, WindowConfig
 from bci_decode.data.binning import BinnedSession
-from bci_decode.data.dataset import Scaler, Window, prepare, split_in_time, split_rest
+from bci_decode.data.dataset import Scaler, Window, prepare
+from bci_decode.data.split import split_in_time
 from bci_decode.errors import BciDecodeError
 
 
@@ -63,16 +65,15 @@ def test_the_first_refusal_names_the_session_that_is_long_enough(share, window, 
     """For the honest score too; a bin less is refused, just so many are taken."""
 
     def parts(bins: int):
-        rest = split_in_time(bins, 0.1, config, window)["test"]
-        return split_rest(rest.stop - rest.start, 0.1, config, window)
+        return split_in_time(bins, 0.1, config, window)
 
     config = SplitConfig(80, 0.0, 0.0, gap, share)
     with pytest.raises(BciDecodeError, match="has 81 bins, that leaves") as refusal:
         parts(81)
-    told = re.search(r"takes (\d+): data.split.first_bins=80 and (\d+) more for the test part", str(refusal.value))
-    enough = int(told[1])
-    assert enough == 80 + round(gap / 0.1) + int(told[2])
-    assert bool(parts(enough)) == (share > 0)
+    line = re.search(r"takes (\d+), (\d+) of them for the test part", str(refusal.value))
+    enough = int(line[1])
+    assert enough == 80 + round(gap / 0.1) + int(line[2])
+    assert ("holdout" in parts(enough)) == (share > 0)
     with pytest.raises(BciDecodeError):
         parts(enough - 1)
 
@@ -80,8 +81,8 @@ def test_the_first_refusal_names_the_session_that_is_long_enough(share, window, 
 @pytest.mark.parametrize(
     ("split", "words"),
     [
-        ((120, 0.0, 0.0, 0.0), r"has 100 bins, that leaves 0 for test, but it takes 124: data.split.first_bins=120 and 4 more .*; change data.split.first_bins"),
-        ((98, 0.0, 0.0, 0.0), r"2 for test, but it takes 102: .*change data.split.first_bins"),
+        ((120, 0.0, 0.0, 0.0), r"has 100 bins, that leaves 0 for test, but it takes 124, 4 of them for the test part; change data.split.first_bins"),
+        ((98, 0.0, 0.0, 0.0), r"2 for test, but it takes 102, .*change data.split.first_bins"),
         ((80, 0.0, 0.02, 0.0), r"leaves 2 for val, but it takes 4 for each part; change .*data.split.val"),
         ((-5, 0.0, 0.0, 0.0), r"data.split.first_bins: is -5"),
         ((None, 0.6, 0.2, float("nan")), r"data.split.gap: is nan"),
@@ -100,45 +101,48 @@ def test_a_split_that_does_not_fit_names_its_key(split, words):
     ("share", "gap", "window", "expected"),
     [
         (0.0, 0.0, 4, {}),
-        (0.2, 0.0, 4, {"val": (0, 20), "held": (24, 100)}),
-        (0.2, 0.55, 4, {"val": (0, 20), "held": (26, 100)}),
-        (0.5, 0.0, 20, {"val": (0, 50), "held": (70, 100)}),
+        (0.2, 0.0, 4, {"val": (0, 20), "holdout": (24, 100)}),
+        (0.2, 0.55, 4, {"val": (0, 20), "holdout": (26, 100)}),
+        (0.5, 0.0, 20, {"val": (0, 50), "holdout": (70, 100)}),
     ],
 )
-def test_the_rest_is_cut_so_that_no_window_sees_both_stretches(share, gap, window, expected):
-    found = split_rest(100, 0.1, SplitConfig(500, 0.0, 0.0, gap, share), window)
-    assert {name: (s.start, s.stop) for name, s in found.items()} == expected
+def test_no_window_sees_both_slices_of_the_test_part(share, gap, window, expected):
+    first = 500 + math.ceil(gap / 0.1)
+    found = split_in_time(first + 100, 0.1, SplitConfig(500, 0.0, 0.0, gap, share), window)
+    slices = {n: (s.start - first, s.stop - first) for n, s in found.items() if n in ("val", "holdout")}
+    assert slices == expected
 
 
 @pytest.mark.parametrize(
     ("split", "words"),
     [
-        ((60, 0.0, 0.0, 0.0, 1.0), r"val_of_rest: is 1.0; choose 0 or more, below 1"),
-        ((60, 0.0, 0.0, 0.0, float("nan")), r"val_of_rest: is nan"),
-        ((60, 0.0, 0.2, 0.0, 0.2), r"val_of_rest: is 0.2 beside data.split.val=0.2"),
+        ((60, 0.0, 0.0, 0.0, 1.0), r"val_from_test: is 1.0; choose 0 or more, below 1"),
+        ((60, 0.0, 0.0, 0.0, float("nan")), r"val_from_test: is nan"),
+        ((60, 0.0, 0.2, 0.0, 0.2), r"val_from_test: is 0.2 beside data.split.val=0.2"),
         (
             (60, 0.0, 0.0, 0.0, 0.05),
-            r"leaves 2 to validate on and 34 to score, but it takes 4 for each, so 70 bins; change it, or",
+            r"leaves 2 to select on and 34 to score; each needs 4; change it, .* has 70 bins",
         ),
-        ((60, 0.0, 0.0, 0.0, 0.9), r"leaves 36 to validate on and 0 to score"),
+        ((60, 0.0, 0.0, 0.0, 0.9), r"leaves 36 to select on and 0 to score"),
     ],
 )
-def test_a_stretch_of_the_rest_that_cannot_be_names_its_key(split, words):
+def test_slices_of_the_test_part_that_do_not_fit_name_their_key(split, words):
     with pytest.raises(BciDecodeError, match=words):
         prepare(binned(), config(split=SplitConfig(*split)))
 
 
-def test_a_stretch_of_the_rest_changes_no_part():
-    """Training and test part as without it, to the last bit; the stretches are the test part's own bins."""
+def test_slices_of_the_test_part_change_no_part():
+    """Training and test part as without it, to the last bit; the slices are bins of the test part."""
     plain, data = (prepare(binned(), config(split=SplitConfig(60, 0.0, 0.0, 0.0, share))) for share in (0.0, 0.25))
-    assert plain.bins == data.bins == {"train": slice(0, 60), "test": slice(60, 100)} and plain.stretches == {}
-    for name in data.bins:
+    assert plain.slices == {"train": slice(0, 60), "test": slice(60, 100)}
+    assert plain.slices.items() <= data.slices.items()
+    for name in plain.slices:
         np.testing.assert_array_equal(plain.parts[name].counts, data.parts[name].counts)
         np.testing.assert_array_equal(plain.parts[name].target, data.parts[name].target)
     raw = binned()
     np.testing.assert_array_equal(data.parts["val"].target, raw.kinematics[60:70])
-    np.testing.assert_array_equal(data.parts["held"].target, raw.kinematics[74:])
-    np.testing.assert_array_equal(data.parts["held"].counts, data.parts["test"].counts[14:])
+    np.testing.assert_array_equal(data.parts["holdout"].target, raw.kinematics[74:])
+    np.testing.assert_array_equal(data.parts["holdout"].counts, data.parts["test"].counts[14:])
 
 
 @pytest.mark.parametrize(
@@ -160,16 +164,16 @@ def test_windows_reach_the_end_and_not_beyond(window, bins, starts, first_output
 @pytest.mark.parametrize(
     ("window", "words"),
     [
-        (WindowConfig("hstory", 4, 1, 0), "data.window.kind: is 'hstory'; choose history or sequence"),
-        (WindowConfig("history", 0, 1, 0), "data.window.length: is 0"),
-        (WindowConfig("history", 4, 0, 0), "data.window.stride: is 0"),
-        (WindowConfig("sequence", 4, 1, 4), "data.window.burn_in: is 4 of 4"),
-        (WindowConfig("sequence", 4, 1, -1), "data.window.burn_in: is -1"),
+        (("hstory", 4, 1, 0), "data.window.kind: is 'hstory'; choose sequence or history"),
+        (("history", 0, 1, 0), "data.window.length: is 0"),
+        (("history", 4, 0, 0), "data.window.stride: is 0"),
+        (("sequence", 4, 1, 4), "data.window.burn_in: is 4 of 4"),
+        (("sequence", 4, 1, -1), "data.window.burn_in: is -1"),
     ],
 )
 def test_bad_windows(window, words):
     with pytest.raises(BciDecodeError, match=words):
-        Window.from_config(window)
+        WindowConfig(*window)
 
 
 def test_scaling_is_fitted_on_the_training_part():
@@ -201,10 +205,10 @@ def test_a_unit_silent_in_training_is_centred_not_blown_up():
 
 def test_scaler_goes_there_and_back():
     values = np.random.default_rng(0).normal(5, 3, (50, 2))
-    scaler = Scaler.fit(values, "zscore", "data.scale.target")
+    scaler = Scaler.fit(values, "zscore")
     np.testing.assert_allclose(scaler.inverse(scaler.transform(values)), values)
-    with pytest.raises(BciDecodeError, match="data.scale.target: is 'minmax'"):
-        Scaler.fit(values, "minmax", "data.scale.target")
+    with pytest.raises(BciDecodeError, match="data.scale.target: is 'minmax'; choose none or zscore"):
+        ScaleConfig(target="minmax")
 
 
 def test_slow_units_are_left_out_by_their_rate_in_training():

@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from bci_decode.errors import BciDecodeError
+from bci_decode.evaluation.decoding import decode_stream
 from bci_decode.layers import HistoryNorm, LayerNormGRU
 from bci_decode.layers import recurrent as layers
-from bci_decode.models.decoder import Decoder, MLPHead, PerAxisHead, check_window, decode_stream
+from bci_decode.models.decoder import Decoder, check_window
+from bci_decode.models.heads import MLPHead, PerAxisHead
 
 GRU = partial(nn.GRU, hidden_size=8)
 LNGRU = partial(LayerNormGRU, hidden_size=8)

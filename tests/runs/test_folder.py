@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from bci_decode.errors import BciDecodeError
-from bci_decode.runs.folder import RUN_FILES, begun, held, is_complete, is_finished, leave_nothing, run_folder
+from bci_decode.runs.folder import (
+    RUN_FILES,
+    begun,
+    held,
+    is_complete,
+    is_finished,
+    leave_nothing,
+    run_folder,
+)
 
 
 class Killed(BaseException):

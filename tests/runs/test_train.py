@@ -184,7 +184,7 @@ def check_honest(folder: Path, metrics: dict, printed: str) -> None:
     for figures in (honest, honest["at_test_choice"]):
         row = history.iloc[figures["epoch"]]
         assert [figures[score] for score in ("r2", "r2_x", "r2_y", "loss")] == pytest.approx(
-            row[["held_r2", "held_r2_x", "held_r2_y", "held_loss"]].tolist()
+            row[["holdout_r2", "holdout_r2_x", "holdout_r2_y", "holdout_loss"]].tolist()
         )
     with np.load(folder / "predictions.npz") as predictions:
         true, decoded = predictions["true"][57:], predictions["decoded"][57:]
@@ -200,12 +200,12 @@ def check_honest(folder: Path, metrics: dict, printed: str) -> None:
 def test_without_a_stretch_of_the_rest_there_is_no_honest_score(swept):
     done = train(
         swept, "experiment=source_study", "model=gru", "session.minutes=1", "data.split.first_bins=700", "trainer.epochs=1",
-        "model.recurrent.hidden_size=8", "data.split.val_of_rest=0", "output_dir=dishonest",
+        "model.recurrent.hidden_size=8", "data.split.val_from_test=0", "output_dir=dishonest",
     )  # fmt: skip
     assert done.returncode == 0 and "as in the source study; no honest score" in done.stdout
     folder = swept / "dishonest/source_study/simulated/gru/seed0"
     assert json.loads((folder / "metrics.json").read_text())["honest"] is None
-    assert "held" not in (folder / "history.csv").read_text()
+    assert "holdout" not in (folder / "history.csv").read_text()
 
 
 def test_killed_half_way_it_goes_on_to_the_same_result(swept):
@@ -280,8 +280,8 @@ def test_control_c_says_how_to_go_on(swept):
         (["data.target=../up"], ["data.target: is '../up'; choose position"]),
         (["experiment=source_study", "data.target=speed"], ["data.target: is 'speed'; choose position"]),
         (["experiment=source_study"], ["has 937 bins", "change data.split.first_bins"]),
-        (["experiment=source_study", "data.split.first_bins=920"], ["val_of_rest", "that leaves 3 to validate on"]),
-        (["data.split.val=0", "data.split.val_of_rest=0.4"], ["val_of_rest: lies inside the test part"]),
+        (["experiment=source_study", "data.split.first_bins=920"], ["val_from_test", "that leaves 3 to validate on"]),
+        (["data.split.val=0", "data.split.val_from_test=0.4"], ["val_from_test: lies inside the test part"]),
         (["bidirectional=maybe"], ["bidirectional=maybe"]),
     ],
 )  # fmt: skip

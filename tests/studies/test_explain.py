@@ -155,13 +155,13 @@ def test_the_relative_step_is_shown_of_plain_sgd_alone(tmp_path, monkeypatch, wo
     """Elsewhere learning rate x gradient is not what a step changes the weights by."""
     import yaml
 
-    from bci_decode.runs.compose import settings_of
+    from bci_decode.runs.compose import resolved_config
     from bci_decode.studies.figures import RELATIVE, norm_curves
 
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     from explain_watch import is_plain_sgd
 
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings_of(*words)))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(resolved_config(*words)))
     assert is_plain_sgd(tmp_path) is plain
     history = pd.DataFrame(
         {
@@ -185,15 +185,15 @@ def test_layers_are_counted_from_one():
 
 def test_what_else_is_changed_is_but_one_thing(monkeypatch):
     """Each variant's settings are the plain GRU's but for the key, or group, that its name says."""
-    from bci_decode.config import flat
-    from bci_decode.runs.compose import settings_of
+    from bci_decode.config import flatten
+    from bci_decode.runs.compose import resolved_config
 
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     from explain_plateau import OTHERS
 
-    plain, found = flat(settings_of("experiment=source_study", "model=gru")), {}
+    plain, found = flatten(resolved_config("experiment=source_study", "model=gru")), {}
     for name, words in OTHERS.items():
-        own = flat(settings_of("experiment=source_study", *words))
+        own = flatten(resolved_config("experiment=source_study", *words))
         found[name] = {
             key: own.get(key) for key in {**plain, **own} if own.get(key) != plain.get(key)
         }

@@ -17,7 +17,6 @@ from run_folders import A, B, compare, write_run
 from bci_decode.comparison.finished_runs import half_plateau_epoch, read_runs
 from bci_decode.comparison.groups import group_runs
 from bci_decode.comparison.tables import holdout_table, run_table
-from bci_decode.config import TrainerConfig
 from bci_decode.data.catalog import catalog
 from bci_decode.studies.published import plateau_end, published_scores, reference_curves
 from bci_decode.studies.source_study import ablation_table, differences, study_settings
@@ -27,12 +26,6 @@ HOLDOUT = {
     "bins": [530, 600],
     "at_test_selected_epoch": {"epoch": 3, "r2": 0.5, "r2_x": 0.45, "r2_y": 0.55, "loss": 50.0},
 }  # fmt: skip
-
-
-# names of keys in `conf/`
-MONITOR, VAL = "monitor_layers", "val_from_test"
-if "watch" in TrainerConfig.__dataclass_fields__:
-    MONITOR, VAL = "watch", "val_of_rest"
 
 
 def write_study(
@@ -139,7 +132,7 @@ def test_targets_and_protocols_have_rows_of_their_own(tmp_path):
     ("target", "history"), [("position", 20), ("velocity", 10), ("acceleration", 10)]
 )
 def test_the_recipes_own_variants_differ_in_nothing(tmp_path, model, target, history):
-    free = (f"trainer.{MONITOR}=true", "trainer.device=cpu", f"data.split.{VAL}=0")
+    free = ("trainer.monitor_layers=true", "trainer.device=cpu", "data.split.val_from_test=0")
     (run,) = read_runs(write_study(tmp_path, model=model, target=target, words=free))[0]
     assert differences(run) == ""
     assert (

@@ -12,9 +12,14 @@ from toys import made_data, made_decoder, made_layer, made_trainer
 from bci_decode.data.dataset import Window
 from bci_decode.errors import BciDecodeError
 from bci_decode.layers import LayerNormGRU
-from bci_decode.runs.folder import begun, is_finished
 from bci_decode.training.checkpoint import load_checkpoint
-from bci_decode.training.monitor import GATES, layer_names, pre_activations, share_outside, watched_input
+from bci_decode.training.monitor import (
+    GATES,
+    layer_names,
+    pre_activations,
+    share_outside,
+    watched_input,
+)
 from bci_decode.training.trainer import history_columns
 
 LAYERS = {
@@ -97,7 +102,7 @@ def test_drawing_no_random_number():
 def test_another_layer_is_refused():
     decoder = made_decoder()
     decoder.recurrent = nn.LSTM(5, 12)
-    with pytest.raises(BciDecodeError, match="trainer.watch: knows torch.nn.GRU and LayerNormGRU, not LSTM"):
+    with pytest.raises(BciDecodeError, match="trainer.monitor_layers: knows torch.nn.GRU and LayerNormGRU, not LSTM"):
         pre_activations(decoder.recurrent, torch.zeros(3, 5))
 
 
@@ -122,7 +127,7 @@ def columns(history: pd.DataFrame) -> list[str]:
 @pytest.mark.parametrize("window", [Window("sequence", 20, 10, 3), Window("history", 5, 1, 4)])
 def test_watching_adds_columns_and_changes_no_other(tmp_path, window):
     data = made_data(window=window)
-    plain, watched = (made_trainer(tmp_path / str(on), data, epochs=3, watch=on).fit() for on in (False, True))
+    plain, watched = (made_trainer(tmp_path / str(on), data, epochs=3, monitor_layers=on).fit() for on in (False, True))
     pd.testing.assert_frame_equal(
         plain.drop(columns="seconds"), watched[plain.columns].drop(columns="seconds"), check_exact=True
     )
@@ -139,7 +144,7 @@ def test_the_columns_are_right(tmp_path):
     with torch.no_grad():
         start.recurrent.norm_gain_ih_l0 *= 4  # so that some pre-activations do lie outside
     trainer = made_trainer(
-        tmp_path, data, start, epochs=1, batch_size=1000, shuffle=False, clip_norm=1e-3, watch=True, lr=0.05
+        tmp_path, data, start, epochs=1, batch_size=1000, shuffle=False, clip_norm=1e-3, monitor_layers=True, lr=0.05
     )
     state = {name: value.clone() for name, value in start.state_dict().items()}
     history = trainer.fit()
@@ -166,24 +171,16 @@ def test_the_columns_are_right(tmp_path):
 
 
 def test_a_watched_run_goes_on_to_the_last_bit(tmp_path):
-    whole = made_trainer(tmp_path / "whole", epochs=4, watch=True).fit()
-    made_trainer(tmp_path / "cut", epochs=2, watch=True).fit()
-    resumed = made_trainer(tmp_path / "cut", epochs=4, watch=True).fit()
+    whole = made_trainer(tmp_path / "whole", epochs=4, monitor_layers=True).fit()
+    made_trainer(tmp_path / "cut", epochs=2, monitor_layers=True).fit()
+    resumed = made_trainer(tmp_path / "cut", epochs=4, monitor_layers=True).fit()
     pd.testing.assert_frame_equal(whole.drop(columns="seconds"), resumed.drop(columns="seconds"), check_exact=True)
-
-
-def test_a_finished_run_that_was_not_watched_is_another(tmp_path):
-    """Its history lacks the columns, so it is no answer to a command that wants them."""
-    with begun(tmp_path, {"trainer": {"watch": False}}, overwrite=False):
-        pass
-    with pytest.raises(BciDecodeError, match="other settings \\(trainer.watch=False\\)"):
-        is_finished(tmp_path, {"trainer": {"watch": True}}, tmp_path / "session.mat")
 
 
 def test_without_a_validation_part_it_watches_the_training_part(tmp_path):
     """Never the test part: with other test counts the columns stay."""
     data = made_data(with_val=False)
-    first = made_trainer(tmp_path / "a", data, epochs=1, watch=True, select_on="test").fit()
+    first = made_trainer(tmp_path / "a", data, epochs=1, monitor_layers=True, select_on="test").fit()
     data.parts["test"].counts[:] = 50
-    second = made_trainer(tmp_path / "b", data, epochs=1, watch=True, select_on="test").fit()
+    second = made_trainer(tmp_path / "b", data, epochs=1, monitor_layers=True, select_on="test").fit()
     pd.testing.assert_frame_equal(first[columns(first)], second[columns(second)], check_exact=True)

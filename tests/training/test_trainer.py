@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from toys import made_data, made_decoder, made_rest, made_trainer
+from toys import made_data, made_decoder, made_holdout, made_trainer
 
 from bci_decode.data.dataset import Window
 from bci_decode.errors import BciDecodeError
+from bci_decode.evaluation.decoding import decode_parts
 from bci_decode.layers.cpu import matmul as gemm
 from bci_decode.training.checkpoint import load_checkpoint
-from bci_decode.training.trainer import decode_part, history_columns
+from bci_decode.training.trainer import history_columns
 
 
 @pytest.mark.parametrize("window", [Window("sequence", 20, 10, 3), Window("history", 5, 1, 4)])
@@ -37,7 +38,7 @@ def test_losses_are_in_the_targets_unit(tmp_path):
     load_checkpoint(tmp_path / "last.pt", decoder)
     row = pd.read_csv(tmp_path / "history.csv").iloc[-1]
     for name in ("val", "test"):
-        loss = ((decode_part(decoder, data, name) - data.parts[name].target) ** 2).mean()
+        loss = ((decode_parts(decoder, data)[name] - data.parts[name].target) ** 2).mean()
         assert row[f"{name}_loss"] == pytest.approx(loss, rel=1e-6)
     untrained = pd.read_csv(tmp_path / "history.csv").iloc[0]["train_loss"]
     assert untrained == pytest.approx((data.parts["train"].target ** 2).mean(), rel=0.5)
@@ -59,8 +60,8 @@ def test_the_best_checkpoint_is_enough_to_decode_raw_counts(tmp_path):
     scaled = (raw - state["mean"]["counts"]) / state["std"]["counts"]
     with torch.no_grad():
         decoded = decoder(scaled[None].float())[0][0] * state["std"]["target"] + state["mean"]["target"]
-    np.testing.assert_allclose(decoded, decode_part(decoder, data, "test"), rtol=1e-4, atol=1e-3)
-    assert state["units"] == [f"M1 001 row {row}" for row in range(5)]
+    np.testing.assert_allclose(decoded, decode_parts(decoder, data)["test"], rtol=1e-4, atol=1e-3)
+    assert state["units"] == [["M1 001", "M1", row] for row in range(5)]
 
 
 def test_selecting_on_test_takes_its_r2(tmp_path):
@@ -73,26 +74,29 @@ def test_selecting_on_test_takes_its_r2(tmp_path):
 @pytest.mark.parametrize("window", [Window("sequence", 20, 10, 3), Window("history", 5, 1, 4)])
 def test_a_stretch_of_the_test_part_is_scored_beside_it_and_changes_nothing(tmp_path, window):
     """Weights, test columns and choice are those of a run without it; its own columns are the stream's, cut out."""
-    data, plain = made_rest(window), made_data(with_val=False, window=window)
+    data, plain = made_holdout(window), made_data(with_val=False, window=window)
     settings = {"epochs": 5, "lr": 0.05, "select_on": "test"}
     history = made_trainer(tmp_path / "rest", data, **settings).fit()
     without = made_trainer(tmp_path / "plain", plain, **settings).fit()
-    assert list(history.columns) == history_columns(("val", "test", "held")) and "held_loss" not in without
+    assert list(history.columns) == history_columns(("val", "test", "holdout")) and "holdout_loss" not in without
     same = [name for name in without if not name.startswith("val_") and name != "seconds"]
     pd.testing.assert_frame_equal(history[same], without[same], check_exact=True)
     states = [torch.load(tmp_path / name / "best.pt", weights_only=True) for name in ("rest", "plain")]
     assert states[0]["epoch"] == states[1]["epoch"] == history["test_r2"].idxmax()
     decoder = made_decoder()
     load_checkpoint(tmp_path / "rest" / "last.pt", decoder)
-    decoded, true = decode_part(decoder, data, "test"), data.parts["test"].target
-    for name, where in data.stretches.items():
-        assert history[f"{name}_loss"].iloc[-1] == pytest.approx(((decoded - true)[where] ** 2).mean())
+    decoded, true = decode_parts(decoder, data)["test"], data.parts["test"].target
+    first = data.slices["test"].start
+    for name in ("val", "holdout"):
+        bins = slice(data.slices[name].start - first, data.slices[name].stop - first)
+        error = (decoded - true)[bins]
+        assert history[f"{name}_loss"].iloc[-1] == pytest.approx((error**2).mean())
     saved = pd.read_csv(tmp_path / "rest" / "history.csv")
     np.testing.assert_allclose(saved, history)
 
 
 def test_the_test_part_is_decoded_once_an_epoch(tmp_path):
-    trainer, streams = made_trainer(tmp_path, made_rest(), epochs=2, select_on="test"), []
+    trainer, streams = made_trainer(tmp_path, made_holdout(), epochs=2, select_on="test"), []
 
     def note(decoder, inputs):
         if not decoder.training and len(inputs[0]) == 1:
@@ -104,15 +108,10 @@ def test_the_test_part_is_decoded_once_an_epoch(tmp_path):
 
 
 def test_a_run_with_a_stretch_goes_on_where_it_stopped(tmp_path):
-    whole = made_trainer(tmp_path / "whole", made_rest(), epochs=4, select_on="test").fit()
-    made_trainer(tmp_path / "part", made_rest(), epochs=2, select_on="test").fit()
-    resumed = made_trainer(tmp_path / "part", made_rest(), made_decoder(seed=5), epochs=4, select_on="test").fit()
+    whole = made_trainer(tmp_path / "whole", made_holdout(), epochs=4, select_on="test").fit()
+    made_trainer(tmp_path / "part", made_holdout(), epochs=2, select_on="test").fit()
+    resumed = made_trainer(tmp_path / "part", made_holdout(), made_decoder(seed=5), epochs=4, select_on="test").fit()
     pd.testing.assert_frame_equal(resumed.drop(columns="seconds"), whole.drop(columns="seconds"), check_exact=True)
-
-
-def test_nothing_is_chosen_on_a_stretch_of_the_test_part_unsaid(tmp_path):
-    with pytest.raises(BciDecodeError, match=r"data.split.val_of_rest: lies inside the test part, .*select_on=val"):
-        made_trainer(tmp_path, made_rest(), select_on="val")
 
 
 def test_stops_when_the_validation_loss_has_not_fallen_for_long(tmp_path):
@@ -296,13 +295,13 @@ def test_the_gemm_is_chosen_by_one_key(tmp_path, monkeypatch, choice, asked):
     monkeypatch.setattr(gemm, "_alone", lambda: True)
     monkeypatch.setattr(gemm, "onednn_is_exact", lambda: True)
     monkeypatch.setattr(gemm, "_precision", lambda value: chosen.append(value) or "none")
-    made_trainer(tmp_path, epochs=1, gemm=choice).fit()
+    made_trainer(tmp_path, epochs=1, matmul=choice).fit()
     assert bool(chosen) is asked
 
 
 def test_an_unknown_gemm_is_refused(tmp_path):
-    with pytest.raises(BciDecodeError, match="trainer.gemm: is 'mkl'; choose auto or default"):
-        made_trainer(tmp_path, gemm="mkl")
+    with pytest.raises(BciDecodeError, match="trainer.matmul: is 'mkl'; choose auto or default"):
+        made_trainer(tmp_path, matmul="mkl")
 
 
 def test_the_stopwatch_knows_the_parts_of_training(tmp_path):

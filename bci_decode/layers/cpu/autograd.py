@@ -30,7 +30,14 @@ from bci_decode.layers.cpu.recurrence import (
     steps,
     steps_back,
 )
-from bci_decode.layers.cpu.workspace import DIRECT, BackwardWork, ForwardWork, forward_steps, lease, workspace
+from bci_decode.layers.cpu.workspace import (
+    DIRECT,
+    BackwardWork,
+    ForwardWork,
+    forward_steps,
+    lease,
+    workspace,
+)
 
 
 def recur(

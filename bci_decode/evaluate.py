@@ -1,0 +1,119 @@
+"""Score and plot a trained decoder on a session: `bci-decode evaluate RUN --session FILE`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from bci_decode.errors import BciDecodeError, run_cli
+
+
+def main() -> None:
+    """Score and plot a trained decoder on another session, or on a range of time of one.
+
+    Units are matched by channel and row; missing ones are counted and reported. Without a range,
+    the session that the run was trained on is scored on its test part alone. Writes
+    evaluation.json, predictions.npz and a figure of the trajectory, by default into
+    RUN/evaluations/<session>.
+    """
+    arguments = _parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    from bci_decode.runs.load import load_run
+
+    run = load_run(arguments.run)
+    folder, report = evaluate(run, arguments)
+    print(_table(report))
+    print(f"wrote evaluation.json, predictions.npz and trajectory.{arguments.figures} to {folder}")
+
+
+def _parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=main.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
+    parser.add_argument(
+        "--session", required=True, metavar="FILE|NAME", help=".mat file, or a published session"
+    )
+    parser.add_argument("--start", type=float, metavar="S", help="s of the session's clock")
+    parser.add_argument("--stop", type=float, metavar="S", help="s of the session's clock")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for what is written")
+    parser.add_argument("--figures", choices=("png", "pdf", "svg"), default="png")
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, help="s that the figure shows (default: 10)"
+    )
+    parser.add_argument("--data-dir", default="data", metavar="DIR", help="where NAME.mat is")
+    return parser.parse_args()
+
+
+def evaluate(run: Any, arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
+    """Decode, score and write; returns the folder and what `evaluation.json` holds."""
+    import numpy as np
+
+    from bci_decode.cli import recording_file
+    from bci_decode.config import TrajectoryConfig
+    from bci_decode.data.session import read_session
+    from bci_decode.evaluation.scores import scores
+    from bci_decode.files import md5_of, written_whole
+    from bci_decode.runs.figures import trajectory_figure
+    from bci_decode.style import save_figure
+
+    shown = TrajectoryConfig(seconds=arguments.seconds)
+    session = read_session(recording_file(arguments.session, arguments.data_dir))
+    binned = run.bin(session)
+    missing = int((run.match_units(binned, quiet=True) < 0).sum())
+    decoded = run.predictions(session, arguments.start, arguments.stop)
+    report = {
+        "run": str(run.folder),
+        "epoch": run.state["epoch"],
+        "session": session.name,
+        "data": {"file": str(session.path), "md5": md5_of(session.path)},
+        "seconds": [float(decoded["time"][0] - run.config.bin_width), float(decoded["time"][-1])],
+        "bins": len(decoded["time"]),
+        "units": {"decoder": len(run.units), "missing": missing},
+        "target": decoded["target"],
+        "unit": decoded["unit"],
+        "scores": scores(decoded["true"], decoded["decoded"], run.axes),
+    }
+    folder = arguments.output or run.folder / "evaluations" / session.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BciDecodeError(
+            f"cannot be made ({error.strerror})", file=folder, remedy="choose another --output"
+        ) from error
+    with written_whole(folder / "predictions.npz") as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **decoded)
+    title = f"{run.folder} on {session.name}"
+    figure = trajectory_figure(decoded, title, shown)
+    save_figure(figure, folder / f"trajectory.{arguments.figures}")
+    with written_whole(folder / "evaluation.json") as temporary:
+        temporary.write_text(json.dumps(report, indent=2) + "\n")
+    return folder, report
+
+
+def _table(report: dict[str, Any]) -> str:
+    """The scores as aligned lines, with what they are of."""
+    start, stop = report["seconds"]
+    units = report["units"]
+    axes = [name.removeprefix("r2_") for name in report["scores"] if name.startswith("r2_")]
+    headings = {"r2": "R2", "cc": "CC", "rmse": f"RMSE, {report['unit']}", "snr_db": "SNR, dB"}
+    lines = [
+        f"{report['session']}: {report['bins']} bins, {start:.1f} to {stop:.1f} s; "
+        f"{units['decoder'] - units['missing']} of {units['decoder']} units",
+        " " * 6 + "".join(f"{heading:>14}" for heading in headings.values()),
+    ]
+    for axis in (*axes, "mean"):
+        suffix = "" if axis == "mean" else f"_{axis}"
+        values = (report["scores"][name + suffix] for name in headings)
+        cells = "".join(f"{float('nan') if value is None else value:14.3f}" for value in values)
+        lines.append(f"{axis:<6}{cells}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_cli(main)

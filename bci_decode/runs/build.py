@@ -1,0 +1,85 @@
+"""Make the parts of a run that its configuration names:
+
+session file, data set, decoder, optimiser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from bci_decode.config import DataConfig, TrainConfig
+from bci_decode.errors import BciDecodeError, one_line
+
+
+def session_file(config: DictConfig, words: Sequence[str] = ()) -> Path:
+    """The session's file: `session.path`, or the one that `session._target_` makes or finds."""
+    if "_target_" not in config.session:
+        return Path(config.session.path).expanduser()
+    keys = [key for key in config.session if key != "name"]
+    return instantiate(OmegaConf.masked_copy(config.session, keys), "session", words)
+
+
+def load_data(config: DictConfig):
+    """The `data.dataset.Dataset` of a configuration: its session read, binned, split and scaled."""
+    from bci_decode.data.binning import bin_session
+    from bci_decode.data.dataset import prepare
+    from bci_decode.data.session import read_session
+
+    typed = data_config(config)
+    session = read_session(session_file(config), str(config.session.name))
+    return prepare(bin_session(session, **typed.binning_kwargs()), typed)
+
+
+def data_config(config: DictConfig) -> DataConfig:
+    """The `data` part of a configuration, with all types, names and ranges checked."""
+    typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), config))
+    assert isinstance(typed, TrainConfig)
+    return typed.data
+
+
+def build_decoder(config: DictConfig, data, words: Sequence[str] = ()):
+    """The untrained model of a configuration; the data decide its sizes, the seed its weights."""
+    import torch
+
+    torch.manual_seed(config.seed)
+    axes = data.parts["train"].target.shape[1]
+    return build_model(config.model, len(data.units), axes, words)
+
+
+def build_model(config: DictConfig, inputs: int, outputs: int, words: Sequence[str] = ()):
+    """A model from its yaml; only recurrent decoders are given their sizes, others learn them."""
+    trained = "recurrent" in config
+    sizes = {"input_size": inputs, "output_size": outputs} if trained else {}
+    return instantiate(config, "model", words, **sizes)
+
+
+def instantiate(config: DictConfig | None, key: str, words: Sequence[str] = (), **sizes) -> Any:
+    """Make what `config` names; a partial one, an optimiser say, is made later and as well guarded.
+
+    Whatever its constructor says of a wrong argument becomes one line with the `words` of the
+    command line that set it.
+    """
+    if not config:
+        return None
+    guarded = partial(_with_user_error, key, words)
+    made = guarded(hydra.utils.instantiate, config, **sizes)
+    return partial(guarded, made) if isinstance(made, partial) else made
+
+
+def _with_user_error(key: str, words: Sequence[str], make, *arguments, **sizes):
+    try:
+        return make(*arguments, **sizes)
+    except Exception as error:  # constructors of any library raise what they like
+        cause = error.__cause__ or error
+        if isinstance(cause, BciDecodeError):
+            raise cause from error
+        given = [word for word in words if word.startswith((f"{key}.", f"{key}="))]
+        field = f"{key} ({', '.join(given)})" if given else key
+        remedy = f"correct it on the command line or in conf/{key}/"
+        raise BciDecodeError(one_line(cause), field=field, remedy=remedy) from error

@@ -1,0 +1,268 @@
+"""From a finished run back to a decoder: load it, apply it to a session, score it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from omegaconf import DictConfig
+
+from bci_decode.config import DataConfig
+from bci_decode.data.binning import BinnedSession, bin_session
+from bci_decode.data.dataset import Dataset, Scaler, Window
+from bci_decode.data.session import Session, read_session
+from bci_decode.errors import BciDecodeError
+from bci_decode.evaluation.decoding import predictor
+from bci_decode.evaluation.scores import score_table
+from bci_decode.files import md5_of
+from bci_decode.models.decoder import Decoder
+from bci_decode.runs.build import build_model
+from bci_decode.training.checkpoint import load_weights, read_checkpoint
+
+log = logging.getLogger(__name__)
+
+KEYS = ("format", "names", "model", "data", "session", "units", "axes", "mean", "std", "epoch")
+TRUSTED = ("bci_decode.", "torch.nn.")  # what a checkpoint may name as its model's parts
+
+
+def load_run(folder: str | Path, *, trust: tuple[str, ...] = ()) -> LoadedRun:
+    """The trained decoder of a run's folder, or of a `best.pt` alone.
+
+    A checkpoint names the classes of its model. Only those of this project and of `torch.nn` are
+    made, unless `trust` adds prefixes such as ("mylab.",). Raises `BciDecodeError` where the
+    checkpoint is missing, damaged or of an earlier version.
+    """
+    path = Path(folder).expanduser()
+    path = path / "best.pt" if path.is_dir() else path
+    if not path.exists():
+        remedy = "name the folder of a finished run: outputs/<experiment>/<session>/<model>/seed<k>"
+        raise BciDecodeError("no such run, or it has no best.pt", file=path, remedy=remedy)
+    state = read_checkpoint(path)
+    if any(key not in state for key in KEYS):
+        raise BciDecodeError(
+            "was written by an earlier version, without the settings of its model",
+            file=path,
+            remedy="train again with overwrite=true",
+        )
+    settings = DictConfig(state["model"]["settings"])
+    _check_targets(state["model"]["settings"], (*TRUSTED, *trust), path)
+    model = build_model(settings, state["model"]["input_size"], state["model"]["output_size"])
+    restore_model(model, state, path)
+    return LoadedRun(path.parent, model, state)
+
+
+def restore_model(model: Any, state: dict, path: Path) -> None:
+    """Give a model of any kind the weights of a checkpoint; `path` is where they are from."""
+    if isinstance(model, Decoder):
+        load_weights(model, state["decoder"], path)
+        model.eval()
+    else:
+        model.restore({name: values.numpy() for name, values in state["decoder"].items()})
+
+
+def load_initial_weights(decoder: Decoder, folder: Path, data: Dataset) -> None:
+    """Start a decoder from the weights of a finished run (`init_from`); its inputs must fit."""
+    path = folder.expanduser() / "best.pt"
+    if not path.exists():
+        raise BciDecodeError(
+            "no such run, or it has no best.pt",
+            file=folder,
+            field="init_from",
+            remedy="name the folder of a finished run",
+        )
+    state = read_checkpoint(path)
+    load_weights(decoder, state["decoder"], path)
+    there = {(channel, row) for channel, _, row in state.get("units", [])}
+    here = set(zip(data.units["channel"], data.units["row"], strict=True))
+    if there != here:
+        log.warning(
+            "%s: %d of its %d inputs are other units than here", path, len(there - here), len(there)
+        )
+
+
+def _check_targets(settings: Any, trusted: tuple[str, ...], path: Path) -> None:
+    """Refuse a checkpoint that names other code than trusted one to be called."""
+    if isinstance(settings, dict):
+        target = settings.get("_target_")
+        if target is not None and not str(target).startswith(trusted):
+            raise BciDecodeError(
+                f"names {target} as a part of its model",
+                file=path,
+                remedy="if you trust the file, pass its prefix: load_run(..., trust=('PREFIX.',))",
+            )
+        for value in settings.values():
+            _check_targets(value, trusted, path)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedRun:
+    """A trained decoder with all that decoding takes: scaling, units, bin width, lag, history.
+
+    `model` is a `models.decoder.Decoder` or a closed-form model, `state` the content of `best.pt`.
+    """
+
+    folder: Path
+    model: Any
+    state: dict
+
+    @cached_property
+    def config(self) -> DataConfig:
+        """How sessions are binned, split and cut into windows."""
+        return DataConfig.from_dict(self.state["data"])
+
+    @cached_property
+    def units(self) -> pd.DataFrame:
+        """The decoder's inputs in order: channel, area, row."""
+        return pd.DataFrame(self.state["units"], columns=["channel", "area", "row"])
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the decoded axes."""
+        return tuple(self.state["axes"])
+
+    @property
+    def metrics(self) -> dict:
+        """The run's `metrics.json`."""
+        return json.loads((self.folder / "metrics.json").read_text())
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """The run's `history.csv`: a row per epoch."""
+        return pd.read_csv(self.folder / "history.csv")
+
+    def scaler(self, name: str) -> Scaler:
+        """The scaling of "counts" or "target", fitted on the training part."""
+        return Scaler(self.state["mean"][name].numpy(), self.state["std"][name].numpy())
+
+    def bin(self, session: Session | str | Path) -> BinnedSession:
+        """A session in this run's bins, lag and target."""
+        if not isinstance(session, Session):
+            session = read_session(session)
+        return bin_session(session, **self.config.binning_kwargs())
+
+    def match_units(self, binned: BinnedSession, quiet: bool = False) -> np.ndarray:
+        """For each of the decoder's inputs the session's column, matched by channel and row; -1:
+        none.
+
+        Missing units are logged unless `quiet`. Raises `BciDecodeError` where no unit matches.
+        """
+        there = {
+            (unit.channel, unit.row): column
+            for column, unit in enumerate(binned.units.itertuples(index=False))
+        }
+        inputs = self.units.itertuples(index=False)
+        columns = np.array([there.get((unit.channel, unit.row), -1) for unit in inputs])
+        missing = self.units[columns < 0]
+        if len(missing) == len(columns):
+            raise BciDecodeError(
+                f"none of the decoder's {len(columns)} units is in it",
+                file=binned.name,
+                remedy="choose a session of the same array, or train on this one",
+            )
+        if len(missing) and not quiet:
+            shown = [f"{unit.channel} row {unit.row}" for unit in missing.head(3).itertuples()]
+            more = ", ..." * (len(missing) > 3)
+            log.warning(
+                "%s: %d of the decoder's %d units are missing and count as silent or average: %s",
+                binned.name, len(missing), len(columns), ", ".join(shown) + more,
+            )  # fmt: skip
+        return columns
+
+    def counts(self, binned: BinnedSession) -> np.ndarray:
+        """Scaled counts (T, N) in the order of the decoder's inputs; missing units are 0.
+
+        With z-scored counts 0 is the unit's mean in training, otherwise it is no spike.
+        """
+        columns = self.match_units(binned)
+        present = columns >= 0
+        counts = np.zeros((len(binned.counts), len(columns)), np.float32)
+        counts[:, present] = binned.counts[:, columns[present]]
+        scaled = self.scaler("counts").transform(counts, np.float32)
+        scaled[:, ~present] = 0.0
+        return scaled
+
+    def decode(
+        self,
+        session: Session | BinnedSession | str | Path,
+        start: float | None = None,
+        stop: float | None = None,
+    ) -> pd.DataFrame:
+        """Decode a session, or its bins within `start` to `stop` s of its clock, as one stream.
+
+        Returns `time` (s, the end of the bin) and a column per axis in the target's unit, mm/s for
+        velocity. Every bin is decoded from earlier bins alone, unless the run is bidirectional.
+        """
+        binned = session if isinstance(session, BinnedSession) else self.bin(session)
+        bins = _bins_within(binned, start, stop)
+        scaled = predictor(self.model, Window.from_config(self.config.window).history)(
+            self.counts(binned)[bins]
+        )
+        decoded = self.scaler("target").inverse(scaled)
+        table = pd.DataFrame(decoded, columns=list(self.axes))
+        table.insert(0, "time", binned.edges[1:][bins])
+        return table
+
+    def predictions(
+        self,
+        session: Session | str | Path,
+        start: float | None = None,
+        stop: float | None = None,
+    ) -> dict[str, Any]:
+        """Time, true and decoded target of a session, with axes, target, unit and bin width.
+
+        Without a range, the session that the run was trained on is decoded in its test part alone.
+        """
+        from bci_decode.config import TARGETS
+
+        if not isinstance(session, Session):
+            session = read_session(session)
+        binned = self.bin(session)
+        if start is None and stop is None and md5_of(session.path) == self.state["session"]["md5"]:
+            first, last = self.metrics["protocol"]["split_bins"]["test"]
+            start, stop = binned.edges[first], binned.edges[last]
+            log.info("%s: trained on this session, so its test part alone is scored", session.name)
+        decoded = self.decode(binned, start, stop)
+        return {
+            "time": decoded["time"].to_numpy(),
+            "true": binned.kinematics[_bins_within(binned, start, stop)],
+            "decoded": decoded[list(self.axes)].to_numpy(),
+            "axes": np.array(self.axes),
+            "target": self.config.target,
+            "unit": TARGETS[self.config.target],
+            "bin_width": self.config.bin_width,
+        }
+
+    def score(
+        self,
+        session: Session | str | Path,
+        start: float | None = None,
+        stop: float | None = None,
+    ) -> pd.DataFrame:
+        """R2, CC, RMSE (in the target's unit) and SNR (dB): a row for each axis and "mean".
+
+        Without a range, the session that the run was trained on is scored on its test part alone.
+        """
+        found = self.predictions(session, start, stop)
+        return score_table(found["true"], found["decoded"], self.axes)
+
+
+def _bins_within(binned: BinnedSession, start: float | None, stop: float | None) -> slice:
+    """The bins that lie in a range of the session's clock."""
+    slack = 1e-6 * binned.bin_width
+    first = 0 if start is None else int(np.searchsorted(binned.edges[:-1], start - slack))
+    last = len(binned.counts)
+    if stop is not None:
+        last = int(np.searchsorted(binned.edges[1:], stop + slack, side="right"))
+    if last - first < 2:
+        raise BciDecodeError(
+            f"fewer than two bins lie from {start} to {stop} s",
+            file=binned.name,
+            remedy=f"the session lasts from {binned.edges[0]:.1f} to {binned.edges[-1]:.1f} s",
+        )
+    return slice(first, last)

@@ -1,0 +1,262 @@
+"""One run: session -> bins -> parts -> model -> training or fit -> report and figures, in a folder.
+
+`run` needs a composed configuration and no Hydra application around it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from bci_decode.config import TrainConfig
+from bci_decode.files import md5_of
+from bci_decode.runs.build import build_decoder, instantiate, session_file
+from bci_decode.runs.compose import plain, typed_config
+from bci_decode.runs.folder import (
+    decoder_name,
+    file_stat,
+    is_bidirectional,
+    run_folder,
+    working_folder,
+)
+from bci_decode.runs.ownership import claim, finish, locked, start
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    config: DictConfig,
+    folder: Path | None = None,
+    *,
+    words: Sequence[str] = (),
+    progress: bool = True,
+) -> Path:
+    """Train, or fit, and score one decoder; returns the folder with all results.
+
+    `folder` is by default the one that the configuration names. A finished run is not repeated, an
+    interrupted one resumes. `words` are those of the command line, to name them in error messages.
+    """
+    typed = typed_config(config)
+    settings = plain(config)
+    config = DictConfig(settings)
+    folder = folder or run_folder(config)
+    data_file = session_file(config, words)
+    with locked(folder):
+        working = claim(folder, settings, data_file, typed.overwrite)
+        if working is None:
+            _report_finished(folder, typed)
+        else:
+            job = _Job(config, typed, settings, folder, data_file, words, progress)
+            job.run()
+    return folder
+
+
+def _report_finished(folder: Path, config: TrainConfig) -> None:
+    """Repeat the score of a finished run; draw its figures in a format that is not there yet."""
+    import json
+
+    from bci_decode.runs.figures import draw_run, figure_files
+    from bci_decode.runs.report import score_line
+
+    report = json.loads((folder / "metrics.json").read_text())
+    log.info("%s: finished already; overwrite=true trains again", folder)
+    log.info("%s", score_line(report))
+    if not all(path.exists() for path in figure_files(folder, config.figures)):
+        draw_run(folder, config.figures, config.trajectory)
+
+
+class _Job:
+    """The steps of a run that trains."""
+
+    def __init__(
+        self,
+        config: DictConfig,
+        typed: TrainConfig,
+        settings: dict[str, Any],
+        folder: Path,
+        data_file: Path,
+        words: Sequence[str],
+        progress: bool,
+    ):
+        from bci_decode.training.timing import Stopwatch
+
+        self.config, self.typed, self.settings = config, typed, settings
+        self.folder, self.working, self.data_file = folder, working_folder(folder), data_file
+        self.words, self.progress = words, progress
+        self.stopwatch = Stopwatch()
+
+    def run(self) -> None:
+        data, recording = self._load()
+        with self.stopwatch.part("make the decoder"):
+            decoder = build_decoder(self.config, data, self.words)
+            train = self._prepare_training(decoder, data, recording["md5"])
+        # not before all settings have proved good
+        start(self.working, self.settings, self.typed.overwrite)
+        with logged_to(self.working / "train.log"):
+            self._log_beginning(data, decoder)
+            history = train()
+            with self.stopwatch.part("report and figures"):
+                report = self._write_report(data, decoder, history, recording)
+            if self.typed.trainer.profile:
+                self.stopwatch.write(self.working / "profile.csv")
+                log.info("\n".join(["where the time went:", *self.stopwatch.lines()]))
+            from bci_decode.runs.report import score_line
+
+            log.info("%s; all files in %s", score_line(report), self.folder)
+        finish(self.folder)
+
+    def _load(self):
+        """The data set, and checksum and duration of its recording."""
+        # the checksum of a large file takes as long as PyTorch's import, and waits for nothing
+        with ThreadPoolExecutor(1) as pool:
+            md5 = pool.submit(md5_of, self.data_file)
+            with self.stopwatch.part("import"):
+                import bci_decode.training.trainer  # noqa: F401
+                from bci_decode.data.binning import bin_session
+                from bci_decode.data.dataset import prepare
+                from bci_decode.data.session import read_session
+            with self.stopwatch.part("read"):
+                session = read_session(self.data_file, str(self.config.session.name))
+            with self.stopwatch.part("bin"):
+                data = prepare(
+                    bin_session(session, **self.typed.data.binning_kwargs()), self.typed.data
+                )
+            with self.stopwatch.part("wait for the checksum"):
+                return data, {"md5": md5.result(), "seconds": session.duration}
+
+    def _about(self, data, md5: str) -> dict[str, Any]:
+        """What a checkpoint holds besides weights, units and scaling: see `training.checkpoint`."""
+        axes = data.parts["train"].target.shape[1]
+        sizes = {"input_size": len(data.units), "output_size": axes}
+        return {
+            "names": self.settings["names"],
+            "model": {"settings": self.settings["model"]} | sizes,
+            "data": self.settings["data"],
+            "session": {"name": str(self.config.session.name), "md5": md5},
+        }
+
+    def _prepare_training(self, decoder, data, md5: str):
+        """A function that trains, or fits, and returns the history."""
+        from bci_decode.models.decoder import Decoder
+
+        about = self._about(data, md5)
+        if not isinstance(decoder, Decoder):
+            from bci_decode.training.closed_form import fit_closed_form
+
+            return lambda: fit_closed_form(decoder, data, self.working, about)
+        from bci_decode.runs.load import load_initial_weights
+        from bci_decode.training.loggers import finite, open_logger
+        from bci_decode.training.trainer import Trainer
+
+        if self.typed.init_from:
+            load_initial_weights(decoder, Path(self.typed.init_from), data)
+        optimizer, scheduler = (
+            instantiate(self.config[key], key, self.words) for key in ("optimizer", "scheduler")
+        )
+        trainer = Trainer(
+            decoder,
+            data,
+            self.working,
+            self.typed.trainer,
+            optimizer,
+            scheduler,
+            self.typed.seed,
+            fingerprint=md5,
+            stopwatch=self.stopwatch,
+            about=about,
+            progress=self.progress,
+        )
+
+        def train():
+            name = "/".join(self.folder.parts[-4:])
+            logger = open_logger(self.typed.logger, self.working, name, self.settings)
+            with closing(logger) if logger else nullcontext():
+                if logger:
+                    trainer.on_epoch = lambda row: logger.log(finite(row), int(row["epoch"]))
+                return trainer.fit()
+
+        return train
+
+    def _log_beginning(self, data, decoder) -> None:
+        """What is trained on, and what a reader of the log must not overlook in the scores."""
+        bins = {name: len(part) for name, part in data.parts.items()}
+        log.info("%s: %d units, bins %s", self.folder, len(data.units), bins)
+        if self.typed.trainer.select_on == "test":
+            beside = "the holdout score is" if "holdout" in data.parts else "no holdout score is"
+            log.warning(
+                "select_on=test: the best epoch is selected on the TEST part, as in the source "
+                "study; %s in metrics.json too",
+                beside,
+            )
+        if is_bidirectional(self.config) and data.window.history is None:
+            log.warning(
+                "bidirectional over sequences: every bin is decoded from the whole stream, later "
+                "bins too"
+            )
+
+    def _write_report(self, data, decoder, history, recording: dict) -> dict[str, Any]:
+        from bci_decode.evaluation.decoding import decode_parts
+        from bci_decode.layers.cpu.matmul import gemm_backend
+        from bci_decode.runs.figures import draw_run  # Matplotlib is not waited for before
+        from bci_decode.runs.load import restore_model
+        from bci_decode.runs.report import recording_kind, write_report
+        from bci_decode.training.checkpoint import read_checkpoint
+
+        best = self.working / "best.pt"
+        state = read_checkpoint(best)
+        restore_model(decoder, state, best)
+        with gemm_backend(self.typed.trainer.matmul):
+            decoded = decode_parts(decoder, data)
+        bidirectional = is_bidirectional(self.config)
+        about = {
+            "session": str(self.config.session.name),
+            "recording": recording_kind(self.settings["session"], recording["md5"]),
+            "model": decoder_name(self.typed.names.model, bidirectional),
+            "experiment": self.typed.names.experiment,
+            "seed": self.typed.seed,
+            "best_epoch": state["epoch"],
+            "bidirectional": bidirectional,
+            "data": file_stat(self.data_file) | recording,
+            "parameters": sum(value.numel() for value in state["decoder"].values()),
+            "device": str(getattr(decoder, "device", "cpu")),
+        }
+        report = write_report(self.working, data, decoded, history, self.typed, about)
+        draw_run(self.working, self.typed.figures, self.typed.trajectory)
+        return report
+
+
+@contextmanager
+def logged_to(path: Path) -> Iterator[None]:
+    """Append what the project logs to a file, which keeps the traceback of a fault too."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    logger = logging.getLogger("bci_decode")
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(min(before or logging.INFO, logging.INFO))
+    try:
+        yield
+    except BaseException as fault:
+        if not isinstance(fault, KeyboardInterrupt):
+            handler.handle(_fault_record(fault))
+        raise
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+        handler.close()
+
+
+def _fault_record(fault: BaseException) -> logging.LogRecord:
+    """A mistake of the user as its line, a fault of the code with its traceback."""
+    from bci_decode.errors import BciDecodeError
+
+    mistake = isinstance(fault, BciDecodeError)
+    info = None if mistake else (type(fault), fault, fault.__traceback__)
+    line = f"error: {fault}"
+    return log.makeRecord(log.name, logging.ERROR, __file__, 0, line, (), info)

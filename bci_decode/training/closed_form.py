@@ -1,0 +1,50 @@
+"""Fit a closed-form model and write what a trained decoder's run has: `history.csv` and `best.pt`."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from bci_decode.data.dataset import Dataset
+from bci_decode.errors import BciDecodeError
+from bci_decode.evaluation import metrics
+from bci_decode.evaluation.decoding import decode_parts, predictor
+from bci_decode.files import written_whole
+from bci_decode.models.closed_form import ClosedForm
+from bci_decode.training.checkpoint import data_state, save_checkpoint
+from bci_decode.training.trainer import history_columns, part_columns
+
+
+def fit_closed_form(
+    model: ClosedForm, data: Dataset, folder: Path, about: dict[str, Any]
+) -> pd.DataFrame:
+    """Fit to the training part; the history has one row, epoch 1, without a learning rate."""
+    started = time.perf_counter()
+    train = data.parts["train"]
+    scaler = data.target_scaler
+    try:
+        model.fit(train.counts, scaler.transform(train.target))
+    except ValueError as error:  # of a setting, in scikit-learn's words
+        raise BciDecodeError(
+            " ".join(str(error).split()), field="model", remedy="correct its settings"
+        ) from error
+    decoded = scaler.inverse(predictor(model, None)(train.counts))
+    row: dict[str, float] = {
+        "epoch": 1,
+        "train_loss": metrics.mse(train.target, decoded),
+        "train_r2": float(metrics.r2(train.target, decoded).mean()),
+    }
+    row |= part_columns(data, decode_parts(model, data))
+    row |= {"lr": math.nan, "seconds": time.perf_counter() - started}
+    scored = [name for name in ("val", "test", "holdout") if f"{name}_loss" in row]
+    history = pd.DataFrame([row], columns=history_columns(scored, data.axes))
+    weights = {name: torch.as_tensor(values) for name, values in model.fitted_arrays().items()}
+    save_checkpoint(folder / "best.pt", about | data_state(data) | {"epoch": 1, "decoder": weights})
+    with written_whole(folder / "history.csv") as temporary:
+        history.to_csv(temporary, index=False)
+    return history
