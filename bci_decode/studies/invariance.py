@@ -1,4 +1,4 @@
-"""What a normalised layer does not notice: Table 1 of Ba, Kiros and Hinton 2016, measured.
+"""Changes to which a normalized layer is invariant: Table 1 of Ba et al. 2016, measured.
 
 Shapes: B cases, I inputs, H units. A layer maps cases x (B, I) by weights (H, I) to normalised pre-activations (B, H).
 """
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bci_decode.layers import LayerNormGRU
-from bci_decode.training.monitor import pre_activations
+from bci_decode.studies.inside import pre_activations
 
 EPS = 1e-20  # beside variances of about 1: in float64 nothing
 INVARIANT = 1e-9  # of the outputs' largest: float64's rounding stays far below it, every real change far above
@@ -122,7 +122,7 @@ def invariance_table(
     return pd.DataFrame(rows)
 
 
-def as_in_the_paper(table: pd.DataFrame) -> pd.DataFrame:
+def paper_layout(table: pd.DataFrame) -> pd.DataFrame:
     """The table as the paper prints it, a row for each norm: found, the change in brackets, what disagrees marked."""
     told = [
         f"{row.found} ({row.change:.0e})"

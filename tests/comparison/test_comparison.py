@@ -320,4 +320,4 @@ def test_a_runs_pictures_say_its_target(tmp_path):
     for target in ("velocity", "position"):
         write_run(tmp_path / target, target=target)
     titles = [run_title(run.metrics) for run in read_runs(tmp_path)[0]]
-    assert titles == ["own, gru, position, seed 0 (default)", "own, gru, seed 0 (default)"]
+    assert titles == ["own, GRU, position, seed 0 (default)", "own, GRU, seed 0 (default)"]

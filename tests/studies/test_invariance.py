@@ -10,10 +10,10 @@ from bci_decode.layers import LayerNormGRU
 from bci_decode.studies import invariance
 from bci_decode.studies.invariance import (
     STUDY,
-    as_in_the_paper,
     batch_norm,
     invariance_table,
     layer_norm,
+    paper_layout,
     weight_norm,
 )
 
@@ -85,9 +85,9 @@ def test_a_layer_that_does_something_else_is_noticed(monkeypatch, broken, differ
 
 def test_a_disagreement_is_told():
     table = invariance_table()
-    assert "paper" not in as_in_the_paper(table).to_string()
+    assert "paper" not in paper_layout(table).to_string()
     table.loc[0, "paper"] = "no"
-    printed = as_in_the_paper(table)
+    printed = paper_layout(table)
     assert printed.iloc[0, 0].startswith("invariant (") and printed.iloc[0, 0].endswith(
         ", paper: no"
     )

@@ -10,14 +10,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from composing import compose
-from omegaconf import OmegaConf
 from run_folders import A, B, compare, write_run
 
 from bci_decode.comparison.finished_runs import half_plateau_epoch, read_runs
 from bci_decode.comparison.groups import group_runs
 from bci_decode.comparison.tables import holdout_table, run_table
 from bci_decode.data.catalog import catalog
+from bci_decode.runs.compose import resolved_config
 from bci_decode.studies.published import plateau_end, published_scores, reference_curves
 from bci_decode.studies.source_study import ablation_table, differences, study_settings
 
@@ -48,8 +47,7 @@ def write_study(
 
 @cache
 def composed_text(*words: str) -> str:
-    config = compose("experiment=source_study", "session=local", "session.path=a.mat", *words)
-    return yaml.safe_dump(OmegaConf.to_container(config, resolve=True), sort_keys=False)
+    return yaml.safe_dump(resolved_config("experiment=source_study", *words), sort_keys=False)
 
 
 def composed_settings(model: str, target: str, *words: str) -> dict:
