@@ -47,7 +47,8 @@ def write_run(
         "seconds": 1.0,
         "protocol": {
             "source": "finger_pos", "target": target, "unit": unit, "bin_width_s": 0.064,
-            "lag_s": 0.0, "units": "all", "units_used": 30, "split_bins": {"train": [0, 500], "test": [500, 500 + bins]},
+            "lag_s": 0.0, "units": "all", "units_used": 30,
+            "split_bins": {"train": [0, 500], "test": [500, 500 + bins]},
         },
     }  # fmt: skip
     (folder / "metrics.json").write_text(json.dumps(metrics))

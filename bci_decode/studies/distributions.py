@@ -61,5 +61,6 @@ def invariance(folder: Path) -> str:
     save_table(folder, "invariance", table)
     known = table[table["paper"] != ""]
     agree = int((known["found"] == known["paper"]).sum())
-    text = f"{agree} of {len(known)} cells as in the paper; in brackets the largest relative change of an output.\n"  # fmt: skip
+    change = "in brackets the largest relative change of an output"
+    text = f"{agree} of {len(known)} cells as in the paper; {change}.\n"
     return append_table(folder, "invariance", paper_layout(table).reset_index(), text)

@@ -111,8 +111,8 @@ def _draw_share(
         axes.plot(histories[model]["epoch"], values, **looks[model])
     zero = [model_label(model) for model, values in shares.items() if not values.any()]
     if zero:
-        place: dict[str, Any] = {"ha": "right", "va": "top", "transform": axes.transAxes, "fontsize": "small"}
-        axes.text(0.97, 0.93, f"{', '.join(zero)}: 0 throughout", **place)
+        corner: dict[str, Any] = {"ha": "right", "va": "top", "transform": axes.transAxes}
+        axes.text(0.97, 0.93, f"{', '.join(zero)}: 0 throughout", fontsize="small", **corner)
     axes.margins(x=0.02)
 
 

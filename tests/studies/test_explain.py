@@ -120,17 +120,20 @@ def test_a_monitored_pair(tmp_path, toy, explain):
 
 
 def test_steps_to_half_the_plateau(tmp_path, toy, explain):
-    words = ("--parts", "plateau", "--session", str(toy), "--plateau-bins", "60", "--batch-sizes", "64",
-             "--histories", "5", "--output", "shown", "--plateau-steps")  # fmt: skip
+    words = ("--parts", "plateau", "--session", str(toy), "--plateau-bins", "60",
+             "--batch-sizes", "64", "--histories", "5", "--output", "shown",
+             "--plateau-steps")  # fmt: skip
     code, printed, said = explain(*words, "1")
     assert code == 0, said
     folder = tmp_path / "shown" / "toy"
     assert pictures_in(folder) == {"plateau.png"}
     table = pd.read_csv(folder / "plateau.csv")
     assert {tuple(row) for row in table[["batch_size", "history", "model"]].to_numpy()} == {
-        (16, 5, "gru"), (16, 5, "lngru"), (64, 10, "gru"), (64, 10, "lngru"), (16, 10, "gru"), (16, 10, "lngru"),
-        (16, 10, "gru, outputs normalised"), (16, 10, "lngru, outputs not normalised"), (16, 10, "gru, AdamW"),
-        (16, 10, "gru, counts z-scored"), (16, 10, "gru, targets z-scored"), (16, 10, "gru, learning rate 1e-4"),
+        (16, 5, "gru"), (16, 5, "lngru"), (64, 10, "gru"), (64, 10, "lngru"),
+        (16, 10, "gru"), (16, 10, "lngru"), (16, 10, "gru, outputs normalised"),
+        (16, 10, "lngru, outputs not normalised"), (16, 10, "gru, AdamW"),
+        (16, 10, "gru, counts z-scored"), (16, 10, "gru, targets z-scored"),
+        (16, 10, "gru, learning rate 1e-4"),
     }  # fmt: skip
     assert (table["steps_per_epoch"] == -(-(61 - table["history"]) // table["batch_size"])).all()
     assert table["half_plateau_steps"].isna().all() and (table["epochs"] == 1).all()
@@ -266,7 +269,8 @@ def test_a_document_is_brought_up_to_date(tmp_path, explain):
     document = tmp_path / "docs" / "why.md"
     document.parent.mkdir()
     document.write_text(
-        "Before\n<!-- table .: distributions -->\nold\n<!-- end -->\nbetween ![a](figures/functions.png)\n"
+        "Before\n<!-- table .: distributions -->\nold\n<!-- end -->\n"
+        "between ![a](figures/functions.png)\n"
         "<!-- table own: losses -->\nkept\n<!-- end -->\nafter ![b](figures/own_norms.png)\n"
     )
     code, printed, said = explain(

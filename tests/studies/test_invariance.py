@@ -24,8 +24,10 @@ def test_every_cell_is_the_papers(seed):
     table = invariance_table(seed)
     table = table[table["norm"] != STUDY]
     wide = table.pivot(index="norm", columns="re-parameterisation", values="found")
-    columns = ["weight matrix re-scaling", "weight matrix re-centering", "weight vector re-scaling",
-               "dataset re-scaling", "dataset re-centering", "single training case re-scaling"]  # fmt: skip
+    columns = [
+        "weight matrix re-scaling", "weight matrix re-centering", "weight vector re-scaling",
+        "dataset re-scaling", "dataset re-centering", "single training case re-scaling",
+    ]  # fmt: skip
     yes = wide.loc[["batch norm", "weight norm", "layer norm"], columns].to_numpy() == "invariant"
     expected = [[1, 0, 1, 1, 1, 0], [1, 0, 1, 0, 0, 0], [1, 1, 0, 1, 0, 1]]
     np.testing.assert_array_equal(yes, np.array(expected, dtype=bool))
@@ -70,8 +72,8 @@ class NotCentred(LayerNormGRU):
 @pytest.mark.parametrize(
     ("broken", "differ"),
     [
-        (Unnormalised, {"weight matrix re-scaling", "weight matrix re-centering", "dataset re-scaling",
-                        "single training case re-scaling"}),
+        (Unnormalised, {"weight matrix re-scaling", "weight matrix re-centering",
+                        "dataset re-scaling", "single training case re-scaling"}),
         (NotCentred, {"weight matrix re-centering"}),
     ],
 )  # fmt: skip
