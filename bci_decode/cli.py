@@ -7,6 +7,7 @@ import importlib
 import inspect as inspection
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -75,42 +76,26 @@ def _doc(command: Callable[[], None]) -> str:
 
 
 def compare() -> None:
-    """Compare runs: figures and tables of all runs below a folder, those of different protocols
-    kept apart.
+    """Compare runs: figures and tables of all runs below some folders, each protocol on its own.
 
-    Writes into the folder comparison.png (test loss against epoch), r2_scatter.png (LN-GRU against
-    GRU, session by session), sessions.csv (a row for each run) and summary.md, and prints the
-    summary. Where runs of the source study are among them, ablation.csv too: its published table
-    beside what they reach.
+    Writes comparison (test loss against epoch) and r2_scatter (models against the baseline, session
+    by session) as figures, sessions.csv (a row for each run) and summary.md, and prints the
+    summary. With runs of the source study also ablation.csv: its published table beside the runs.
     """
     parser = argparse.ArgumentParser(
         description=_doc(compare), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "folder", type=Path, help="outputs/<experiment>, or any folder with runs below it"
-    )
-    folder = parser.parse_args().folder
-    from bci_decode.comparison.figures import draw_losses, draw_scatter
-    from bci_decode.comparison.finished_runs import group_runs, read_runs
-    from bci_decode.comparison.summary import summary
-    from bci_decode.comparison.tables import sessions_csv
-    from bci_decode.files import written_whole
-    from bci_decode.studies.source_study import ablation_table, of_study
+    option = parser.add_argument
+    option("folders", nargs="+", type=Path, metavar="FOLDER", help="any folder with runs below it")
+    option("--output", type=Path, help="default: the folder, or the one that all folders are in")
+    option("--baseline", metavar="MODEL", help="model that all others are compared with")
+    option("--by", metavar="KEY", help="first key of the table of R² by setting, data.lag say")
+    option("--figures", default="png", metavar="FORMAT[,...]", help="png, pdf, svg; default: png")
+    words = (re.sub(r"^compare\.(?=\w+=)", "--", word) for word in sys.argv[1:])
+    arguments = parser.parse_args(list(words))
+    from bci_decode.studies.compare import compare_runs
 
-    runs, absent = read_runs(folder)
-    groups = group_runs(runs)
-    text = summary(groups, absent)
-    draw_losses(groups, folder / "comparison.png")
-    draw_scatter(groups, folder / "r2_scatter.png")
-    tables = {"sessions.csv": sessions_csv(groups), "summary.md": text}
-    if of_study(groups):
-        tables["ablation.csv"] = ablation_table(groups).to_csv(index=False)
-    for name, content in tables.items():
-        with written_whole(folder / name) as temporary:
-            temporary.write_text(content)
-    print(text)
-    others = ", ablation.csv" * ("ablation.csv" in tables)
-    print(f"wrote comparison.png, r2_scatter.png, sessions.csv{others} and summary.md to {folder}")
+    print(compare_runs(**vars(arguments)))
 
 
 def inspect() -> None:

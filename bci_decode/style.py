@@ -38,6 +38,7 @@ MODELS = {
     )
 }
 FORMATS = ("png", "pdf", "svg")
+LAYER_NORM = "lngru"  # the model that the studies set against the baseline
 BASELINE = "gru"  # comparisons pair every other model with this one by default
 BIDIRECTIONAL = (
     "-bidirectional"  # the end of the name of a decoder that reads its input from both ends

@@ -105,7 +105,10 @@ def _report_sweep(stop: BaseException | None) -> None:
 
 
 def _normalize_argv(words: list[str]) -> list[str]:
-    """The command line as Hydra wants it: -m first; paths quoted; all sessions are published ones."""
+    """The command line as Hydra wants it:
+
+    -m first; paths quoted; all sessions are published ones.
+    """
     words = sorted(words, key=lambda word: word not in ("-m", "--multirun"))
     every = "session=glob(*,exclude=[local,simulated])"
     return [re.sub(r"^session=glob\(\*\)$", every, quote_path(word)) for word in words]

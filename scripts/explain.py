@@ -1,16 +1,16 @@
-"""Show why LayerNorm helps a GRU, and where it does not, by pictures and tables made from this project's own layers and runs.
+"""Show why LayerNorm helps a GRU, and where it does not, in figures and tables of measurements.
 
 parts:
   functions      sigmoid and tanh with their derivatives: where a gate no longer learns
   distributions  two extreme distributions of pre-activations before and after LayerNorm
   invariance     Table 1 of Ba, Kiros and Hinton 2016, measured cell by cell
-  watch          trains GRU and LN-GRU and looks inside: pre-activations, gradient norms, growth of the weights
-  plateau        optimiser steps to half the plateau against batch size and history, and what else ends it, by the
-                 source study's recipe
+  dynamics       trains GRU and LN-GRU: pre-activations, gradient norms, growth of the weights
+  plateau        steps of the optimiser to half the plateau against batch size and history, and
+                 what else ends it, by the source study's recipe
 
-Writes PNG and CSV files, and all tables as Markdown in tables.md: into the output folder what needs no session, the rest
-into a folder of the session's name in it. Training that was interrupted goes on where it stopped, and what is trained is
-not trained again; --overwrite forgets it.
+Writes PNG and CSV files, and all tables as Markdown in tables.md: into the output folder, or, for
+a recording, into a folder of its name in it. Interrupted training resumes, and finished training
+is not repeated without --overwrite.
 """
 
 from __future__ import annotations
@@ -18,124 +18,106 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-
-from explain_common import added, kept
-from explain_docs import refresh
-from explain_plateau import BATCH_SIZES, HISTORIES, plateau
-from explain_watch import watch
+from typing import Any
 
 from bci_decode.errors import BciDecodeError, run_cli
 
-EXTREMES = {"mean 7, SD 1": (7, 1), "mean 0, SD 10": (0, 10)}
-UNITS, SEED = 1024, 0  # drawn for each extreme distribution
+PARTS = ("functions", "distributions", "invariance", "dynamics", "plateau")
 
 
-def main() -> None:
-    arguments = parsed()
-    folder: Path = arguments.output
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BciDecodeError(
-            f"cannot be a folder ({error.strerror})", file=folder, remedy="choose another --output"
-        ) from error
-    for part in arguments.parts:
-        where, text = PARTS[part](arguments)
-        print(f"{text}\nwrote to {where}\n", flush=True)
-    if arguments.document:
-        print(refresh(arguments.document, folder))
-
-
-def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS), metavar="PART", help="default: all")
-    parser.add_argument("--output", type=Path, default=Path("outputs/explain"), help="default: outputs/explain")
-    parser.add_argument("--session", type=Path, help="watch, plateau: a recording, .mat; default: the simulated session")  # fmt: skip
-    parser.add_argument("--recipe", choices=("source_study", "default"), default="source_study", help="watch: default source_study")  # fmt: skip
-    parser.add_argument("--first-bins", type=whole, help="watch: bins to train and validate on; default: the recipe's")
-    parser.add_argument("--epochs", type=whole, default=40, help="watch: default 40")
-    parser.add_argument("--plateau-bins", type=whole, default=2000, help="plateau: bins to train on; default: 2000")
-    parser.add_argument("--batch-sizes", type=whole, nargs="+", default=BATCH_SIZES, help="plateau: default 1 4 16 64 256")  # fmt: skip
-    parser.add_argument("--histories", type=whole, nargs="+", default=HISTORIES, help="plateau: default 5 10 20 50 100")
-    parser.add_argument("--plateau-steps", type=whole, default=12000, help="plateau: most steps of a run's optimiser, made whole epochs; default: 12000")  # fmt: skip
-    parser.add_argument(
-        "--seeds", type=int, nargs="+", default=[0], help="watch, plateau: default 0; watch takes the first"
-    )
-    parser.add_argument("--document", type=Path, help="bring its tables and pictures up to date: docs/why_layernorm.md")
-    parser.add_argument("--jobs", type=whole, default=1, help="processes that train at the same time; default: 1")
-    parser.add_argument("--overwrite", action="store_true", help="watch, plateau: train anew what is trained already")
-    arguments = parser.parse_args()
-    for action in parser._actions:
-        parts = (action.help or "").split(":")[0].split(", ")
-        given = getattr(arguments, action.dest, None) != action.default
-        if given and set(parts) <= set(PARTS) and not set(parts) & set(arguments.parts):
-            parser.error(f"{action.option_strings[0]} is of the part {' or '.join(parts)}, which --parts leaves out")
-    return arguments
-
-
-def whole(text: str) -> int:
+def positive_int(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
     return number
 
 
-def functions(arguments: argparse.Namespace) -> tuple[Path, str]:
-    from bci_decode.layers.introspection import SATURATION_BAND
-    from bci_decode.studies.figures import draw_functions
-
-    draw_functions(arguments.output / "functions.png", SATURATION_BAND)
-    return arguments.output, f"functions.png: sigmoid, tanh and their derivatives, ±{SATURATION_BAND:g} shaded"
-
-
-def distributions(arguments: argparse.Namespace) -> tuple[Path, str]:
-    import pandas as pd
-    import torch
-
-    from bci_decode.layers.introspection import SATURATION_BAND, share_outside
-    from bci_decode.studies.figures import draw_distributions
-    from bci_decode.studies.invariance import layer_norm
-
-    random = torch.Generator().manual_seed(SEED)
-    before = {name: mean + sd * torch.randn(UNITS, generator=random) for name, (mean, sd) in EXTREMES.items()}
-    # the identity as weights: the layer's linear map leaves what it normalises as it is
-    after = {name: layer_norm(torch.eye(UNITS), a[None], eps=1e-5)[0] for name, a in before.items()}
-    rows = [
-        {"pre-activations": name, "when": when, "mean": round(float(a[name].mean()), 3), "SD": round(float(a[name].std()), 3),
-         f"share outside ±{SATURATION_BAND:g}": share_outside(a[name])}
-        for name in before
-        for when, a in (("before", before), ("after LayerNorm", after))
-    ]  # fmt: skip
-    as_arrays = [{name: a.numpy() for name, a in some.items()} for some in (before, after)]
-    title = f"{UNITS} units drawn, seed {SEED}"
-    draw_distributions(arguments.output / "distributions.png", as_arrays[0], as_arrays[1], title, SATURATION_BAND)
-    return kept(arguments.output, "distributions", pd.DataFrame(rows))
-
-
-def invariance(arguments: argparse.Namespace) -> tuple[Path, str]:
-    from bci_decode.studies.invariance import as_in_the_paper, invariance_table
-
-    table = invariance_table()
-    where, _ = kept(arguments.output, "invariance", table)
-    known = table[table["paper"] != ""]
-    agree = int((known["found"] == known["paper"]).sum())
-    shown = as_in_the_paper(table)
-    text = f"{agree} of {len(known)} cells as in the paper; in brackets the largest relative change of an output.\n"
-    return where, added(where, "invariance", shown.reset_index(), text)
-
-
-PARTS = {
-    "functions": functions,
-    "distributions": distributions,
-    "invariance": invariance,
-    "watch": watch,
-    "plateau": plateau,
+MANY: dict[str, Any] = {"type": positive_int, "nargs": "+"}
+ONE: dict[str, Any] = {"type": positive_int}
+DYNAMICS, PLATEAU, BOTH = ("dynamics",), ("plateau",), ("dynamics", "plateau")
+# option -> parts that use it, meaning, how it is read; the default is that of the part
+OPTIONS: dict[str, tuple[tuple[str, ...], str, dict[str, Any]]] = {
+    "--session": (BOTH, "a recording, .mat; default: the simulated session", {"type": Path}),
+    "--recipe": (
+        DYNAMICS,
+        "default: source_study",
+        {"choices": ("source_study", "default")},
+    ),
+    "--first-bins": (DYNAMICS, "bins to train and validate on; default: the recipe's", ONE),
+    "--epochs": (DYNAMICS, "default: 40", ONE),
+    "--plateau-bins": (PLATEAU, "bins to train on; default: 2000", ONE),
+    "--batch-sizes": (PLATEAU, "default: 1 4 16 64 256", MANY),
+    "--histories": (PLATEAU, "default: 5 10 20 50 100", MANY),
+    "--plateau-steps": (PLATEAU, "most steps of a run, in whole epochs; default: 12000", ONE),
+    "--seeds": (BOTH, "default: 0; dynamics takes the first", {"type": int, "nargs": "+"}),
+    "--overwrite": (BOTH, "train again what is trained", {"action": "store_true"}),
 }
+
+
+def main() -> None:
+    arguments = parse_args()
+    output: Path = arguments.output
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = f"cannot be a folder ({error.strerror})"
+        raise BciDecodeError(problem, file=output, remedy="choose another --output") from error
+    for part in arguments.parts:
+        folder, text = run_part(part, arguments)
+        print(f"{text}\nwrote to {folder}\n", flush=True)
+    if arguments.document:
+        from bci_decode.studies.document import refresh
+
+        print(refresh(arguments.document, output))
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--parts", nargs="*", choices=PARTS, default=PARTS, metavar="PART", help="default: all")
+    add("--output", type=Path, default=Path("outputs/explain"), help="default: outputs/explain")
+    add("--jobs", type=positive_int, default=1, help="runs trained at a time; default: 1")
+    add("--document", type=Path, help="update its tables and figures: docs/why_layernorm.md")
+    for option, (parts, meaning, how) in OPTIONS.items():
+        add(option, help=f"{', '.join(parts)}: {meaning}", default=None, **how)
+    arguments = parser.parse_args()
+    for option, (parts, *_) in OPTIONS.items():
+        given = getattr(arguments, option[2:].replace("-", "_")) is not None
+        if given and not set(parts) & set(arguments.parts):
+            names = " or ".join(parts)
+            parser.error(f"{option} is of the part {names}, which --parts leaves out")
+    return arguments
+
+
+def run_part(part: str, arguments: argparse.Namespace) -> tuple[Path, str]:
+    """The folder and the text of a part; options that are not given keep the part's defaults."""
+    given = {key: value for key, value in vars(arguments).items() if value is not None}
+    overwrite, output, jobs = arguments.overwrite is not None, arguments.output, arguments.jobs
+    if part == "dynamics":
+        from bci_decode.studies.dynamics import Pair, dynamics
+
+        keys = ("session", "recipe", "first_bins", "epochs")
+        own = {key: given[key] for key in keys if key in given}
+        seed = arguments.seeds[0] if arguments.seeds else 0
+        return dynamics(output, Pair(**own, seed=seed, overwrite=overwrite), jobs)
+    if part == "plateau":
+        from bci_decode.studies.plateau import Grid, plateau
+
+        names = {"plateau_bins": "bins", "plateau_steps": "steps", "session": "session"}
+        lists = ("batch_sizes", "histories", "seeds")
+        own = {names[name]: given[name] for name in names if name in given}
+        own |= {name: tuple(given[name]) for name in lists if name in given}
+        return plateau(output, Grid(**own), jobs, overwrite)
+    from bci_decode.studies import distributions
+
+    return output, getattr(distributions, part)(output)
 
 
 if __name__ == "__main__":
     try:
         run_cli(main)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last whole epochs", file=sys.stderr)
+        print("interrupted; the same command resumes after the last whole epochs", file=sys.stderr)
         sys.exit(130)

@@ -1,4 +1,7 @@
-"""Recordings for the tests: files that hdf5storage, no code of this project, wrote in the Zenodo layout."""
+"""Recordings for the tests:
+
+files that hdf5storage, no code of this project, wrote in the Zenodo layout.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,14 @@ ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "real" / "indy_20160927_04_30units.mat"
 
 
-def recording(channels=4, rows=3, samples=2500, start=4644.642, finger_columns=3, seed=0) -> dict[str, np.ndarray]:
-    """The variables of a recording as MATLAB has them: k x columns, cells channels x rows, times nspikes x 1.
+def recording(
+    channels=4, rows=3, samples=2500, start=4644.642, finger_columns=3, seed=0
+) -> dict[str, np.ndarray]:
+    """The variables of a recording as MATLAB has them: k x columns, cells channels x rows, times
+    nspikes x 1.
 
-    The hand circles; unit (c, r) fires at random at 5 (r + 1) Hz from 1 s before to 1 s after the recording; one cell is
-    empty in each of MATLAB's ways.
+    The hand circles; unit (c, r) fires at random at 5 (r + 1) Hz from 1 s before to 1 s after the
+    recording; one cell is empty in each of MATLAB's ways.
     """
     rng = np.random.default_rng(seed)
     t = start + 0.004 * np.arange(samples)
@@ -54,6 +60,11 @@ def write_mat73(path: Path, variables: dict[str, np.ndarray]) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         library.savemat(
-            str(path), variables, format="7.3", oned_as="row", store_python_metadata=False, matlab_compatible=True
+            str(path),
+            variables,
+            format="7.3",
+            oned_as="row",
+            store_python_metadata=False,
+            matlab_compatible=True,
         )
     return path

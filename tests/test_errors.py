@@ -1,4 +1,7 @@
-"""A mistake is one line and survives the way between processes; a command ends on it as it should."""
+"""A mistake is one line and survives the way between processes;
+
+a command ends on it as it should.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +35,9 @@ def test_a_mistake_is_one_line(parts, line):
 def test_a_reader_that_leaves_early_sees_no_traceback(tmp_path):
     script = ROOT / "scripts" / "download.py"
     done = subprocess.run(
-        f"{sys.executable} {script} --list --data-dir {tmp_path} | head -1", shell=True, capture_output=True, text=True
+        f"{sys.executable} {script} --list --data-dir {tmp_path} | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
     )
     assert done.stdout.startswith("session") and done.stderr == ""

@@ -1,4 +1,7 @@
-"""The rule of the packages: each imports only from packages before it, and only some of them need torch."""
+"""The rule of the packages:
+
+each imports only from packages before it, and only some of them need torch.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,25 @@ from recordings import ROOT
 
 PACKAGE = ROOT / "bci_decode"
 BASE = ("errors", "files", "config", "style")
-ORDER = ("data", "layers", "models", "evaluation", "training", "runs", "comparison", "studies", "realtime")
+ORDER = (
+    "data",
+    "layers",
+    "models",
+    "evaluation",
+    "training",
+    "runs",
+    "comparison",
+    "studies",
+    "realtime",
+)
 COMMANDS = ("train", "evaluate", "cli")
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")
 }
-TORCH_FREE = [name for name in MODULES if name.split(".")[0] in (*BASE, "__init__", "data", "comparison")]
+TORCH_FREE = [
+    name for name in MODULES if name.split(".")[0] in (*BASE, "__init__", "data", "comparison")
+]
 HEAVY = {"torch", "pandas", "scipy", "sklearn", "h5py", "matplotlib", "numpy"}
 
 
@@ -38,7 +53,10 @@ def imports(path: Path, nested: bool = True) -> set[str]:
 
 
 def own(names: set[str]) -> set[str]:
-    """The project's modules among imported names: `bci_decode.data.split.Window` is the module data.split."""
+    """The project's modules among imported names:
+
+    `bci_decode.data.split.Window` is the module data.split.
+    """
     found = set()
     for name in names:
         words = name.split(".")
@@ -70,7 +88,9 @@ def test_what_needs_no_torch_waits_for_none(module):
 
 
 def reached(module: str) -> set[str]:
-    """Names of the libraries that are imported with a module, and with what that imports of the project."""
+    """Names of the libraries that are imported with a module, and with what that imports of the
+    project.
+    """
     found, seen, queue = set(), set(), [module]
     while queue:
         name = queue.pop()

@@ -1,4 +1,7 @@
-"""A real recording, 30 units and 320 s of indy_20160927_04: read, binned and decoded, against computations made here."""
+"""A real recording, 30 units and 320 s of indy_20160927_04:
+
+read, binned and decoded, against computations made here.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,9 @@ def test_counts_and_velocity_by_another_way(real_file):
         binned.counts, np.stack([np.histogram(s[s < edges[-1]], edges)[0] for s in spikes], axis=1)
     )
     velocity = np.diff(finger[::16][: bins + 1], axis=0) / 0.064
-    np.testing.assert_allclose(binned.kinematics, velocity, atol=0.05)  # its clock is exact to 1e-8 s alone
+    np.testing.assert_allclose(
+        binned.kinematics, velocity, atol=0.05
+    )  # its clock is exact to 1e-8 s alone
     assert binned.counts.shape == (5001, 30) and set(binned.units["row"]) == {1}
 
 
@@ -36,7 +41,10 @@ def test_counts_and_velocity_by_another_way(real_file):
 def test_both_models_decode_it(real_file, tmp_path, model):
     arguments = [f"model={model}", "session=local", f"session.path={real_file}", "trainer.epochs=8"]
     done = subprocess.run(
-        [sys.executable, "-m", "bci_decode.train", *arguments], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-m", "bci_decode.train", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "outputs" / "default" / real_file.stem / model / "seed0"

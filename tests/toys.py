@@ -20,9 +20,9 @@ def made_data(with_val=True, window=None, scale=20.0) -> Dataset:
     """Five units whose counts tell the velocity of the same bin, but for noise."""
     rng = np.random.default_rng(0)
     counts = rng.normal(size=(700, 5)).astype(np.float32)
-    target = scale * np.stack([counts[:, 0] - counts[:, 1], counts[:, 2] + 0.5 * counts[:, 3]], axis=1) + rng.normal(
-        0, 2, (700, 2)
-    )
+    target = scale * np.stack(
+        [counts[:, 0] - counts[:, 1], counts[:, 2] + 0.5 * counts[:, 3]], axis=1
+    ) + rng.normal(0, 2, (700, 2))
     bins = {"train": slice(0, 400), "val": slice(400, 500), "test": slice(500, 700)}
     if not with_val:
         del bins["val"]
@@ -31,7 +31,12 @@ def made_data(with_val=True, window=None, scale=20.0) -> Dataset:
     units = pd.DataFrame({"channel": ["M1 001"] * 5, "area": "M1", "row": range(5)})
     target_scaler = Scaler.fit(target[:400], "zscore")
     return Dataset(
-        parts, bins, units, Scaler(np.zeros(5), np.ones(5)), target_scaler, window or Window("sequence", 20, 10, 3)
+        parts,
+        bins,
+        units,
+        Scaler(np.zeros(5), np.ones(5)),
+        target_scaler,
+        window or Window("sequence", 20, 10, 3),
     )
 
 
@@ -48,7 +53,11 @@ def made_holdout(window=None) -> Dataset:
 def made_decoder(seed=0, dropout=0.1, hidden=12) -> Decoder:
     torch.manual_seed(seed)
     return Decoder(
-        partial(LayerNormGRU, hidden_size=hidden), torch.nn.Linear, dropout=dropout, input_size=5, output_size=2
+        partial(LayerNormGRU, hidden_size=hidden),
+        torch.nn.Linear,
+        dropout=dropout,
+        input_size=5,
+        output_size=2,
     )
 
 
@@ -69,11 +78,20 @@ def config(**changes) -> TrainerConfig:
     return TrainerConfig(**base | changes)  # fmt: skip
 
 
-def made_trainer(folder, data=None, decoder=None, lr=1e-2, scheduler=None, fingerprint="", **changes) -> Trainer:
+def made_trainer(
+    folder, data=None, decoder=None, lr=1e-2, scheduler=None, fingerprint="", **changes
+) -> Trainer:
     adam = partial(torch.optim.Adam, lr=lr)
     folder.mkdir(exist_ok=True)
     return Trainer(
-        decoder or made_decoder(), data or made_data(), folder, config(**changes), adam, scheduler, 0, fingerprint
+        decoder or made_decoder(),
+        data or made_data(),
+        folder,
+        config(**changes),
+        adam,
+        scheduler,
+        0,
+        fingerprint,
     )
 
 

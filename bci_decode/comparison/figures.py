@@ -1,95 +1,175 @@
-"""Pictures of many runs: loss against epoch, and LN-GRU against GRU; a panel for each protocol, readable in grey."""
+"""Figures of many runs: loss against epoch, and R2 of models against that of a baseline."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
-from bci_decode.comparison.finished_runs import Group
-from bci_decode.comparison.tables import pairs, run_table
+from bci_decode.comparison.finished_runs import Run
+from bci_decode.comparison.groups import ProtocolGroup
+from bci_decode.comparison.pairs import model_pairs, paired_scores
+from bci_decode.comparison.tables import MAX_LISTED, run_table
 from bci_decode.data.catalog import monkeys
-from bci_decode.style import MODELS, PLATEAU, loss_limit, save_figure
+from bci_decode.style import (
+    BIDIRECTIONAL,
+    OTHER_COLORS,
+    OTHER_LINES,
+    PLATEAU,
+    loss_limit,
+    model_label,
+    model_looks,
+    save_figure,
+)
 
-MANY = 9  # lines from which on they are thin and pale
-OTHERS = ("-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))  # models without a look of their own
-AXES: dict[str, dict[str, Any]] = {"r2_x": {"marker": "o"}, "r2_y": {"marker": "^"}}
-FILLS = ("#1a3a9c", "white", "0.75")  # the catalogue's monkeys in order, then whatever else
+Look = dict[str, Any]
+AXES: dict[str, Look] = {"r2_x": {"marker": "o"}, "r2_y": {"marker": "^"}}
+FILLS = ("full", "none", "left")  # monkeys in the order of their names, then other sessions
+MAX_PLATEAUS = 3  # lines across the whole panel; more of them would hide the losses
+TITLE_WIDTH = 60  # characters
 
 
-def draw_losses(groups: list[Group], path: Path) -> None:
-    """Test loss against epoch, a line for each run; dotted, the plateau: the variance of the test part's target."""
-    _draw_panels(groups, path, (7, 4.5), _draw_losses)
+def draw_losses(groups: list[ProtocolGroup], path: Path) -> None:
+    """Test loss against epoch, a line for each run; dotted, the variance of the target."""
+    _draw_panels(groups, path, (8, 4.5), _draw_losses)
 
 
-def _draw_losses(axes: plt.Axes, group: Group) -> None:
-    models = sorted({run.metrics["model"] for run in group.runs})
-    others = [model for model in models if model not in MODELS]
-    many = len(group.runs) >= MANY
-    weight = {"linewidth": 0.8, "alpha": 0.6} if many else {"linewidth": 1.5}
-    for model in models:
-        dash = {"color": "0.35", "linestyle": OTHERS[others.index(model) % len(OTHERS)]} if model in others else {}
-        look = dash | {"label": model} | MODELS.get(model, {})
-        for run in (run for run in group.runs if run.metrics["model"] == model):
-            axes.plot(run.history["epoch"], run.history["test_loss"], **look | weight | {"label": None})
-        axes.plot([], [], **look)
-    plateaus = sorted({run.metrics["target_variance"]["test"] for run in group.runs})
-    for plateau in plateaus:  # of many, but the beginning: lines all the way would hide the losses
-        axes.axhline(plateau, xmax=0.05 if len(plateaus) > 3 else 1, **PLATEAU)
+def _draw_losses(axes: Axes, group: ProtocolGroup) -> None:
+    for run, look in _run_looks(group):
+        if run.closed_form:
+            axes.axhline(run.metrics["loss"]["test"], **look)
+        else:
+            axes.plot(run.history["epoch"], run.history["test_loss"], **look)
+    if len(group.runs) > MAX_LISTED:
+        for look in model_looks(group.models).values():
+            axes.plot([], [], **look)
+    plateaus = sorted({run.plateau for run in group.runs})
+    for plateau in plateaus:  # of many only the beginning
+        axes.axhline(plateau, xmax=0.05 if len(plateaus) > MAX_PLATEAUS else 1, **PLATEAU)
     axes.plot([], [], label="variance of the target", **PLATEAU)
     unit = group.runs[0].metrics["protocol"]["unit"]
     axes.set(xlabel="epoch (0: untrained)", ylabel=f"test loss, ({unit})²", title=_title(group))
-    losses = [run.history["test_loss"] for run in group.runs]
-    axes.set_ylim(0, loss_limit(plateaus[-1], min(loss.min() for loss in losses), max(loss.max() for loss in losses)))
+    losses = [_finite_losses(run) for run in group.runs]
+    lowest, highest = min(min(one) for one in losses), max(max(one) for one in losses)
+    axes.set_ylim(0, loss_limit(plateaus[-1], lowest, highest))
     axes.margins(x=0.02)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
 
 
-def draw_scatter(groups: list[Group], path: Path) -> None:
-    """Test R2 of the LN-GRU against that of the GRU, a mark for each session and axis: above the diagonal it is higher."""
-    _draw_panels(groups, path, (6.5, 5), _draw_scatter)
+def _finite_losses(run: Run) -> list[float]:
+    return [run.metrics["loss"]["test"], *run.history["test_loss"].dropna()]
 
 
-def _draw_scatter(axes: plt.Axes, group: Group) -> None:
-    known, fills = sorted(monkeys()), {}
-    ends: list[float] = []
-    for score, shape in AXES.items():
-        both = pairs(run_table(group.runs), score).reset_index()
-        for monkey, gru, lngru in both[["monkey", "gru", "lngru"]].itertuples(index=False):
-            name, place = (monkey, known.index(monkey)) if monkey in known else ("other sessions", -1)
-            fills[name] = FILLS[place]
-            axes.plot(gru, lngru, **shape, color=FILLS[place], markeredgecolor="black", markersize=7, linestyle="")
-            ends += [gru, lngru]
-    target = group.runs[0].metrics["protocol"]["target"]
-    axes.set(xlabel="test R² of the GRU", ylabel="test R² of the LN-GRU", title=_title(group))
+def _run_looks(group: ProtocolGroup) -> Iterator[tuple[Run, Look]]:
+    """Each run with its line: of few runs all lines differ, of many only those of the models."""
+    looks = model_looks(group.models)
+    for model in group.models:
+        runs = group.of_model(model)
+        for number, run in enumerate(runs):
+            look = looks[model] | {"linewidth": 1.5, "label": _run_label(run, group)}
+            if len(group.runs) > MAX_LISTED:
+                look |= {"linewidth": 0.8, "alpha": 0.6, "label": None}
+            elif len(runs) == len(group.runs) > 1:
+                color = OTHER_COLORS[number % len(OTHER_COLORS)]
+                look |= {"color": color, "linestyle": OTHER_LINES[number % len(OTHER_LINES)]}
+            else:
+                look["color"] = _lighter(look["color"], 0.65 * number / len(runs))
+            yield run, look
+
+
+def _run_label(run: Run, group: ProtocolGroup) -> str:
+    """The model, with session and seed where they tell runs apart."""
+    parts = [model_label(run.model)]
+    if len({other.metrics["session"] for other in group.runs}) > 1:
+        parts.append(str(run.metrics["session"]))
+    if len({other.metrics["seed"] for other in group.runs}) > 1:
+        parts.append(f"seed {run.metrics['seed']}")
+    return ", ".join(parts)
+
+
+def _lighter(color: Any, share: float) -> tuple[float, ...]:
+    """A color mixed with a share of white."""
+    return tuple(channel + share * (1 - channel) for channel in to_rgb(color))
+
+
+def draw_scatter(groups: list[ProtocolGroup], path: Path, baseline: str) -> None:
+    """Test R2 of models against the baseline's, a mark for each session and axis.
+
+    Above the diagonal a model is better than the baseline.
+    """
+    _draw_panels(groups, path, (6.5, 4.6), lambda *panel: _draw_scatter(baseline, *panel))
+
+
+def _draw_scatter(baseline: str, axes: Axes, group: ProtocolGroup) -> None:
+    table, looks = run_table(group.runs), model_looks(group.models)
+    pairs = model_pairs(group.models, baseline)
+    label, others = model_label(baseline), [model_label(model) for model, _ in pairs]
+    above = others[0] if len(others) == 1 else "other models"
+    axes.set(xlabel=f"test R² of {label}", ylabel=f"test R² of {above}", title=_title(group))
     axes.set_aspect("equal")
+    fills = _fills(table["monkey"])
+    ends: list[float] = []
+    for model, base in pairs:
+        if model.endswith(BIDIRECTIONAL):  # a look differs from that of one direction by its line
+            looks[model]["color"] = _lighter(looks[model]["color"], 0.5)
+        style = {"color": looks[model]["color"], "linestyle": "", "markersize": 8}
+        for score, shape in AXES.items():
+            scores = paired_scores(table, score, model, base).reset_index()
+            for monkey, y, x in scores[["monkey", "model", "base"]].itertuples(index=False):
+                axes.plot(x, y, **shape, **style, fillstyle=fills[monkey])
+                ends += [x, y]
     if not ends:
-        axes.text(0.5, 0.5, "no session has both a GRU and an LN-GRU", ha="center", transform=axes.transAxes)
+        text = f"no session has both\n{label} and another model"
+        axes.text(0.5, 0.5, text, ha="center", transform=axes.transAxes)
         return
     margin = 0.08 * max(max(ends) - min(ends), 0.1)
     limits = (min(ends) - margin, max(ends) + margin)
     axes.plot(limits, limits, **PLATEAU)
     axes.set(xlim=limits, ylim=limits)
+    _explain_marks(axes, group.target, {model: looks[model] for model, _ in pairs}, fills)
+
+
+def _fills(names: Iterable[str]) -> dict[str, str]:
+    """How marks are filled by monkey; alike if all sessions are of one kind."""
+    known = sorted(monkeys())
+    places = {name: known.index(name) if name in known else len(known) for name in set(names)}
+    if len(set(places.values())) == 1:
+        return dict.fromkeys(places, FILLS[0])
+    return {name: FILLS[place] for name, place in places.items()}
+
+
+def _explain_marks(axes: Axes, target: str, looks: dict[str, Look], fills: dict[str, str]) -> None:
+    for look in looks.values():
+        axes.plot([], [], "s", color=look["color"], label=look["label"])
+    grey: Look = {"color": "0.4", "linestyle": ""}
     for score, shape in AXES.items():
-        axes.plot([], [], **shape, color="white", markeredgecolor="black", linestyle="", label=f"{score[-1]} {target}")
-    if len(fills) > 1 or "other sessions" not in fills:
-        for name, fill in sorted(fills.items()):
-            axes.plot([], [], "s", color=fill, markeredgecolor="black", label=name)
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+        axes.plot([], [], **shape, **grey, label=f"{score[-1]} {target}")
+    if len(set(fills.values())) > 1:
+        known = {
+            name if name in monkeys() else "other sessions": how for name, how in fills.items()
+        }
+        for name, how in sorted(known.items()):
+            axes.plot([], [], "D", **grey, fillstyle=how, label=name)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
 
 
 def _draw_panels(
-    groups: list[Group], path: Path, size: tuple[float, float], draw: Callable[[plt.Axes, Group], None]
+    groups: list[ProtocolGroup],
+    path: Path,
+    size: tuple[float, float],
+    draw: Callable[[Axes, ProtocolGroup], None],
 ) -> None:
-    columns = min(len(groups), 3)
+    """A panel for each group, two in a row."""
+    columns = min(len(groups), 2)
     rows = -(-len(groups) // columns)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(size[0] * columns, size[1] * rows), layout="constrained", squeeze=False
-    )
-    panels = list(np.ravel(grid))
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    panels = list(np.ravel(figure.subplots(rows, columns, squeeze=False)))
     for spare in panels[len(groups) :]:
         spare.remove()
     for axes, group in zip(panels, groups, strict=False):
@@ -97,11 +177,10 @@ def _draw_panels(
     save_figure(figure, path)
 
 
-def _title(group: Group) -> str:
+def _title(group: ProtocolGroup) -> str:
+    """Name of the group, sessions and seeds, wrapped to the width of a panel."""
     sessions = sorted({run.metrics["session"] for run in group.runs})
     seeds = sorted({run.metrics["seed"] for run in group.runs})
     first = sessions[0] if len(sessions) == 1 else f"{len(sessions)} sessions"
-    return f"{group.name}:\n" * bool(group.differs) + (
-        f"{group.runs[0].metrics['experiment']}: " * (not group.differs)
-        + f"{first}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
-    )
+    runs = f"{first}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    return fill(group.name, TITLE_WIDTH) + "\n" + fill(runs, TITLE_WIDTH)

@@ -1,6 +1,7 @@
-"""What a normalised layer does not notice: Table 1 of Ba, Kiros and Hinton 2016, measured.
+"""Changes to which a normalized layer is invariant: Table 1 of Ba et al. 2016, measured.
 
-Shapes: B cases, I inputs, H units. A layer maps cases x (B, I) by weights (H, I) to normalised pre-activations (B, H).
+Shapes: B cases, I inputs, H hidden units. A layer maps cases x (B, I) by weights (H, I) to
+normalized pre-activations (B, H).
 """
 
 from __future__ import annotations
@@ -17,16 +18,20 @@ from bci_decode.layers import LayerNormGRU
 from bci_decode.layers.introspection import pre_activations
 
 EPS = 1e-20  # beside variances of about 1: in float64 nothing
-INVARIANT = 1e-9  # of the outputs' largest: float64's rounding stays far below it, every real change far above
+# relative to the largest output: rounding of float64 is far below it, every real change far above
+INVARIANT = 1e-9
 
 
 def layer_norm(weight: Tensor, x: Tensor, eps: float = EPS) -> Tensor:
-    """Without gain and bias, by the `LayerNormGRU`: its candidate's pre-activation LN(W x) + r LN(U h) with h = 0."""
+    """LayerNorm without gain and bias, by the `LayerNormGRU`.
+
+    It is the candidate's pre-activation LN(W x) + r LN(U h) with h = 0.
+    """
     return _candidate(weight, x, bias=False, eps=eps)
 
 
 def layer_norm_of_the_study(weight: Tensor, x: Tensor) -> Tensor:
-    """The same of a layer as the source study has it: LN(W x + b), b as it is drawn, and the usual eps."""
+    """The same of the source study's layer, LN(W x + b), with initial biases and the usual eps."""
     return _candidate(weight, x, bias=True)
 
 
@@ -48,7 +53,7 @@ def batch_norm(weight: Tensor, x: Tensor) -> Tensor:
 
 
 def weight_norm(weight: Tensor, x: Tensor) -> Tensor:
-    """PyTorch's: each unit's weights enter by their direction alone, their length is a gain of its own, here 1."""
+    """PyTorch's: only the direction of a unit's weights counts, a gain, here 1, is their length."""
     linear = nn.utils.parametrizations.weight_norm(
         nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=weight.dtype)
     )
@@ -75,8 +80,13 @@ PAPER = {
 }
 
 
-def changes(inputs: int, random: np.random.Generator) -> dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]]:
-    """The paper's six re-parameterisations of weights (H, I) and cases (B, I); vectors added are drawn, factors 2.5."""
+def changes(
+    inputs: int, random: np.random.Generator
+) -> dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]]:
+    """The paper's six re-parameterisations of weights (H, I) and cases (B, I).
+
+    Added vectors are drawn, factors are 2.5.
+    """
     incoming, shift = (torch.as_tensor(random.normal(size=inputs)) for _ in range(2))
 
     def first(a: Tensor) -> Tensor:
@@ -93,10 +103,15 @@ def changes(inputs: int, random: np.random.Generator) -> dict[str, Callable[[Ten
     }
 
 
-def invariance_table(seed: int = 0, cases: int = 64, inputs: int = 48, units: int = 32) -> pd.DataFrame:
-    """A row for each norm and change: `change`, the largest of any output relative to the largest output, `found` and
-    `paper`, whether it is invariant by measurement and by the paper's Table 1, where that has the row. On drawn cases
-    (normal, SD 1) and weights (uniform within 1 / sqrt(H), as the layer's own at first), float64."""
+def invariance_table(
+    seed: int = 0, cases: int = 64, inputs: int = 48, units: int = 32
+) -> pd.DataFrame:
+    """A row for each norm and re-parameterisation.
+
+    `change`: the largest of any output, relative to the largest output. `found` and `paper`:
+    whether the norm is invariant by measurement and by the paper's Table 1. Cases are normal with
+    SD 1, weights uniform within 1 / sqrt(H) as the layer's initial ones, all float64.
+    """
     random = np.random.default_rng(seed)
     x = torch.as_tensor(random.normal(size=(cases, inputs)))
     weight = torch.as_tensor(random.uniform(-1, 1, size=(units, inputs))) / units**0.5
@@ -106,14 +121,23 @@ def invariance_table(seed: int = 0, cases: int = 64, inputs: int = 48, units: in
         for (kind, change), paper in zip(changes(inputs, random).items(), PAPER[name], strict=True):
             moved = float((norm(*change(weight, x)) - before).abs().max() / before.abs().max())
             found = YES if moved < INVARIANT else NO
-            rows.append({"norm": name, "re-parameterisation": kind, "change": moved, "found": found, "paper": paper})
+            rows.append(
+                {
+                    "norm": name,
+                    "re-parameterisation": kind,
+                    "change": moved,
+                    "found": found,
+                    "paper": paper,
+                }
+            )
     return pd.DataFrame(rows)
 
 
-def as_in_the_paper(table: pd.DataFrame) -> pd.DataFrame:
-    """The table as the paper prints it, a row for each norm: found, the change in brackets, what disagrees marked."""
+def paper_layout(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as the paper prints it, with the change in brackets and disagreements marked."""
     told = [
-        f"{row.found} ({row.change:.0e})" + f", paper: {row.paper}" * (row.paper not in ("", row.found))
+        f"{row.found} ({row.change:.0e})"
+        + f", paper: {row.paper}" * (row.paper not in ("", row.found))
         for row in table.itertuples()
     ]
     wide = table.assign(told=told).pivot(index="norm", columns="re-parameterisation", values="told")

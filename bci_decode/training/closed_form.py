@@ -1,4 +1,7 @@
-"""Fit a closed-form model and write what a trained decoder's run has: `history.csv` and `best.pt`."""
+"""Fit a closed-form model and write what a trained decoder's run has:
+
+`history.csv` and `best.pt`.
+"""
 
 from __future__ import annotations
 

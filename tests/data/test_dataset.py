@@ -109,7 +109,9 @@ def test_a_split_that_does_not_fit_names_its_key(split, words):
 def test_no_window_sees_both_slices_of_the_test_part(share, gap, window, expected):
     first = 500 + math.ceil(gap / 0.1)
     found = split_in_time(first + 100, 0.1, SplitConfig(500, 0.0, 0.0, gap, share), window)
-    slices = {n: (s.start - first, s.stop - first) for n, s in found.items() if n in ("val", "holdout")}
+    slices = {
+        n: (s.start - first, s.stop - first) for n, s in found.items() if n in ("val", "holdout")
+    }
     assert slices == expected
 
 
@@ -132,8 +134,14 @@ def test_slices_of_the_test_part_that_do_not_fit_name_their_key(split, words):
 
 
 def test_slices_of_the_test_part_change_no_part():
-    """Training and test part as without it, to the last bit; the slices are bins of the test part."""
-    plain, data = (prepare(binned(), config(split=SplitConfig(60, 0.0, 0.0, 0.0, share))) for share in (0.0, 0.25))
+    """Training and test part as without it, to the last bit;
+
+    the slices are bins of the test part.
+    """
+    plain, data = (
+        prepare(binned(), config(split=SplitConfig(60, 0.0, 0.0, 0.0, share)))
+        for share in (0.0, 0.25)
+    )
     assert plain.slices == {"train": slice(0, 60), "test": slice(60, 100)}
     assert plain.slices.items() <= data.slices.items()
     for name in plain.slices:
@@ -207,7 +215,9 @@ def test_scaler_goes_there_and_back():
     values = np.random.default_rng(0).normal(5, 3, (50, 2))
     scaler = Scaler.fit(values, "zscore")
     np.testing.assert_allclose(scaler.inverse(scaler.transform(values)), values)
-    with pytest.raises(BciDecodeError, match="data.scale.target: is 'minmax'; choose none or zscore"):
+    with pytest.raises(
+        BciDecodeError, match="data.scale.target: is 'minmax'; choose none or zscore"
+    ):
         ScaleConfig(target="minmax")
 
 
@@ -219,14 +229,18 @@ def test_slow_units_are_left_out_by_their_rate_in_training():
     data = prepare(dataclasses.replace(binned(), counts=counts), config(min_rate=2.5))
     assert data.units["channel"].tolist() == ["M1 000", "M1 001"]
     assert data.parts["test"].counts.shape == (20, 2)
-    with pytest.raises(BciDecodeError, match=r"data.min_rate: no unit is left of 3, the fastest has 5.00 Hz"):
+    with pytest.raises(
+        BciDecodeError, match=r"data.min_rate: no unit is left of 3, the fastest has 5.00 Hz"
+    ):
         prepare(dataclasses.replace(binned(), counts=counts), config(min_rate=5.1))
 
 
 def test_an_axis_that_stands_still_is_refused():
     kinematics = binned().kinematics.copy()
     kinematics[80:, 1] = 3.0
-    with pytest.raises(BciDecodeError, match=r"made: data.source: y velocity never changes in the test part"):
+    with pytest.raises(
+        BciDecodeError, match=r"made: data.source: y velocity never changes in the test part"
+    ):
         prepare(dataclasses.replace(binned(), kinematics=kinematics), config())
 
 
@@ -245,7 +259,8 @@ def test_what_comes_after_the_training_part_changes_nothing_that_is_learned_from
     counts[first:] += 7
     kinematics[first:] *= 3
     before, after = (
-        prepare(b, config(min_rate=1.0)) for b in (raw, dataclasses.replace(raw, counts=counts, kinematics=kinematics))
+        prepare(b, config(min_rate=1.0))
+        for b in (raw, dataclasses.replace(raw, counts=counts, kinematics=kinematics))
     )
     for name in ("train", "val")[: 1 if first == 60 else 2]:
         np.testing.assert_array_equal(before.parts[name].counts, after.parts[name].counts)

@@ -15,11 +15,16 @@ DECODED = 0.6 * TRUE + RNG.normal(0, 30, (400, 2))
 
 
 def test_against_other_software():
-    np.testing.assert_allclose(metrics.r2(TRUE, DECODED), r2_score(TRUE, DECODED, multioutput="raw_values"))
-    np.testing.assert_allclose(metrics.mse(TRUE, DECODED), mean_squared_error(TRUE, DECODED))
-    np.testing.assert_allclose(metrics.cc(TRUE, DECODED), [pearsonr(TRUE[:, d], DECODED[:, d])[0] for d in (0, 1)])
     np.testing.assert_allclose(
-        metrics.rmse(TRUE, DECODED), np.sqrt(mean_squared_error(TRUE, DECODED, multioutput="raw_values"))
+        metrics.r2(TRUE, DECODED), r2_score(TRUE, DECODED, multioutput="raw_values")
+    )
+    np.testing.assert_allclose(metrics.mse(TRUE, DECODED), mean_squared_error(TRUE, DECODED))
+    np.testing.assert_allclose(
+        metrics.cc(TRUE, DECODED), [pearsonr(TRUE[:, d], DECODED[:, d])[0] for d in (0, 1)]
+    )
+    np.testing.assert_allclose(
+        metrics.rmse(TRUE, DECODED),
+        np.sqrt(mean_squared_error(TRUE, DECODED, multioutput="raw_values")),
     )
 
 

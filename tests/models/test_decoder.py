@@ -24,8 +24,12 @@ def made(recurrent=LNGRU, head=nn.Linear, norm=None, **options) -> Decoder:
     return Decoder(recurrent, head, norm, **options, input_size=6, output_size=2).eval()
 
 
-@pytest.mark.parametrize("recurrent", [GRU, LNGRU, partial(LNGRU, bidirectional=True), partial(GRU, num_layers=2)])
-@pytest.mark.parametrize("head", [nn.Linear, partial(MLPHead, width=5), partial(PerAxisHead, width=5)])
+@pytest.mark.parametrize(
+    "recurrent", [GRU, LNGRU, partial(LNGRU, bidirectional=True), partial(GRU, num_layers=2)]
+)
+@pytest.mark.parametrize(
+    "head", [nn.Linear, partial(MLPHead, width=5), partial(PerAxisHead, width=5)]
+)
 def test_shapes(recurrent, head):
     decoder = made(recurrent, head)
     y, state = decoder(torch.randn(3, 10, 6))
@@ -40,16 +44,26 @@ def test_the_axes_of_a_per_axis_head_share_nothing():
     head = PerAxisHead(4, 2, width=5)
     x = torch.randn(7, 4, requires_grad=True)
     head(x)[:, 0].sum().backward()
-    assert all(parameter.grad is None or not parameter.grad.any() for parameter in head.axes[1].parameters())
+    assert all(
+        parameter.grad is None or not parameter.grad.any()
+        for parameter in head.axes[1].parameters()
+    )
     assert all(parameter.grad is not None for parameter in head.axes[0].parameters())
 
 
 @pytest.mark.parametrize("recurrent", [GRU, partial(layers.GRU, hidden_size=8), LNGRU])
-@pytest.mark.parametrize("windows", [torch.arange(5)[:, None] + torch.arange(4), torch.tensor([[0, 30], [7, 19]])])
+@pytest.mark.parametrize(
+    "windows", [torch.arange(5)[:, None] + torch.arange(4), torch.tensor([[0, 30], [7, 19]])]
+)
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_windows_are_decoded_as_if_each_were_copied(recurrent, windows, dropout):
-    """Close together or far apart, by a layer that shares the bins' projections or by one that cannot, with dropout too."""
-    decoder, counts = made(recurrent, norm=HistoryNorm(), dropout=dropout).train(), torch.randn(40, 6)
+    """Close together or far apart, by a layer that shares the bins' projections or by one that
+    cannot, with dropout too.
+    """
+    decoder, counts = (
+        made(recurrent, norm=HistoryNorm(), dropout=dropout).train(),
+        torch.randn(40, 6),
+    )
     outputs, gradients = [], []
     for run in (
         lambda: decoder.forward_windows(counts, windows, 1),
@@ -57,7 +71,9 @@ def test_windows_are_decoded_as_if_each_were_copied(recurrent, windows, dropout)
     ):
         torch.manual_seed(0)
         outputs.append(run())
-        gradients.append(torch.autograd.grad(outputs[-1].square().sum(), decoder.parameters(), allow_unused=True))
+        gradients.append(
+            torch.autograd.grad(outputs[-1].square().sum(), decoder.parameters(), allow_unused=True)
+        )
     torch.testing.assert_close(*outputs)
     torch.testing.assert_close(*gradients)
 
@@ -66,7 +82,10 @@ def test_windows_are_decoded_as_if_each_were_copied(recurrent, windows, dropout)
 @pytest.mark.parametrize("history", [None, 1, 4])
 @pytest.mark.parametrize("norm", [None, HistoryNorm()])
 def test_a_stream_is_decoded_bin_by_bin(recurrent, history, norm):
-    """Bin t as a live decoder has it: from the last `history` bins and a zero state, or from the state so far."""
+    """Bin t as a live decoder has it:
+
+    from the last `history` bins and a zero state, or from the state so far.
+    """
     if norm is not None and history is None:
         return  # refused, see below
     decoder = made(recurrent, norm=norm)
@@ -84,7 +103,9 @@ def test_a_stream_knows_no_later_bin(history):
     decoder, counts = made(), torch.randn(30, 6)
     changed = counts.clone()
     changed[13:] = 9
-    assert torch.equal(decode_stream(decoder, counts, history)[:13], decode_stream(decoder, changed, history)[:13])
+    assert torch.equal(
+        decode_stream(decoder, counts, history)[:13], decode_stream(decoder, changed, history)[:13]
+    )
 
 
 @pytest.mark.parametrize(("history", "ahead"), [(4, False), (None, True)])
@@ -97,7 +118,9 @@ def test_both_directions_look_ahead_in_a_carried_stream_alone(history, ahead):
 
 
 def test_a_norm_over_the_window_is_refused_where_the_state_is_carried():
-    with pytest.raises(BciDecodeError, match=r"model.norm: HistoryNorm looks ahead.*data.window.kind=history"):
+    with pytest.raises(
+        BciDecodeError, match=r"model.norm: HistoryNorm looks ahead.*data.window.kind=history"
+    ):
         check_window(made(norm=HistoryNorm()), None)
     check_window(made(norm=HistoryNorm()), 10)
     check_window(made(), None)

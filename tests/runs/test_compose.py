@@ -29,10 +29,13 @@ CHOICES = [
 @pytest.mark.parametrize("model", ["gru", "lngru"])
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_can_be_made(choice, model):
-    path = ["session.path=some.mat"] if choice == "session=local" else []
-    config = (
-        compose(choice) if choice.startswith("model") else compose(f"model={model}", choice, *path)
-    )
+    more = {
+        "session=local": ["session.path=some.mat"],
+        "data=source_study": ["experiment=source_study"],  # alone they are refused: see test_config
+        "trainer=source_study": ["experiment=source_study"],
+    }.get(choice, [])
+    words = [choice] if choice.startswith("model") else [f"model={model}", choice, *more]
+    config = compose(*words)
     assert isinstance(typed_config(config), TrainConfig)
     decoder = build_model(config.model, 5, 2)
     if not isinstance(decoder, Decoder):

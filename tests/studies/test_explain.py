@@ -5,16 +5,25 @@ from __future__ import annotations
 import runpy
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+import yaml
 from matplotlib.image import imread
 from recordings import ROOT, recording, write_mat73
 from toys import config, made_data, made_decoder
 
-from bci_decode.studies.plateau import PlateauTrainer, with_short_test
+from bci_decode.comparison.old_runs import present_history
+from bci_decode.config import flatten
+from bci_decode.runs.compose import resolved_config
+from bci_decode.studies.distributions import normalized
+from bci_decode.studies.dynamics import is_plain_sgd
+from bci_decode.studies.dynamics_figures import RELATIVE, layer_title, norm_curves
+from bci_decode.studies.plateau import OTHERS, PlateauTrainer, with_short_test
 
 SCRIPT = ROOT / "scripts" / "explain.py"
 
@@ -23,7 +32,6 @@ SCRIPT = ROOT / "scripts" / "explain.py"
 def explain(tmp_path, monkeypatch, capsys):
     """The command in a folder of its own: exit code, and what it printed and said."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))  # as Python does where a script is started
 
     def call(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["explain.py", *words])
@@ -39,7 +47,9 @@ def explain(tmp_path, monkeypatch, capsys):
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory) -> Path:
     """Half a minute of six channels."""
-    return write_mat73(tmp_path_factory.mktemp("toy") / "toy.mat", recording(channels=6, samples=7500))
+    return write_mat73(
+        tmp_path_factory.mktemp("toy") / "toy.mat", recording(channels=6, samples=7500)
+    )
 
 
 def pictures_in(folder: Path) -> set[str]:
@@ -50,7 +60,9 @@ def pictures_in(folder: Path) -> set[str]:
 
 def test_what_needs_no_session(tmp_path, explain):
     # with the jobs that make gives every call
-    code, printed, said = explain("--jobs", "2", "--parts", "functions", "distributions", "invariance")
+    code, printed, said = explain(
+        "--jobs", "2", "--parts", "functions", "distributions", "invariance"
+    )
     assert code == 0, said
     folder = tmp_path / "outputs" / "explain"
     assert pictures_in(folder) == {"functions.png", "distributions.png"}
@@ -63,22 +75,38 @@ def test_what_needs_no_session(tmp_path, explain):
     tables = {part.strip() for part in (folder / "tables.md").read_text().split("## ")}
     assert explain("--parts", "distributions")[0] == 0
     again = (folder / "tables.md").read_text().split("## ")
-    assert len(again) == 3 and {part.strip() for part in again} == tables  # in place of the old one, the other kept
+    assert (
+        len(again) == 3 and {part.strip() for part in again} == tables
+    )  # in place of the old one, the other kept
 
 
-def test_a_watched_pair(tmp_path, toy, explain):
+def test_a_monitored_pair(tmp_path, toy, explain):
     named = tmp_path / "a monkey's.mat"  # what Hydra's command line would not take unquoted
     shutil.copy(toy, named)
-    words = ("--parts", "watch", "--session", named.name, "--first-bins", "300", "--epochs", "2", "--output", "shown")
+    words = (
+        "--parts",
+        "dynamics",
+        "--session",
+        named.name,
+        "--first-bins",
+        "300",
+        "--epochs",
+        "2",
+        "--output",
+        "shown",
+    )
     code, printed, said = explain(*words)
     assert code == 0, said
     folder = tmp_path / "shown" / "a monkey's" / "source_study"
     assert pictures_in(folder) == {"pre_activations.png", "shares.png", "norms.png"}
-    inner = pd.read_csv(folder / "pre_activations.csv").set_index(["model", "layer", "gate", "when"])
+    inner = pd.read_csv(folder / "pre_activations.csv").set_index(
+        ["model", "layer", "gate", "when"]
+    )
     for model in ("gru", "lngru"):
         run = tmp_path / "shown" / "runs" / "source_study" / "a monkey's" / model / "seed0"
-        history = pd.read_csv(run / "history.csv").set_index("epoch")
-        for when, epoch in (("untrained", 0), ("epoch 2", 2)):  # of decoders made anew, and as the training saw them
+        history = present_history(pd.read_csv(run / "history.csv")).set_index("epoch")
+        # of decoders made again, and as the training saw them
+        for when, epoch in (("untrained", 0), ("epoch 2", 2)):
             share = inner.loc[(model, "l1", "reset", when), "outside"]
             assert share == pytest.approx(history.loc[epoch, "saturated_l1_reset"], abs=1e-9)
     trained = run / "last.pt"
@@ -86,22 +114,26 @@ def test_a_watched_pair(tmp_path, toy, explain):
     assert explain(*words)[1] == printed
     assert trained.stat().st_mtime_ns == before  # not trained again
     assert "a monkey's (15 units, 30 s), first 270 bins, seed 0, source_study" in printed
-    code, _, said = explain(*words, "--epochs", "3")
-    assert code == 2 and "other settings (--epochs=2); --overwrite starts anew, another --output keeps both" in said
+    code, _, said = explain(*words, "--first-bins", "200")
+    assert code == 2 and "holds a run with other settings (--first-bins=300" in said
+    assert "--overwrite trains again, another --output keeps both" in said
 
 
 def test_steps_to_half_the_plateau(tmp_path, toy, explain):
-    words = ("--parts", "plateau", "--session", str(toy), "--plateau-bins", "60", "--batch-sizes", "64",
-             "--histories", "5", "--output", "shown", "--plateau-steps")  # fmt: skip
+    words = ("--parts", "plateau", "--session", str(toy), "--plateau-bins", "60",
+             "--batch-sizes", "64", "--histories", "5", "--output", "shown",
+             "--plateau-steps")  # fmt: skip
     code, printed, said = explain(*words, "1")
     assert code == 0, said
     folder = tmp_path / "shown" / "toy"
     assert pictures_in(folder) == {"plateau.png"}
     table = pd.read_csv(folder / "plateau.csv")
     assert {tuple(row) for row in table[["batch_size", "history", "model"]].to_numpy()} == {
-        (16, 5, "gru"), (16, 5, "lngru"), (64, 10, "gru"), (64, 10, "lngru"), (16, 10, "gru"), (16, 10, "lngru"),
-        (16, 10, "gru, outputs normalised"), (16, 10, "lngru, outputs not normalised"), (16, 10, "gru, AdamW"),
-        (16, 10, "gru, counts z-scored"), (16, 10, "gru, targets z-scored"), (16, 10, "gru, learning rate 1e-4"),
+        (16, 5, "gru"), (16, 5, "lngru"), (64, 10, "gru"), (64, 10, "lngru"),
+        (16, 10, "gru"), (16, 10, "lngru"), (16, 10, "gru, outputs normalised"),
+        (16, 10, "lngru, outputs not normalised"), (16, 10, "gru, AdamW"),
+        (16, 10, "gru, counts z-scored"), (16, 10, "gru, targets z-scored"),
+        (16, 10, "gru, learning rate 1e-4"),
     }  # fmt: skip
     assert (table["steps_per_epoch"] == -(-(61 - table["history"]) // table["batch_size"])).all()
     assert table["half_plateau_steps"].isna().all() and (table["epochs"] == 1).all()
@@ -125,20 +157,17 @@ def test_steps_to_half_the_plateau(tmp_path, toy, explain):
         (["experiment=default"], False),
     ],
 )
-def test_the_relative_step_is_shown_of_plain_sgd_alone(tmp_path, monkeypatch, words, plain):
+def test_the_relative_step_is_shown_of_plain_sgd_alone(tmp_path, words, plain):
     """Elsewhere learning rate x gradient is not what a step changes the weights by."""
-    import yaml
-
-    from bci_decode.runs.compose import settings_of
-    from bci_decode.studies.figures import RELATIVE, norm_curves
-
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    from explain_watch import is_plain_sgd
-
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings_of(*words)))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(resolved_config(*words)))
     assert is_plain_sgd(tmp_path) is plain
     history = pd.DataFrame(
-        {"grad_norm_l0_ih": [1.0], "grad_norm_l0_hh": [3.0], "weight_norm_l0_hh": [6.0], "lr": [0.1]}
+        {
+            "grad_norm_l0_ih": [1.0],
+            "grad_norm_l0_hh": [3.0],
+            "weight_norm_l0_hh": [6.0],
+            "lr": [0.1],
+        }
     )
     curves = norm_curves(history, "l0", plain)
     assert len(curves) == 3 + plain and (RELATIVE in curves) is plain
@@ -147,25 +176,21 @@ def test_the_relative_step_is_shown_of_plain_sgd_alone(tmp_path, monkeypatch, wo
 
 
 def test_layers_are_counted_from_one():
-    from bci_decode.studies.figures import layer_title
-
     assert [layer_title(name) for name in ("l0", "l1_reverse")] == ["layer 1", "layer 2, reverse"]
 
 
-def test_what_else_is_changed_is_but_one_thing(monkeypatch):
+def test_each_variant_changes_one_thing():
     """Each variant's settings are the plain GRU's but for the key, or group, that its name says."""
-    from bci_decode.config import flat
-    from bci_decode.runs.compose import settings_of
-
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    from explain_plateau import OTHERS
-
-    plain, found = flat(settings_of("experiment=source_study", "model=gru")), {}
+    plain, found = flatten(resolved_config("experiment=source_study", "model=gru")), {}
     for name, words in OTHERS.items():
-        own = flat(settings_of("experiment=source_study", *words))
-        found[name] = {key: own.get(key) for key in {**plain, **own} if own.get(key) != plain.get(key)}
+        own = flatten(resolved_config("experiment=source_study", "model=gru", *words))
+        found[name] = {
+            key: own.get(key) for key in {**plain, **own} if own.get(key) != plain.get(key)
+        }
     adamw = found.pop("gru, AdamW")
-    assert adamw["optimizer._target_"] == "torch.optim.AdamW" and all(key.startswith("optimizer.") for key in adamw)
+    assert adamw["optimizer._target_"] == "torch.optim.AdamW" and all(
+        key.startswith("optimizer.") for key in adamw
+    )
     assert found == {
         "gru, counts z-scored": {"data.scale.counts": "zscore"},
         "gru, targets z-scored": {"data.scale.target": "zscore"},
@@ -177,34 +202,43 @@ def test_what_else_is_changed_is_but_one_thing(monkeypatch):
     ("words", "told"),
     [
         (("--parts", "plateau", "--session", "none.mat"), "none.mat: no such file"),
-        (("--parts", "watch", "--session", "none.mat"), "error: none.mat: no such file"),
+        (("--parts", "dynamics", "--session", "none.mat"), "error: none.mat: no such file"),
         (("--parts", "functions", "--output", "taken"), "error: taken: cannot be a folder"),
-        (("--parts", "functions", "--output", "taken/below"), "error: taken/below: cannot be a folder"),
         (
-            ("--parts", "watch", "--plateau-bins", "9"),
+            ("--parts", "functions", "--output", "taken/below"),
+            "error: taken/below: cannot be a folder",
+        ),
+        (
+            ("--parts", "dynamics", "--plateau-bins", "9"),
             "--plateau-bins is of the part plateau, which --parts leaves out",
         ),
-        (("--parts", "functions", "--session", "a.mat"), "--session is of the part watch or plateau, which"),
-        (("--parts", "watch", "--session", "TOY", "--first-bins", "999"), "change --first-bins"),
-        (("--parts", "plateau", "--session", "TOY", "--plateau-bins", "999"), "change --plateau-bins"),
+        (
+            ("--parts", "functions", "--session", "a.mat"),
+            "--session is of the part dynamics or plateau, which",
+        ),
+        (("--parts", "dynamics", "--session", "TOY", "--first-bins", "999"), "change --first-bins"),
+        (
+            ("--parts", "plateau", "--session", "TOY", "--plateau-bins", "999"),
+            "change --plateau-bins",
+        ),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, toy, explain, words, told):
     (tmp_path / "taken").write_text("a file")
     code, _, said = explain(*(str(toy) if word == "TOY" else word for word in words))
     assert code == 2
-    lines = [line for line in said.splitlines() if not line.startswith(("usage:", "  "))]  # argparse's own
+    lines = [
+        line for line in said.splitlines() if not line.startswith(("usage:", "  "))
+    ]  # argparse's own
     assert [told in line for line in lines] == [True], said
 
 
 def made(folder: Path, **changes) -> PlateauTrainer:
-    from functools import partial
-
-    import torch
-
     folder.mkdir(exist_ok=True)
     adam = partial(torch.optim.Adam, lr=1e-2)
-    return PlateauTrainer(made_decoder(), made_data(), folder, config(**{"epochs": 50} | changes), adam)
+    return PlateauTrainer(
+        made_decoder(), made_data(), folder, config(**{"epochs": 50} | changes), adam
+    )
 
 
 def test_a_plateau_run_stops_at_half_and_goes_on_where_it_was_cut(tmp_path):
@@ -216,7 +250,9 @@ def test_a_plateau_run_stops_at_half_and_goes_on_where_it_was_cut(tmp_path):
     assert whole.half_epoch() == history["epoch"].iloc[-1]
     made(tmp_path / "cut", epochs=1).fit()
     resumed = made(tmp_path / "cut").fit()
-    pd.testing.assert_frame_equal(history.drop(columns="seconds"), resumed.drop(columns="seconds"), check_exact=True)
+    pd.testing.assert_frame_equal(
+        history.drop(columns="seconds"), resumed.drop(columns="seconds"), check_exact=True
+    )
     again = made(tmp_path / "cut").fit()
     assert len(again) == len(history)
 
@@ -225,25 +261,45 @@ def test_a_short_test_part_is_the_beginning_of_the_long_one():
     data = made_data()
     short = with_short_test(data, 50)
     np.testing.assert_array_equal(short.parts["test"].target, data.parts["test"].target[:50])
-    assert short.bins["test"] == slice(500, 550) and len(short.parts["test"]) == 50
-    assert with_short_test(data, 9999).bins == data.bins
+    assert short.slices["test"] == slice(500, 550) and len(short.parts["test"]) == 50
+    assert with_short_test(data, 9999).slices == data.slices
 
 
 def test_a_document_is_brought_up_to_date(tmp_path, explain):
     document = tmp_path / "docs" / "why.md"
     document.parent.mkdir()
     document.write_text(
-        "Before\n<!-- table .: distributions -->\nold\n<!-- end -->\nbetween ![a](figures/functions.png)\n"
+        "Before\n<!-- table .: distributions -->\nold\n<!-- end -->\n"
+        "between ![a](figures/functions.png)\n"
         "<!-- table own: losses -->\nkept\n<!-- end -->\nafter ![b](figures/own_norms.png)\n"
     )
-    code, printed, said = explain("--parts", "functions", "distributions", "--document", "docs/why.md")
+    code, printed, said = explain(
+        "--parts", "functions", "distributions", "--document", "docs/why.md"
+    )
     assert code == 0, said
     text = document.read_text()
     assert "old" not in text and "| mean 7, SD 1 | before |" in text and "kept" in text
-    assert text.startswith("Before\n<!-- table .: distributions -->\n| ") and text.endswith("(figures/own_norms.png)\n")
-    assert "up to date, but for what has not been made: picture own_norms.png, table own: losses" in printed
+    assert text.startswith("Before\n<!-- table .: distributions -->\n| ") and text.endswith(
+        "(figures/own_norms.png)\n"
+    )
+    assert "up to date, except for figure own_norms.png, table own: losses" in printed
     assert pictures_in(document.parent / "figures") == {"functions.png"}
     assert explain("--parts", "--document", "docs/why.md")[0] == 0
     assert document.read_text() == text
     code, _, said = explain("--parts", "--document", "docs/other.md")
     assert code == 2 and said.startswith("error: docs/other.md: no such document")
+
+
+def test_the_bound_on_what_layernorm_leaves_outside_the_band():
+    """At most 1/16 outside ±4 and at most sqrt(H - 1) in size, whatever the distribution."""
+    random = torch.Generator().manual_seed(0)
+    drawn = {
+        "lognormal": torch.exp(2 * torch.randn(1024, generator=random)),
+        "sparse": (torch.rand(1024, generator=random) < 0.01).float(),
+        "one": torch.eye(1024)[0],
+    }
+    found = {name: normalized(values).abs() for name, values in drawn.items()}
+    for name, values in found.items():
+        assert 0 < (values > 4).float().mean() < 1 / 16, name
+        assert values.max() <= 1023**0.5
+    assert found["one"].max() == pytest.approx(1023**0.5, rel=0.01)

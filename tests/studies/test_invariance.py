@@ -10,10 +10,10 @@ from bci_decode.layers import LayerNormGRU
 from bci_decode.studies import invariance
 from bci_decode.studies.invariance import (
     STUDY,
-    as_in_the_paper,
     batch_norm,
     invariance_table,
     layer_norm,
+    paper_layout,
     weight_norm,
 )
 
@@ -24,8 +24,10 @@ def test_every_cell_is_the_papers(seed):
     table = invariance_table(seed)
     table = table[table["norm"] != STUDY]
     wide = table.pivot(index="norm", columns="re-parameterisation", values="found")
-    columns = ["weight matrix re-scaling", "weight matrix re-centering", "weight vector re-scaling",
-               "dataset re-scaling", "dataset re-centering", "single training case re-scaling"]  # fmt: skip
+    columns = [
+        "weight matrix re-scaling", "weight matrix re-centering", "weight vector re-scaling",
+        "dataset re-scaling", "dataset re-centering", "single training case re-scaling",
+    ]  # fmt: skip
     yes = wide.loc[["batch norm", "weight norm", "layer norm"], columns].to_numpy() == "invariant"
     expected = [[1, 0, 1, 1, 1, 0], [1, 0, 1, 0, 0, 0], [1, 1, 0, 1, 0, 1]]
     np.testing.assert_array_equal(yes, np.array(expected, dtype=bool))
@@ -62,14 +64,16 @@ class Unnormalised(LayerNormGRU):
 class NotCentred(LayerNormGRU):
     def normalize(self, a, gain, shift):
         parts = a.split((2 * self.hidden_size, self.hidden_size), dim=-1)
-        return tuple(part / part.square().mean(-1, keepdim=True).sqrt().clamp(1e-9) for part in parts)
+        return tuple(
+            part / part.square().mean(-1, keepdim=True).sqrt().clamp(1e-9) for part in parts
+        )
 
 
 @pytest.mark.parametrize(
     ("broken", "differ"),
     [
-        (Unnormalised, {"weight matrix re-scaling", "weight matrix re-centering", "dataset re-scaling",
-                        "single training case re-scaling"}),
+        (Unnormalised, {"weight matrix re-scaling", "weight matrix re-centering",
+                        "dataset re-scaling", "single training case re-scaling"}),
         (NotCentred, {"weight matrix re-centering"}),
     ],
 )  # fmt: skip
@@ -83,8 +87,10 @@ def test_a_layer_that_does_something_else_is_noticed(monkeypatch, broken, differ
 
 def test_a_disagreement_is_told():
     table = invariance_table()
-    assert "paper" not in as_in_the_paper(table).to_string()
+    assert "paper" not in paper_layout(table).to_string()
     table.loc[0, "paper"] = "no"
-    printed = as_in_the_paper(table)
-    assert printed.iloc[0, 0].startswith("invariant (") and printed.iloc[0, 0].endswith(", paper: no")
+    printed = paper_layout(table)
+    assert printed.iloc[0, 0].startswith("invariant (") and printed.iloc[0, 0].endswith(
+        ", paper: no"
+    )
     assert printed.shape == (4, 6)

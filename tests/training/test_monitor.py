@@ -134,7 +134,8 @@ def columns(history: pd.DataFrame) -> list[str]:
 def test_monitoring_adds_columns_and_changes_no_other(tmp_path, window):
     data = made_data(window=window)
     plain, monitored = (
-        made_trainer(tmp_path / str(on), data, epochs=3, monitor_layers=on).fit() for on in (False, True)
+        made_trainer(tmp_path / str(on), data, epochs=3, monitor_layers=on).fit()
+        for on in (False, True)
     )
     pd.testing.assert_frame_equal(
         plain.drop(columns="seconds"),
@@ -205,7 +206,11 @@ def test_a_monitored_run_goes_on_to_the_last_bit(tmp_path):
 def test_without_a_validation_part_it_monitors_the_training_part(tmp_path):
     """Never the test part: with other test counts the columns stay."""
     data = made_data(with_val=False)
-    first = made_trainer(tmp_path / "a", data, epochs=1, monitor_layers=True, select_on="test").fit()
+    first = made_trainer(
+        tmp_path / "a", data, epochs=1, monitor_layers=True, select_on="test"
+    ).fit()
     data.parts["test"].counts[:] = 50
-    second = made_trainer(tmp_path / "b", data, epochs=1, monitor_layers=True, select_on="test").fit()
+    second = made_trainer(
+        tmp_path / "b", data, epochs=1, monitor_layers=True, select_on="test"
+    ).fit()
     pd.testing.assert_frame_equal(first[columns(first)], second[columns(second)], check_exact=True)

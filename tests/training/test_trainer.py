@@ -1,4 +1,7 @@
-"""The training loop on small data: learns, selects, stops, resumes to the last bit, refuses what does not belong."""
+"""The training loop on small data:
+
+learns, selects, stops, resumes to the last bit, refuses what does not belong.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,10 @@ def test_learns_and_logs(tmp_path, window):
 
 
 def test_losses_are_in_the_targets_unit(tmp_path):
-    """The last row, computed anew from last.pt: mean squared error in (mm/s)^2 over the whole stream."""
+    """The last row, computed anew from last.pt:
+
+    mean squared error in (mm/s)^2 over the whole stream.
+    """
     data = made_data()
     made_trainer(tmp_path, data).fit()
     decoder = made_decoder(seed=9)
@@ -59,7 +65,9 @@ def test_the_best_checkpoint_is_enough_to_decode_raw_counts(tmp_path):
     raw = torch.as_tensor(data.counts_scaler.inverse(data.parts["test"].counts))
     scaled = (raw - state["mean"]["counts"]) / state["std"]["counts"]
     with torch.no_grad():
-        decoded = decoder(scaled[None].float())[0][0] * state["std"]["target"] + state["mean"]["target"]
+        decoded = (
+            decoder(scaled[None].float())[0][0] * state["std"]["target"] + state["mean"]["target"]
+        )
     np.testing.assert_allclose(decoded, decode_parts(decoder, data)["test"], rtol=1e-4, atol=1e-3)
     assert state["units"] == [["M1 001", "M1", row] for row in range(5)]
 
@@ -67,21 +75,32 @@ def test_the_best_checkpoint_is_enough_to_decode_raw_counts(tmp_path):
 def test_selecting_on_test_takes_its_r2(tmp_path):
     data = made_data(with_val=False)
     history = made_trainer(tmp_path, data, epochs=15, lr=0.05, select_on="test").fit()
-    assert load_checkpoint(tmp_path / "best.pt", made_decoder())["epoch"] == history["test_r2"].idxmax()
+    assert (
+        load_checkpoint(tmp_path / "best.pt", made_decoder())["epoch"]
+        == history["test_r2"].idxmax()
+    )
     assert history["val_loss"].isna().all()
 
 
 @pytest.mark.parametrize("window", [Window("sequence", 20, 10, 3), Window("history", 5, 1, 4)])
 def test_a_stretch_of_the_test_part_is_scored_beside_it_and_changes_nothing(tmp_path, window):
-    """Weights, test columns and choice are those of a run without it; its own columns are the stream's, cut out."""
+    """Weights, test columns and choice are those of a run without it;
+
+    its own columns are the stream's, cut out.
+    """
     data, plain = made_holdout(window), made_data(with_val=False, window=window)
     settings = {"epochs": 5, "lr": 0.05, "select_on": "test"}
     history = made_trainer(tmp_path / "rest", data, **settings).fit()
     without = made_trainer(tmp_path / "plain", plain, **settings).fit()
-    assert list(history.columns) == history_columns(("val", "test", "holdout")) and "holdout_loss" not in without
+    assert (
+        list(history.columns) == history_columns(("val", "test", "holdout"))
+        and "holdout_loss" not in without
+    )
     same = [name for name in without if not name.startswith("val_") and name != "seconds"]
     pd.testing.assert_frame_equal(history[same], without[same], check_exact=True)
-    states = [torch.load(tmp_path / name / "best.pt", weights_only=True) for name in ("rest", "plain")]
+    states = [
+        torch.load(tmp_path / name / "best.pt", weights_only=True) for name in ("rest", "plain")
+    ]
     assert states[0]["epoch"] == states[1]["epoch"] == history["test_r2"].idxmax()
     decoder = made_decoder()
     load_checkpoint(tmp_path / "rest" / "last.pt", decoder)
@@ -110,8 +129,12 @@ def test_the_test_part_is_decoded_once_an_epoch(tmp_path):
 def test_a_run_with_a_stretch_goes_on_where_it_stopped(tmp_path):
     whole = made_trainer(tmp_path / "whole", made_holdout(), epochs=4, select_on="test").fit()
     made_trainer(tmp_path / "part", made_holdout(), epochs=2, select_on="test").fit()
-    resumed = made_trainer(tmp_path / "part", made_holdout(), made_decoder(seed=5), epochs=4, select_on="test").fit()
-    pd.testing.assert_frame_equal(resumed.drop(columns="seconds"), whole.drop(columns="seconds"), check_exact=True)
+    resumed = made_trainer(
+        tmp_path / "part", made_holdout(), made_decoder(seed=5), epochs=4, select_on="test"
+    ).fit()
+    pd.testing.assert_frame_equal(
+        resumed.drop(columns="seconds"), whole.drop(columns="seconds"), check_exact=True
+    )
 
 
 def test_stops_when_the_validation_loss_has_not_fallen_for_long(tmp_path):
@@ -122,7 +145,9 @@ def test_stops_when_the_validation_loss_has_not_fallen_for_long(tmp_path):
 
 def test_the_same_seed_gives_the_same_result_to_the_last_bit(tmp_path):
     first, second = (made_trainer(tmp_path / name).fit() for name in "ab")
-    pd.testing.assert_frame_equal(first.drop(columns="seconds"), second.drop(columns="seconds"), check_exact=True)
+    pd.testing.assert_frame_equal(
+        first.drop(columns="seconds"), second.drop(columns="seconds"), check_exact=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -151,12 +176,20 @@ def test_an_interrupted_run_goes_on_as_if_it_never_stopped(tmp_path, scheduler):
         file.write("5,1,1\n")
     (tmp_path / "part" / "last.pt.123.part").write_bytes(b"half")
     torch.manual_seed(77)
-    resumed = made_trainer(tmp_path / "part", decoder=made_decoder(seed=5), epochs=9, scheduler=scheduler).fit()
-    pd.testing.assert_frame_equal(resumed.drop(columns="seconds"), whole.drop(columns="seconds"), check_exact=True)
-    np.testing.assert_allclose(
-        pd.read_csv(tmp_path / "part" / "history.csv").drop(columns="seconds"), whole.drop(columns="seconds")
+    resumed = made_trainer(
+        tmp_path / "part", decoder=made_decoder(seed=5), epochs=9, scheduler=scheduler
+    ).fit()
+    pd.testing.assert_frame_equal(
+        resumed.drop(columns="seconds"), whole.drop(columns="seconds"), check_exact=True
     )
-    weights = [torch.load(tmp_path / name / "last.pt", weights_only=True)["decoder"] for name in ("whole", "part")]
+    np.testing.assert_allclose(
+        pd.read_csv(tmp_path / "part" / "history.csv").drop(columns="seconds"),
+        whole.drop(columns="seconds"),
+    )
+    weights = [
+        torch.load(tmp_path / name / "last.pt", weights_only=True)["decoder"]
+        for name in ("whole", "part")
+    ]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
@@ -170,7 +203,9 @@ def test_a_finished_training_is_not_trained_further(tmp_path):
 
 def test_the_learning_rate_follows_its_schedule(tmp_path):
     history = made_trainer(
-        tmp_path, epochs=4, scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
+        tmp_path,
+        epochs=4,
+        scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5),
     ).fit()
     np.testing.assert_allclose(history["lr"], [1e-2, 1e-2, 5e-3, 2.5e-3, 1.25e-3])
 
@@ -187,7 +222,8 @@ def test_a_loss_that_is_lost_stops_the_run_and_keeps_the_last_good_epoch(tmp_pat
 
     trainer._train_epoch = diverges
     with pytest.raises(
-        BciDecodeError, match=r"the train loss became nan at epoch 3; last.pt keeps epoch 2; lower optimizer.lr"
+        BciDecodeError,
+        match=r"the train loss became nan at epoch 3; last.pt keeps epoch 2; lower optimizer.lr",
     ):
         trainer.fit()
     assert load_checkpoint(tmp_path / "last.pt", made_decoder())["epoch"] == 2
@@ -201,7 +237,9 @@ def test_a_checkpoint_of_another_model_or_of_other_data_is_refused(tmp_path):
         match=r"last.pt: is of another model \(recurrent.weight_ih_l0 is \(36, 5\) there and \(27, 5\) here\)",
     ):
         made_trainer(tmp_path, decoder=made_decoder(hidden=9)).fit()
-    with pytest.raises(BciDecodeError, match=r"last.pt: was trained on other data; start again with overwrite=true"):
+    with pytest.raises(
+        BciDecodeError, match=r"last.pt: was trained on other data; start again with overwrite=true"
+    ):
         made_trainer(tmp_path, fingerprint="xyz").fit()
 
 
@@ -214,7 +252,9 @@ def test_a_best_checkpoint_cannot_be_trained_further(tmp_path):
 
 def test_a_schedule_that_cannot_step_is_said(tmp_path):
     with pytest.raises(BciDecodeError, match=r"scheduler: cannot step"):
-        made_trainer(tmp_path, scheduler=partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=0)).fit()
+        made_trainer(
+            tmp_path, scheduler=partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=0)
+        ).fit()
 
 
 def test_a_damaged_checkpoint_is_one_line(tmp_path):
@@ -222,7 +262,9 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path):
     whole = (tmp_path / "last.pt").read_bytes()
     for content in (b"", b"text", whole[: len(whole) // 2]):
         (tmp_path / "last.pt").write_bytes(content)
-        with pytest.raises(BciDecodeError, match=r"last.pt: is damaged, or no checkpoint of this project") as failure:
+        with pytest.raises(
+            BciDecodeError, match=r"last.pt: is damaged, or no checkpoint of this project"
+        ) as failure:
             made_trainer(tmp_path).fit()
         assert "\n" not in str(failure.value)
     with pytest.raises(BciDecodeError, match=r"no such checkpoint"):
@@ -260,11 +302,16 @@ def test_a_schedule_on_the_validation_loss_needs_one(tmp_path):
 
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_shuffle_decides_the_order_of_the_windows(tmp_path, shuffle):
-    """The windows' first bins as the decoder sees them, one pass: in order, or all of them in another one."""
+    """The windows' first bins as the decoder sees them, one pass:
+
+    in order, or all of them in another one.
+    """
     data = made_data()
     data.parts["train"].counts[:, 0] = np.arange(400)
     trainer, seen = made_trainer(tmp_path, data, shuffle=shuffle, batch_size=7), []
-    trainer.decoder.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs[0][:, 0, 0].tolist()))
+    trainer.decoder.register_forward_pre_hook(
+        lambda _, inputs: seen.extend(inputs[0][:, 0, 0].tolist())
+    )
     trainer._train_epoch()
     expected = data.window.starts(400).tolist()
     assert sorted(seen) == expected
@@ -275,7 +322,9 @@ def test_shuffle_decides_the_order_of_the_windows(tmp_path, shuffle):
 def test_gradients_are_clipped(tmp_path, clip_norm):
     trainer, norms = made_trainer(tmp_path, clip_norm=clip_norm), []
     trainer.optimizer.register_step_pre_hook(
-        lambda *_: norms.append(sum(p.grad.square().sum() for p in trainer.decoder.parameters()).sqrt().item())
+        lambda *_: norms.append(
+            sum(p.grad.square().sum() for p in trainer.decoder.parameters()).sqrt().item()
+        )
     )
     trainer._train_epoch()
     assert (max(norms) <= 0.1 + 1e-5) is (clip_norm is not None)
@@ -311,4 +360,7 @@ def test_the_stopwatch_knows_the_parts_of_training(tmp_path):
         "untrained scores": 1, "write": 4, "start to first epoch": 1, "first batch": 1, "training epoch": 3, "evaluation": 3,
     }  # fmt: skip
     seconds = {name: taken for name, (_, taken) in trainer.stopwatch.parts.items()}
-    assert 0 < seconds["first batch"] < seconds["training epoch"] and seconds["start to first epoch"] > 0
+    assert (
+        0 < seconds["first batch"] < seconds["training epoch"]
+        and seconds["start to first epoch"] > 0
+    )

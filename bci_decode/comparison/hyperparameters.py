@@ -1,0 +1,76 @@
+"""R2 against the hyper-parameters in which runs differ."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from bci_decode.comparison.finished_runs import Run
+from bci_decode.comparison.groups import ProtocolGroup, differing_keys
+from bci_decode.errors import BciDecodeError
+
+
+def hyperparameter_tables(
+    groups: list[ProtocolGroup], by: str | None = None
+) -> dict[str, pd.DataFrame]:
+    """Mean test R2 by setting and model, a table for each experiment, recording kind and target.
+
+    A table has a column for every setting in which its runs differ, so that nothing is averaged
+    over settings. `by` names the first column; without it, tables without a difference are left
+    out.
+    """
+    families: dict[str, list[ProtocolGroup]] = {}
+    for group in groups:
+        name = f"{group.experiment}, {group.recording}, {group.target}"
+        families.setdefault(name, []).append(group)
+    keys = {name: differing_keys(map(_settings, family)) for name, family in families.items()}
+    if by is not None:
+        _check_key(by, groups, keys)
+        keys = {name: [by, *(key for key in own if key != by)] for name, own in keys.items()}
+    return {name: _table(families[name], own) for name, own in keys.items() if own}
+
+
+def _settings(group: ProtocolGroup) -> dict[str, Any]:
+    """The settings that may differ between groups: the protocol's and the group's own."""
+    return group.runs[0].protocol | group.differs
+
+
+def _check_key(by: str, groups: list[ProtocolGroup], keys: dict[str, list[str]]) -> None:
+    if not any(by in run.settings for group in groups for run in group.runs):
+        known = ", ".join(dict.fromkeys(key for own in keys.values() for key in own))
+        remedy = f"runs differ in {known}" if known else "runs differ in no setting"
+        raise BciDecodeError(f"no run has the setting {by}", field="--by", remedy=remedy)
+
+
+def _table(family: list[ProtocolGroup], keys: list[str]) -> pd.DataFrame:
+    rows = [
+        {key: runs[0].settings.get(key) for key in keys} | {"model": model} | _mean_and_se(runs)
+        for group in family
+        for model in group.models
+        for runs in [group.of_model(model)]
+    ]
+    rows.sort(key=lambda row: [_rank(row[key]) for key in keys])
+    return pd.DataFrame(rows)
+
+
+def _rank(value: Any) -> tuple[bool, float, str]:
+    """Numbers by size before words by name."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return not number, float(value) if number else 0.0, str(value)
+
+
+def _mean_and_se(runs: list[Run]) -> dict[str, float]:
+    """Mean of R2 over sessions, and its standard error from the spread over the seeds of each."""
+    scores = pd.DataFrame(
+        [(run.metrics["session"], run.metrics["scores"]["test"]["r2"]) for run in runs],
+        columns=["session", "r2"],
+    )
+    by_session = scores.astype({"r2": float}).groupby("session")["r2"]
+    errors = by_session.sem()  # empty with a single seed
+    return {
+        "sessions": len(errors),
+        "runs": len(runs),
+        "mean R²": by_session.mean().mean(),
+        "SE over seeds": float((errors**2).sum(skipna=False) ** 0.5 / len(errors)),
+    }
