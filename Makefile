@@ -42,7 +42,7 @@ setup: $(READY)  ## make .venv and install the project; TORCH_INDEX=URL chooses 
 $(READY): pyproject.toml
 	@echo "Setting up $(VENV), once. It takes one to five minutes, most of it to download PyTorch."
 	@echo "On Linux, pip takes the CUDA build by default: 5 GB on disk. For the CPU build, 1.5 GB:"
-	@echo "  make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu"
+	@echo "  make setup TORCH_INDEX=URL     (pytorch.org/get-started shows the URL)"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) --quiet --upgrade pip
 	$(PIP_INSTALL) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[dev,docs,sweep]'

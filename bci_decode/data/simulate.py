@@ -39,7 +39,7 @@ class Recording:
     """The variables of one file, in its units and column orders but not yet transposed.
 
     t (T,) s; cursor_pos, target_pos (T, 2) mm, x right and y away; finger_pos (T, 6): z, -x, -y in
-    cm, then azimuth, elevation and roll in degrees; spikes[channel][row]: ascending times in s,
+    cm, then azimuth, elevation and roll in degrees; `spikes[channel][row]`: ascending times in s,
     empty without a unit. Waveforms are drawn from `waveform_seed` while the file is written, as
     millions of them would fill the memory; without that seed their cells are empty.
     """

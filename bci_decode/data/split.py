@@ -60,8 +60,8 @@ def _slices_of_test(test: slice, config: SplitConfig, window_length: int, gap: i
     need = max(window_length, 2)
     if min(val_end - test.start, test.stop - holdout_start) < need:
         raise BciDecodeError(
-            f"is {share} of a test part of {bins} bins, which leaves {val_end - test.start} to select "
-            f"on and {max(test.stop - holdout_start, 0)} to score; each needs {need}",
+            f"is {share} of a test part of {bins} bins, which leaves {val_end - test.start} "
+            f"to select on and {max(test.stop - holdout_start, 0)} to score; each needs {need}",
             field=field,
             remedy="change it, or data.split.first_bins so that the test part has "
             f"{_min_test_bins(share, need, between)} bins; 0 does without the holdout score",

@@ -57,6 +57,7 @@ def _paired(true: np.ndarray, decoded: np.ndarray) -> tuple[np.ndarray, np.ndarr
     true, decoded = np.asarray(true, np.float64), np.asarray(decoded, np.float64)
     if true.shape != decoded.shape or len(true) == 0:
         raise ValueError(
-            f"scores need two arrays of one shape with a bin at least, not {true.shape} and {decoded.shape}"
+            f"scores need two arrays of one shape with a bin at least, not {true.shape} and "
+            f"{decoded.shape}"
         )
     return true.reshape(len(true), -1), decoded.reshape(len(decoded), -1)

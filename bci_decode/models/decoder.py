@@ -88,7 +88,7 @@ class Decoder(nn.Module):
 
 
 def check_window(decoder: Decoder, history: int | None) -> None:
-    """Refuse a decoder that only windows keep causal where the state is carried through sequences."""
+    """Refuse a decoder that is causal in windows alone where the state is carried on."""
     if decoder.needs_window and history is None:
         raise BciDecodeError(
             f"{type(decoder.norm).__name__} looks ahead inside a sequence",

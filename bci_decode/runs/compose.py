@@ -25,7 +25,7 @@ PATHS = ("session.path", "data_dir", "output_dir", "init_from")  # keys whose va
 
 
 def register_configs() -> None:
-    """Give Hydra the types of the keys, a `session` option per catalogued session, and resolvers."""
+    """Give Hydra the types of the keys, the published sessions and the resolvers."""
     store = ConfigStore.instance()
     store.store(name="schema", node=TrainConfig)
     for name in catalog():
@@ -64,7 +64,7 @@ def key_table() -> str:
 
 
 def quote_path(word: str) -> str:
-    """A word that sets a path, quoted for Hydra's grammar unless it is quoted or a sweep already."""
+    """A word that sets a path, quoted for Hydra unless it is quoted or a sweep already."""
     name, _, path = word.partition("=")
     plain = re.fullmatch(r"[\w./:-]*", path, re.ASCII)
     if name not in PATHS or plain or path[0] in "'\"" or re.search(r",|\$\{|^\w+\(.*\)$", path):

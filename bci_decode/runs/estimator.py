@@ -1,4 +1,4 @@
-"""A trained recurrent decoder as a scikit-learn estimator, and `train`, the command as a function."""
+"""`train`, the command as a function, and a recurrent decoder as a scikit-learn estimator."""
 
 from __future__ import annotations
 

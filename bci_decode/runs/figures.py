@@ -47,7 +47,7 @@ def draw_run(folder: Path, kind: str = "png", trajectory: TrajectoryConfig | Non
 
 
 def read_predictions(path: Path) -> dict[str, np.ndarray]:
-    """Time, true and decoded target of a `predictions.npz`, with axes, target, unit and bin width."""
+    """Time, true and decoded target of a `predictions.npz`, with axes, unit and bin width."""
     with np.load(path) as predictions:
         return dict(predictions)
 

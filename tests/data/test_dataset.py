@@ -19,11 +19,17 @@ from bci_decode.errors import BciDecodeError
 
 def config(**changes) -> DataConfig:
     base = {
-        "bin_width": 0.1, "lag": 0.0, "target": "velocity", "source": "finger_pos", "units": "all", "area": "all", "min_rate": 0.0,
+        "bin_width": 0.1,
+        "lag": 0.0,
+        "target": "velocity",
+        "source": "finger_pos",
+        "units": "all",
+        "area": "all",
+        "min_rate": 0.0,
         "split": SplitConfig(None, 0.6, 0.2, 0.0),
         "scale": ScaleConfig("zscore", "zscore"),
         "window": WindowConfig("history", 4, 1, 0),
-    }  # fmt: skip
+    }
     return DataConfig(**base | changes)
 
 
@@ -81,17 +87,27 @@ def test_the_first_refusal_names_the_session_that_is_long_enough(share, window, 
 @pytest.mark.parametrize(
     ("split", "words"),
     [
-        ((120, 0.0, 0.0, 0.0), r"has 100 bins, that leaves 0 for test, but it takes 124, 4 of them for the test part; change data.split.first_bins"),
+        (
+            (120, 0.0, 0.0, 0.0),
+            r"has 100 bins, that leaves 0 for test, but it takes 124, 4 of them for the test part; "
+            r"change data.split.first_bins",
+        ),
         ((98, 0.0, 0.0, 0.0), r"2 for test, but it takes 102, .*change data.split.first_bins"),
-        ((80, 0.0, 0.02, 0.0), r"leaves 2 for val, but it takes 4 for each part; change .*data.split.val"),
+        (
+            (80, 0.0, 0.02, 0.0),
+            r"leaves 2 for val, but it takes 4 for each part; change .*data.split.val",
+        ),
         ((-5, 0.0, 0.0, 0.0), r"data.split.first_bins: is -5"),
         ((None, 0.6, 0.2, float("nan")), r"data.split.gap: is nan"),
-        ((None, 0.97, 0.02, 0.0), r"leaves 2 for val, 1 for test, but it takes 4 for each part; change data.split.train"),
+        (
+            (None, 0.97, 0.02, 0.0),
+            r"leaves 2 for val, 1 for test, but it takes 4 for each part; change data.split.train",
+        ),
         ((None, 0.9, 0.2, 0.0), r"data.split.train, val: are 0.9 and 0.2"),
         ((None, 0.6, -0.2, 0.0), r"data.split.val: is -0.2"),
         ((None, 0.6, 0.2, -1.0), r"data.split.gap: is -1.0"),
     ],
-)  # fmt: skip
+)
 def test_a_split_that_does_not_fit_names_its_key(split, words):
     with pytest.raises(BciDecodeError, match=words):
         split_in_time(100, 0.1, SplitConfig(*split), window_length=4)

@@ -53,8 +53,11 @@ def test_a_failed_run_is_recorded_and_the_rest_goes_on(tmp_path, launcher):
     done = sweep(tmp_path, "model=gru,lngru", "seed=0,1", *SMALL, *launcher)
     assert done.returncode == 1, done.stdout + done.stderr
     assert table(done) == [
-        ["skipped", "gru", "seed0"], ["failed", "gru", "seed1"], ["done", "lngru", "seed0"], ["done", "lngru", "seed1"],
-    ]  # fmt: skip
+        ["skipped", "gru", "seed0"],
+        ["failed", "gru", "seed1"],
+        ["done", "lngru", "seed0"],
+        ["done", "lngru", "seed1"],
+    ]
     assert (
         "sweep: 2 done, 1 skipped, 1 failed" in done.stdout
         and "Traceback" not in done.stdout + done.stderr
@@ -157,7 +160,12 @@ def test_variants_of_the_source_study_are_swept_side_by_side(tmp_path):
     )
     assert done.returncode == 0 and "sweep: 12 done" in done.stdout, done.stdout + done.stderr
     root = tmp_path / "outputs/source_study/simulated"
-    names = [f"{model}{way}{target}" for model in ("gru", "lngru") for way in ("", "-bidirectional") for target in ("", "-position", "-acceleration")]  # fmt: skip
+    names = [
+        f"{model}{way}{target}"
+        for model in ("gru", "lngru")
+        for way in ("", "-bidirectional")
+        for target in ("", "-position", "-acceleration")
+    ]
     assert {path.name for path in root.iterdir()} == set(names)
     lengths = {}
     for name in names:

@@ -21,8 +21,17 @@ from recordings import ROOT, recording, write_mat73
 
 SMALL = ["session.minutes=1", "trainer.epochs=3", "model.recurrent.hidden_size=16"]
 RUN_FILES = {
-    "config.yaml", "history.csv", "metrics.json", "predictions.npz", "best.pt", "last.pt", "loss.png", "r2.png", "trajectory.png", "train.log",
-}  # fmt: skip
+    "config.yaml",
+    "history.csv",
+    "metrics.json",
+    "predictions.npz",
+    "best.pt",
+    "last.pt",
+    "loss.png",
+    "r2.png",
+    "trajectory.png",
+    "train.log",
+}
 
 
 def command(*arguments: str) -> list[str]:
@@ -231,17 +240,24 @@ def check_holdout(folder: Path, metrics: dict, printed: str) -> None:
         r2.tolist(), abs=1e-6
     )
     assert (
-        f"; holdout: R2 {holdout['r2']:.3f} (x {holdout['r2_x']:.3f}, y {holdout['r2_y']:.3f}) on the last 180 bins, "
-        in printed
+        f"; holdout: R2 {holdout['r2']:.3f} (x {holdout['r2_x']:.3f}, "
+        f"y {holdout['r2_y']:.3f}) on the last 180 bins, " in printed
     )
     assert set(metrics["scores"]) == set(metrics["loss"]) == {"test"}
 
 
 def test_without_its_bins_there_is_no_holdout_score(swept):
     done = train(
-        swept, "experiment=source_study", "model=gru", "session.minutes=1", "data.split.first_bins=700", "trainer.epochs=1",
-        "model.recurrent.hidden_size=8", "data.split.val_from_test=0", "output_dir=without",
-    )  # fmt: skip
+        swept,
+        "experiment=source_study",
+        "model=gru",
+        "session.minutes=1",
+        "data.split.first_bins=700",
+        "trainer.epochs=1",
+        "model.recurrent.hidden_size=8",
+        "data.split.val_from_test=0",
+        "output_dir=without",
+    )
     assert done.returncode == 0 and "as in the source study; no holdout score" in done.stdout
     folder = swept / "without/source_study/simulated/gru/seed0"
     assert json.loads((folder / "metrics.json").read_text())["holdout"] is None
@@ -309,7 +325,16 @@ def test_control_c_says_how_to_go_on(swept):
     ("arguments", "words"),
     [
         (["model=rnn"], ["model=rnn: there is none; choose one of gru, lngru, wiener"]),
-        (["session=indy_1"], ["session=indy_1: there is none", "indy_20160927_04", "loco_20170302_02", "local", "simulated"]),
+        (
+            ["session=indy_1"],
+            [
+                "session=indy_1: there is none",
+                "indy_20160927_04",
+                "loco_20170302_02",
+                "local",
+                "simulated",
+            ],
+        ),
         (["trainer.epochs=many"], ["trainer.epochs", "'many'", "Integer"]),
         (["data.bin_width=wide"], ["data.bin_width", "'wide'", "Float"]),
         (["trainer.epoch=3"], ["trainer.epoch: no such key; did you mean trainer.epochs?"]),
@@ -330,7 +355,10 @@ def test_control_c_says_how_to_go_on(swept):
         (["session=local"], ["session.path: is not set"]),
         (["session=local", "session.path=absent.mat"], ["absent.mat: no such file"]),
         (["session=local", "session.path=."], ["is a folder"]),
-        (["session=indy_20160927_04"], ["data/indy_20160927_04.mat: is not there", "make data SESSION=indy_20160927_04"]),
+        (
+            ["session=indy_20160927_04"],
+            ["data/indy_20160927_04.mat: is not there", "make data SESSION=indy_20160927_04"],
+        ),
         (["session.channels=0"], ["session.channels"]),
         (["optimizer.lr=-1"], ["optimizer (optimizer.lr=-1): Invalid learning rate"]),
         (["model.dropout=2"], ["model (model.dropout=2): dropout"]),
@@ -341,20 +369,35 @@ def test_control_c_says_how_to_go_on(swept):
         (["seed=-1"], ["seed: is -1"]),
         (["seed=99999999999999999999"], ["seed"]),
         (["trainer.batch_size=99999999999999999999"], ["trainer.batch_size"]),
-        (["session.path=mine.mat"], ["session.path: no such key of a published or simulated session; add session=local"]),
+        (
+            ["session.path=mine.mat"],
+            ["session.path: no such key of a published or simulated session; add session=local"],
+        ),
         (["session.name=../up"], ["session.name: is '../up'"]),
         (["session=local", "session.path=a (b.mat"], ["a (b.mat: no such file"]),
         (["session=local", "session.path=~/é.mat"], ["/é.mat: no such file"]),
         (["session.name=a(b"], ["quote"]),
         (["trainer.select_on=test"], ["trainer.select_on: is test", "experiment=source_study"]),
-        (["data.target=../up"], ["data.target: is '../up'; choose position, velocity or acceleration"]),
-        (["experiment=source_study", "data.target=speed"], ["data.target: is 'speed'; choose position"]),
+        (
+            ["data.target=../up"],
+            ["data.target: is '../up'; choose position, velocity or acceleration"],
+        ),
+        (
+            ["experiment=source_study", "data.target=speed"],
+            ["data.target: is 'speed'; choose position"],
+        ),
         (["experiment=source_study"], ["has 937 bins", "change data.split.first_bins"]),
-        (["experiment=source_study", "data.split.first_bins=920"], ["val_from_test", "which leaves 3 to select on"]),
-        (["data.split.val=0", "data.split.val_from_test=0.4"], ["val_from_test: lies inside the test part"]),
+        (
+            ["experiment=source_study", "data.split.first_bins=920"],
+            ["val_from_test", "which leaves 3 to select on"],
+        ),
+        (
+            ["data.split.val=0", "data.split.val_from_test=0.4"],
+            ["val_from_test: lies inside the test part"],
+        ),
         (["bidirectional=maybe"], ["bidirectional=maybe"]),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_one_line_and_leaves_nothing(swept, arguments, words):
     minutes = [] if "session=" in " ".join(arguments) else ["session.minutes=1"]
     line = fails(swept, *minutes, *arguments, "output_dir=mistakes")
@@ -532,8 +575,14 @@ def test_bad_recordings(tmp_path):
 
 def test_a_diverging_loss_stops_the_run(swept):
     line = fails(
-        swept, "session.minutes=1", "optimizer=sgd", "optimizer.lr=1e30", "trainer.clip_norm=null", "data.scale.target=none", "output_dir=diverged"
-    )  # fmt: skip
+        swept,
+        "session.minutes=1",
+        "optimizer=sgd",
+        "optimizer.lr=1e30",
+        "trainer.clip_norm=null",
+        "data.scale.target=none",
+        "output_dir=diverged",
+    )
     assert "loss became" in line and "at epoch 1; last.pt keeps epoch 0" in line
     folder = swept / "diverged" / "default" / "simulated" / "lngru" / "seed0.running"
     assert torch.load(folder / "last.pt", weights_only=True)["epoch"] == 0

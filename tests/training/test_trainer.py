@@ -234,7 +234,8 @@ def test_a_checkpoint_of_another_model_or_of_other_data_is_refused(tmp_path):
     made_trainer(tmp_path, fingerprint="abc").fit()
     with pytest.raises(
         BciDecodeError,
-        match=r"last.pt: is of another model \(recurrent.weight_ih_l0 is \(36, 5\) there and \(27, 5\) here\)",
+        match=r"last.pt: is of another model \(recurrent.weight_ih_l0 is \(36, 5\) there "
+        r"and \(27, 5\) here\)",
     ):
         made_trainer(tmp_path, decoder=made_decoder(hidden=9)).fit()
     with pytest.raises(
@@ -357,8 +358,13 @@ def test_the_stopwatch_knows_the_parts_of_training(tmp_path):
     trainer.fit()
     times = {name: number for name, (number, _) in trainer.stopwatch.parts.items()}
     assert times == {
-        "untrained scores": 1, "write": 4, "start to first epoch": 1, "first batch": 1, "training epoch": 3, "evaluation": 3,
-    }  # fmt: skip
+        "untrained scores": 1,
+        "write": 4,
+        "start to first epoch": 1,
+        "first batch": 1,
+        "training epoch": 3,
+        "evaluation": 3,
+    }
     seconds = {name: taken for name, (_, taken) in trainer.stopwatch.parts.items()}
     assert (
         0 < seconds["first batch"] < seconds["training epoch"]
