@@ -31,7 +31,7 @@ its variables are $(VARIABLES))
 endif
 
 .PHONY: help setup train compare explain data data-all data-list inspect simulation-table \
-	test lint docs bench bench-layers clean
+	test test-loggers lint docs bench bench-layers clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sort \
@@ -77,6 +77,12 @@ simulation-table: $(READY)  ## compare the simulated session with a recording; A
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
+test-loggers: $(READY)  ## test MLflow and Weights & Biases, each in a .venv of its own: ten minutes
+	for tool in mlflow wandb; do \
+		$(PYTHON) -m venv .venv-$$tool && .venv-$$tool/bin/pip install -q -e ".[dev,$$tool]" && \
+		TESTED_LOGGERS=$$tool .venv-$$tool/bin/python -m pytest tests/training/test_loggers.py || exit 1; \
+	done
+
 lint: $(READY)  ## check style and types: ruff check, ruff format, mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -92,4 +98,4 @@ bench-layers: $(READY)  ## measure the recurrent layers against torch.nn.GRU; AR
 	$(BIN)/python scripts/bench/layers.py $(ARGS)
 
 clean:  ## remove .venv, site and caches; data/ and outputs/ stay
-	rm -rf $(VENV) site .pytest_cache .ruff_cache .mypy_cache dist
+	rm -rf $(VENV) .venv-mlflow .venv-wandb site .pytest_cache .ruff_cache .mypy_cache dist

@@ -42,7 +42,7 @@ def _job(config: DictConfig) -> None:
         _exit(error_line(mistake))
     try:
         if in_sweep:
-            log.info("%s: begins", folder)
+            _name_lines("/".join(folder.parts[-3:]))
         run(config, folder, words=HydraConfig.get().overrides.task)
         record_failure(folder, None)
     except (BciDecodeError, OmegaConfBaseException) as mistake:
@@ -61,6 +61,13 @@ def _job(config: DictConfig) -> None:
         if not in_sweep:
             sys.exit(1)
         record_failure(folder, f"{type(fault).__name__}: {one_line(fault)}")
+
+
+def _name_lines(run_name: str) -> None:
+    """Begin the printed lines with the run, since runs of a sweep may print at the same time."""
+    for handler in logging.getLogger().handlers:
+        line = f"%(asctime)s {run_name}: %(message)s"
+        handler.setFormatter(logging.Formatter(line, datefmt="%H:%M:%S"))
 
 
 def _exit(line: str, code: int = 2) -> NoReturn:
@@ -84,6 +91,8 @@ def main() -> None:
         _job()
     except BrokenPipeError:
         silence_stdout()
+    except KeyboardInterrupt:  # while a launcher waits for its processes, or before a run begins
+        _exit("interrupted; the same command resumes", code=130)
     except (HydraException, OmegaConfBaseException, OSError, ValueError) as mistake:
         if wants_traceback:
             raise

@@ -1,11 +1,9 @@
-"""Sweeps as a user types them:
-
-what fails is recorded and passed over, what is finished is skipped, all is told.
-"""
+"""Sweeps as a user types them: failures are recorded, finished runs skipped, all is reported."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -63,14 +61,16 @@ def test_a_failed_run_is_recorded_and_the_rest_goes_on(tmp_path, launcher):
         and "Traceback" not in done.stdout + done.stderr
     )
     assert (finished / "metrics.json").stat().st_mtime_ns == before
-    reason = (blocked / "failed.txt").read_text()
+    running = blocked.with_name("seed1.running")
+    reason = (running / "failed.txt").read_text()
     assert "last.pt: is damaged" in reason and reason.count("\n") == 1
-    assert "is damaged" in (blocked / "train.log").read_text()
+    assert "is damaged" in (running / "train.log").read_text()
+    assert "simulated/lngru/seed1: epoch   1" in done.stdout + done.stderr
 
-    (blocked / "last.pt").unlink()
+    (running / "last.pt").unlink()
     done = sweep(tmp_path, "model=gru,lngru", "seed=0,1", *SMALL, *launcher)
     assert done.returncode == 0 and "sweep: 1 done, 3 skipped, 0 failed" in done.stdout
-    assert not (blocked / "failed.txt").exists() and (blocked / "metrics.json").exists()
+    assert not running.exists() and (blocked / "metrics.json").exists()
 
 
 def test_a_session_that_is_not_there_fails_alone(tmp_path):
@@ -82,7 +82,9 @@ def test_a_session_that_is_not_there_fails_alone(tmp_path):
     )
     assert done.returncode == 1
     assert "sweep: 1 done, 0 skipped, 1 failed" in done.stdout
-    reason = (tmp_path / "outputs/default/indy_20160927_04/lngru/seed0/failed.txt").read_text()
+    reason = (
+        tmp_path / "outputs/default/indy_20160927_04/lngru/seed0.running/failed.txt"
+    ).read_text()
     assert "make data SESSION=indy_20160927_04" in reason
 
 
@@ -93,7 +95,9 @@ def test_an_overwriting_sweep_says_what_it_did(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]], ids=["here", "joblib"]
+    "launcher",
+    [[], *(["hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}"] for jobs in (1, 2))],
+    ids=["here", "joblib", "two processes"],
 )
 def test_an_interrupted_sweep_says_what_is_open(tmp_path, launcher):
     command = [
@@ -108,14 +112,20 @@ def test_an_interrupted_sweep_says_what_is_open(tmp_path, launcher):
     ]
     command += ["trainer.epochs=9999", "trainer.patience=null", "model.recurrent.hidden_size=8"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
     )
     while process.poll() is None and not list(tmp_path.rglob("last.pt")):
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     out, _ = process.communicate(timeout=60)
-    assert process.returncode != 0 and "sweep: 0 done, 0 skipped, 0 failed, 2 open" in out
-    assert "seed1  not begun; the same command begins it" in out
+    assert process.returncode == 130 and "sweep: 0 done, 0 skipped, 0 failed, 2 open" in out
+    one_by_one = "hydra.launcher.n_jobs=2" not in launcher
+    assert ("seed1  not begun; the same command begins it" in out) or not one_by_one
     assert not list(tmp_path.rglob("failed.txt"))
 
 
@@ -189,7 +199,9 @@ def test_a_session_shorter_than_the_studys_training_part_fails_alone(tmp_path):
     small = ["model.recurrent.hidden_size=8", "trainer.epochs=1", "data.split.first_bins=800"]
     done = sweep(tmp_path, "experiment=source_study", "session=glob(indy_20160927_*)", *small)
     assert done.returncode == 1 and "sweep: 2 done, 0 skipped, 2 failed" in done.stdout, done.stdout
-    reason = (tmp_path / "outputs/source_study/indy_20160927_04/lngru/seed0/failed.txt").read_text()
+    reason = (
+        tmp_path / "outputs/source_study/indy_20160927_04/lngru/seed0.running/failed.txt"
+    ).read_text()
     assert "has 156 bins" in reason and "change data.split.first_bins" in reason
 
 
@@ -210,3 +222,17 @@ def test_a_launcher_that_is_not_installed_says_where_more_are(tmp_path):
         and "hydra/launcher=moon: there is none" in done.stderr
         and "[sweep]" in done.stderr
     )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["seed=range(0)"],
+        ["session=glob(nothere*)"],
+        ["session=local", "session.path=glob(*.mat)"],
+    ],
+)
+def test_a_sweep_without_a_run_is_one_line(tmp_path, words):
+    done = sweep(tmp_path, *words)
+    assert done.returncode == 2 and "the sweep has no run; check its glob()" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
