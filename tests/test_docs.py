@@ -35,6 +35,17 @@ def test_the_page_on_python_runs_from_top_to_bottom(tmp_path):
     assert done.stdout.splitlines()[-1].startswith("data.target: is 'speed'; choose one of")
 
 
+def test_the_example_of_the_readme_runs(tmp_path):
+    (script,) = code_blocks(ROOT / "README.md")
+    for long, short in {"minutes=7.0": "minutes=1.0", '=["': '=["trainer.epochs=1", "'}.items():
+        assert script.count(long) == 1
+        script = script.replace(long, short)
+    command = [sys.executable, "-W", "error", "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "snr_db" in done.stdout and len(list(tmp_path.rglob("metrics.json"))) == 1
+
+
 def test_the_tutorial_runs_from_top_to_bottom(tmp_path):
     pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
