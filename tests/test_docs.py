@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +12,13 @@ from pathlib import Path
 import pytest
 from recordings import ROOT
 
+NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
+RUN_NOTEBOOK = """
+import sys
+import nbformat
+from nbclient import NotebookClient
+NotebookClient(nbformat.read(sys.argv[1], 4), timeout=600).execute()
+"""
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -24,6 +33,41 @@ def test_the_page_on_python_runs_from_top_to_bottom(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("data.target: is 'speed'; choose one of")
+
+
+def test_the_example_of_the_readme_runs(tmp_path):
+    (script,) = code_blocks(ROOT / "README.md")
+    for long, short in {"minutes=7.0": "minutes=1.0", '=["': '=["trainer.epochs=1", "'}.items():
+        assert script.count(long) == 1
+        script = script.replace(long, short)
+    command = [sys.executable, "-W", "error", "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "snr_db" in done.stdout and len(list(tmp_path.rglob("metrics.json"))) == 1
+
+
+def test_the_tutorial_runs_from_top_to_bottom(tmp_path):
+    pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    places = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"TUTORIAL_EPOCHS": "1", "PYTHONPATH": places}
+    command = [sys.executable, "-c", RUN_NOTEBOOK, str(NOTEBOOK)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.rglob("metrics.json"))) == 3
+
+
+def test_the_tutorial_shows_what_its_cells_print():
+    cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if "outputs" in cell]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert {output["output_type"] for output in outputs} == {
+        "stream",
+        "execute_result",
+        "display_data",
+    }
+    shown = json.dumps([[output.get("text"), output.get("data")] for output in outputs])
+    assert str(ROOT.parent) not in shown and "/site-packages/" not in shown
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
