@@ -230,3 +230,7 @@ def _fetch(entries: list[CatalogEntry], downloader: Downloader, jobs: int) -> No
     if errors:
         names = ", ".join(sorted(errors))
         raise BciDecodeError(f"not fetched: {names}", remedy="the lines above say why")
+
+
+if __name__ == "__main__":
+    main()

@@ -17,9 +17,12 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from bci_decode.errors import BciDecodeError
 from bci_decode.runs.folder import (
     failure,
     is_complete,
@@ -56,7 +59,10 @@ class SweepReport(Callback):
     sweep: Sweep | None = None  # of this process
 
     def on_multirun_start(self, config: DictConfig, **kwargs) -> None:
-        folders = _folders(config)
+        try:
+            folders = _folders(config)
+        except (HydraException, OmegaConfBaseException, BciDecodeError):
+            return  # the first run of the sweep fails with it, in one line
         if not folders:
             words = " ".join(config.hydra.overrides.task)
             print(f"error: {words}: the sweep has no run; {NO_RUN}", file=sys.stderr)

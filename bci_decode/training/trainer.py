@@ -10,6 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from bci_decode.config import TrainerConfig
 from bci_decode.data.dataset import Dataset
@@ -137,7 +137,7 @@ class Trainer:
         hidden = None if self.progress else True  # None: hidden where standard error is no terminal
         first = len(self.history) - 1
         bar = tqdm(total=self.config.epochs, initial=first, unit="epoch", disable=hidden)
-        with bar, logging_redirect_tqdm():
+        with bar, _lines_above_the_bar(self.progress):
             while len(self.history) <= self.config.epochs and not self.should_stop():
                 started = time.perf_counter()
                 epoch = len(self.history)
@@ -349,6 +349,15 @@ def part_columns(data: Dataset, decoded: dict[str, np.ndarray]) -> dict[str, flo
             f"{name}_r2_{axis}": float(value) for axis, value in zip(data.axes, r2, strict=True)
         }
     return row
+
+
+def _lines_above_the_bar(progress: bool) -> AbstractContextManager[None]:
+    """Keep log lines and the bar apart; without progress nothing is printed."""
+    if not progress:
+        return nullcontext()
+    from tqdm.contrib.logging import logging_redirect_tqdm  # warns in notebooks when imported
+
+    return logging_redirect_tqdm()
 
 
 def _device(name: str) -> torch.device:
