@@ -19,7 +19,7 @@ def error_line(mistake: BaseException) -> str:
     if found := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{found[1]}: is not set; give it on the command line, {found[1]}=..."
     if found := re.search(
-        r"Could not find '([^'/]+)/([^']*)'.*?Available options in '\S+':(.*?)Config search",
+        r"Could not find '(\S+)/([^'/]*)'.*?Available options in '\S+':(.*?)Config search",
         text,
         re.S,
     ):
@@ -35,7 +35,9 @@ def error_line(mistake: BaseException) -> str:
     if isinstance(mistake, OSError):
         problem = f"cannot be used ({mistake.strerror or one_line(mistake)})"
         return (
-            f"{mistake.filename}: {problem}; choose another path" if mistake.filename else problem
+            f"{mistake.filename}: {problem}; choose another path, with output_dir= say"
+            if mistake.filename
+            else problem
         )
     return _hydra_line(mistake)
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from recordings import recording, write_mat73
 
-from bci_decode.comparison.finished_runs import group_runs, read_runs
+from bci_decode.comparison.finished_runs import read_runs
+from bci_decode.comparison.groups import group_runs
 from bci_decode.studies.source_study import ablation_table
 
 SMALL = ["session.minutes=1", "trainer.epochs=1", "model.recurrent.hidden_size=8"]
