@@ -52,20 +52,15 @@ def _parse_args() -> argparse.Namespace:
 
 def evaluate(run: Any, arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
     """Decode, score and write; returns the folder and what `evaluation.json` holds."""
-    import numpy as np
-
     from bci_decode.cli import recording_file
     from bci_decode.config import TrajectoryConfig
     from bci_decode.data.session import read_session
     from bci_decode.evaluation.scores import scores
-    from bci_decode.files import md5_of, written_whole
-    from bci_decode.runs.figures import trajectory_figure
-    from bci_decode.style import save_figure
+    from bci_decode.files import md5_of
 
     shown = TrajectoryConfig(seconds=arguments.seconds)
     session = read_session(recording_file(arguments.session, arguments.data_dir))
-    binned = run.bin(session)
-    missing = int((run.match_units(binned, quiet=True) < 0).sum())
+    missing = int((run.match_units(run.bin(session), quiet=True) < 0).sum())
     decoded = run.predictions(session, arguments.start, arguments.stop)
     report = {
         "run": str(run.folder),
@@ -80,6 +75,17 @@ def evaluate(run: Any, arguments: argparse.Namespace) -> tuple[Path, dict[str, A
         "scores": scores(decoded["true"], decoded["decoded"], run.axes),
     }
     folder = arguments.output or run.folder / "evaluations" / session.name
+    _write(folder, report, decoded, shown, arguments.figures)
+    return folder, report
+
+
+def _write(folder: Path, report: dict, decoded: dict, shown: Any, figures: str) -> None:
+    import numpy as np
+
+    from bci_decode.files import written_whole
+    from bci_decode.runs.figures import trajectory_figure
+    from bci_decode.style import save_figure
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -88,12 +94,10 @@ def evaluate(run: Any, arguments: argparse.Namespace) -> tuple[Path, dict[str, A
         ) from error
     with written_whole(folder / "predictions.npz") as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **decoded)
-    title = f"{run.folder} on {session.name}"
-    figure = trajectory_figure(decoded, title, shown)
-    save_figure(figure, folder / f"trajectory.{arguments.figures}")
+    figure = trajectory_figure(decoded, f"{report['run']} on {report['session']}", shown)
+    save_figure(figure, folder / f"trajectory.{figures}")
     with written_whole(folder / "evaluation.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")
-    return folder, report
 
 
 def _table(report: dict[str, Any]) -> str:

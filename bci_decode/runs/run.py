@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ class _Job:
         data, recording = self._load()
         with self.stopwatch.part("make the decoder"):
             decoder = build_decoder(self.config, data, self.words)
-            train = self._prepare_training(decoder, data, recording["md5"])
+            train = self._training(decoder, data, recording["md5"])
         # not before all settings have proved good
         start(self.working, self.settings, self.typed.overwrite)
         with logged_to(self.working / "train.log"):
@@ -144,25 +145,26 @@ class _Job:
             "session": {"name": str(self.config.session.name), "md5": md5},
         }
 
-    def _prepare_training(self, decoder, data, md5: str):
-        """A function that trains, or fits, and returns the history."""
+    def _training(self, decoder, data, md5: str) -> Callable[[], Any]:
+        """A function that trains or fits and returns the history; bad settings are refused here."""
         from bci_decode.models.decoder import Decoder
+        from bci_decode.runs.load import load_initial_weights
+        from bci_decode.training.closed_form import fit_closed_form
 
         about = self._about(data, md5)
         if not isinstance(decoder, Decoder):
-            from bci_decode.training.closed_form import fit_closed_form
-
-            return lambda: fit_closed_form(decoder, data, self.working, about)
-        from bci_decode.runs.load import load_initial_weights
-        from bci_decode.training.loggers import finite, open_logger
-        from bci_decode.training.trainer import Trainer
-
+            return partial(fit_closed_form, decoder, data, self.working, about)
         if self.typed.init_from:
             load_initial_weights(decoder, Path(self.typed.init_from), data)
+        return partial(self._fit, self._trainer(decoder, data, md5, about))
+
+    def _trainer(self, decoder, data, md5: str, about: dict[str, Any]):
+        from bci_decode.training.trainer import Trainer
+
         optimizer, scheduler = (
             instantiate(self.config[key], key, self.words) for key in ("optimizer", "scheduler")
         )
-        trainer = Trainer(
+        return Trainer(
             decoder,
             data,
             self.working,
@@ -176,15 +178,17 @@ class _Job:
             progress=self.progress,
         )
 
-        def train():
-            name = "/".join(self.folder.parts[-4:])
-            logger = open_logger(self.typed.logger, self.working, name, self.settings)
-            with closing(logger) if logger else nullcontext():
-                if logger:
-                    trainer.on_epoch = lambda row: logger.log(finite(row), int(row["epoch"]))
-                return trainer.fit()
+    def _fit(self, trainer):
+        """Train with the chosen experiment logger."""
+        from bci_decode.training.loggers import finite, open_logger
 
-        return train
+        name = "/".join(self.folder.parts[-4:])
+        logger = open_logger(self.typed.logger, self.working, name, self.settings)
+        if logger is None:
+            return trainer.fit()
+        trainer.on_epoch = lambda row: logger.log(finite(row), int(row["epoch"]))
+        with closing(logger):
+            return trainer.fit()
 
     def _log_beginning(self, data, decoder) -> None:
         """What is trained on, and what a reader of the log must not overlook in the scores."""
@@ -205,7 +209,7 @@ class _Job:
 
     def _write_report(self, data, decoder, history, recording: dict) -> dict[str, Any]:
         from bci_decode.evaluation.decoding import decode_parts
-        from bci_decode.layers.cpu.matmul import fast_matmul
+        from bci_decode.layers.cpu.matmul import fast_matmul, onednn_is_exact
         from bci_decode.runs.figures import draw_run  # Matplotlib is not waited for before
         from bci_decode.runs.load import restore_model
         from bci_decode.runs.report import recording_kind, write_report
@@ -217,6 +221,7 @@ class _Job:
         with fast_matmul(self.typed.trainer.matmul):
             decoded = decode_parts(decoder, data)
         bidirectional = is_bidirectional(self.config)
+        onednn = self.typed.trainer.matmul == "auto" and onednn_is_exact()
         about = {
             "session": str(self.config.session.name),
             "recording": recording_kind(self.settings["session"], recording["md5"]),
@@ -228,6 +233,7 @@ class _Job:
             "data": file_stat(self.data_file) | recording,
             "parameters": sum(value.numel() for value in state["decoder"].values()),
             "device": str(getattr(decoder, "device", "cpu")),
+            "matmul": "onednn where it pays" if onednn else "default",
         }
         report = write_report(self.working, data, decoded, history, self.typed, about)
         draw_run(self.working, self.typed.figures, self.typed.trajectory)
