@@ -6,7 +6,6 @@ import argparse
 import importlib
 import inspect as inspection
 import json
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -14,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bci_decode import __version__
-from bci_decode.errors import BciDecodeError
-from bci_decode.errors import run_cli as run_without_traceback
+from bci_decode.errors import BciDecodeError, run_cli
 
 if TYPE_CHECKING:
     from bci_decode.data.catalog import CatalogEntry
@@ -57,17 +55,6 @@ def run_command(name: str, words: list[str]) -> None:
     module, function = COMMANDS[name][0].split(":")
     sys.argv = [f"bci-decode {name}", *words]
     getattr(importlib.import_module(module), function)()
-
-
-def run_cli(command: Callable[[], None]) -> None:
-    """Run a command; a user's mistake is one line and exit code 2, Ctrl-C exit code 130."""
-    try:
-        os.environ.setdefault("MPLBACKEND", "Agg")
-        run_without_traceback(command)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        sys.stdout.flush()
-        os._exit(130)  # a thread that waits for a silent server would delay any other exit
 
 
 def _doc(command: Callable[[], None]) -> str:

@@ -47,7 +47,8 @@ def one_line(error: BaseException) -> str:
 
 
 def run_cli(command: Callable[[], None]) -> None:
-    """Run a command; a `BciDecodeError` becomes one line on standard error and exit code 2."""
+    """Run a command; a `BciDecodeError` is one line and exit code 2, Ctrl-C exit code 130."""
+    os.environ.setdefault("MPLBACKEND", "Agg")  # no window, whatever the machine has
     try:
         command()
         sys.stdout.flush()
@@ -56,6 +57,10 @@ def run_cli(command: Callable[[], None]) -> None:
         sys.exit(2)
     except BrokenPipeError:
         silence_stdout()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.stdout.flush()
+        os._exit(130)  # a thread that waits for a silent server would delay any other exit
 
 
 def silence_stdout() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,14 @@ def main() -> None:
     """
     arguments = _parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    os.environ.setdefault("MPLBACKEND", "Agg")
+    import torch
+
+    from bci_decode.layers.cpu.matmul import use_fast_matmul
     from bci_decode.runs.load import load_run
 
-    run = load_run(arguments.run)
-    folder, report = evaluate(run, arguments)
+    torch.set_num_threads(1)  # more gain nothing for one stream
+    use_fast_matmul()
+    folder, report = evaluate(load_run(arguments.run), arguments)
     print(_table(report))
     print(f"wrote evaluation.json, predictions.npz and trajectory.{arguments.figures} to {folder}")
 
@@ -56,20 +58,20 @@ def evaluate(run: Any, arguments: argparse.Namespace) -> tuple[Path, dict[str, A
     from bci_decode.config import TrajectoryConfig
     from bci_decode.data.session import read_session
     from bci_decode.evaluation.scores import scores
-    from bci_decode.files import md5_of
+    from bci_decode.runs.folder import file_stat
 
     shown = TrajectoryConfig(seconds=arguments.seconds)
     session = read_session(recording_file(arguments.session, arguments.data_dir))
-    missing = int((run.match_units(run.bin(session), quiet=True) < 0).sum())
     decoded = run.predictions(session, arguments.start, arguments.stop)
     report = {
         "run": str(run.folder),
         "epoch": run.state["epoch"],
         "session": session.name,
-        "data": {"file": str(session.path), "md5": md5_of(session.path)},
+        "data": file_stat(session.path),
         "seconds": [float(decoded["time"][0] - run.config.bin_width), float(decoded["time"][-1])],
         "bins": len(decoded["time"]),
-        "units": {"decoder": len(run.units), "missing": missing},
+        "units": {"decoder": len(run.units), "missing": decoded["missing_units"]},
+        "overlaps": decoded["overlaps"],  # parts that the run learned from
         "target": decoded["target"],
         "unit": decoded["unit"],
         "scores": scores(decoded["true"], decoded["decoded"], run.axes),
@@ -93,11 +95,14 @@ def _write(folder: Path, report: dict, decoded: dict, shown: Any, figures: str) 
             f"cannot be made ({error.strerror})", file=folder, remedy="choose another --output"
         ) from error
     with written_whole(folder / "predictions.npz") as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **decoded)
+        np.savez_compressed(file, **{name: decoded[name] for name in SAVED})
     figure = trajectory_figure(decoded, f"{report['run']} on {report['session']}", shown)
     save_figure(figure, folder / f"trajectory.{figures}")
     with written_whole(folder / "evaluation.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")
+
+
+SAVED = ("time", "true", "decoded", "axes", "target", "unit", "bin_width")
 
 
 def _table(report: dict[str, Any]) -> str:

@@ -12,12 +12,15 @@ from bci_decode.errors import BciDecodeError
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary name to write to; it replaces `path` only if everything went well."""
+def written_whole(path: Path, sync: bool = True) -> Iterator[Path]:
+    """Yield a temporary name to write to; it replaces `path` only if everything went well.
+
+    Without `sync`, which waits for the disk, a loss of power may lose the new content.
+    """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         yield temporary
-        move_into_place(temporary, path)
+        move_into_place(temporary, path, sync)
     except OSError as error:
         raise BciDecodeError(
             f"cannot be written ({error.strerror or error})",
@@ -29,8 +32,11 @@ def written_whole(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def move_into_place(temporary: Path, path: Path) -> None:
-    """Rename a complete file; its content and its name then survive a loss of power."""
+def move_into_place(temporary: Path, path: Path, sync: bool = True) -> None:
+    """Rename a complete file; with `sync`, content and name then survive a loss of power."""
+    if not sync:
+        os.replace(temporary, path)
+        return
     with temporary.open("r+b") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -23,8 +23,9 @@ from omegaconf.errors import OmegaConfBaseException
 import bci_decode
 from bci_decode.errors import BciDecodeError, one_line, silence_stdout
 from bci_decode.runs.compose import CONF, quote_path, register_configs
-from bci_decode.runs.folder import record_failure, remove_if_empty, run_folder
+from bci_decode.runs.folder import record_failure, remove_empty_parents, run_folder
 from bci_decode.runs.messages import error_line
+from bci_decode.runs.ownership import RunBusy
 from bci_decode.runs.run import run
 from bci_decode.runs.sweep import SweepReport, end_of_sweep
 
@@ -47,9 +48,10 @@ def _job(config: DictConfig) -> None:
         record_failure(folder, None)
     except (BciDecodeError, OmegaConfBaseException) as mistake:
         if not in_sweep:
-            remove_if_empty(folder)
+            remove_empty_parents(folder)
             _exit(error_line(mistake))
-        record_failure(folder, error_line(mistake))
+        if not isinstance(mistake, RunBusy):
+            record_failure(folder, error_line(mistake))
         log.error("%s", error_line(mistake))
     except KeyboardInterrupt:
         same = (
@@ -60,7 +62,8 @@ def _job(config: DictConfig) -> None:
         traceback.print_exc()
         if not in_sweep:
             sys.exit(1)
-        record_failure(folder, f"{type(fault).__name__}: {one_line(fault)}")
+        line = f"{type(fault).__name__}: {one_line(fault)}"
+        record_failure(folder, f"{line}\n{traceback.format_exc()}")
 
 
 def _name_lines(run_name: str) -> None:

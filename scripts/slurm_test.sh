@@ -107,11 +107,12 @@ sweep() {  # two sessions x two models; enough epochs to be caught at it
 
 kill_one() {  # the first run that has an epoch on disk, whichever it is
   for _ in $(seq 600); do
-    for last in "$D"/work/outputs/default/*/*/seed0/last.pt; do
+    for last in "$D"/work/outputs/default/*/*/seed0.running/last.pt; do
       [ -e "$last" ] || continue
       victim=$(dirname "$last"); [ -e "$victim/metrics.json" ] && continue
+      lock=$(dirname "$victim")/.seed0.lock
       for process in $(pgrep -f submitit.core._submit); do
-        if ls -l "/proc/$process/fd" 2>/dev/null | grep -q "$victim\$"; then
+        if ls -l "/proc/$process/fd" 2>/dev/null | grep -q "$lock\$"; then
           kill -9 "$process" && echo "killed the run in ${victim#"$D"/work/}" && return 0
         fi
       done

@@ -113,12 +113,13 @@ def typed_config(config: DictConfig) -> TrainConfig:
     typed = OmegaConf.to_object(config)
     assert isinstance(typed, TrainConfig)
     check_recipe(typed.names.experiment, typed.names.model)
-    if typed.bidirectional and "recurrent" not in config.model:
-        raise BciDecodeError(
-            "cannot be bidirectional",
-            field=f"model={typed.names.model}",
-            remedy="remove bidirectional=true",
-        )
+    for key in ("bidirectional", "init_from"):
+        if config[key] and "recurrent" not in config.model:
+            raise BciDecodeError(
+                f"takes no {key}, which is for recurrent models",
+                field=f"model={typed.names.model}",
+                remedy=f"remove {key}=",
+            )
     return typed
 
 

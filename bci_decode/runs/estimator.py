@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.utils.validation import check_is_fitted
 
 from bci_decode.config import DataConfig
 from bci_decode.data.catalog import catalog
@@ -21,6 +22,8 @@ from bci_decode.runs.load import LoadedRun, load_run
 from bci_decode.runs.run import run
 
 AXIS_NAMES = ("x", "y", "z")
+# there is no test part to select on, whatever an experiment says
+SELECT_ON_VAL = ("trainer.select_on=val", "data.split.val_from_test=0")
 
 
 def train(
@@ -71,17 +74,23 @@ class RNNDecoder(RegressorMixin, BaseEstimator):
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> RNNDecoder:
         """Learn from counts (T, N) and kinematics (T, D), D up to 3, of one stretch of time."""
-        from bci_decode.training.trainer import Trainer
+        from bci_decode.training.trainer import Trainer, torch_state_kept
 
         words = (f"model={self.model}", f"trainer.epochs={self.epochs}", f"seed={self.seed}")
-        config = compose_config(*words, *self.overrides)
+        config = compose_config(*words, *self.overrides, *SELECT_ON_VAL)
         typed = typed_config(config)
+        if "recurrent" not in config.model:
+            raise BciDecodeError(
+                "is no recurrent model", field=f"model={self.model}", remedy="use its own class"
+            )
         data = self._dataset(np.asarray(X), np.asarray(y), typed.data)
-        decoder = build_decoder(config, data)
-        optimizer, scheduler = (instantiate(config[key], key) for key in ("optimizer", "scheduler"))
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, torch_state_kept():
+            self.decoder_ = build_decoder(config, data)
+            optimizer, scheduler = (
+                instantiate(config[key], key) for key in ("optimizer", "scheduler")
+            )
             trainer = Trainer(
-                decoder,
+                self.decoder_,
                 data,
                 Path(folder),
                 typed.trainer,
@@ -92,22 +101,31 @@ class RNNDecoder(RegressorMixin, BaseEstimator):
             )
             self.history_ = trainer.fit()
             trainer.load_best()
-        self.decoder_ = decoder
         self.counts_scaler_, self.target_scaler_ = data.counts_scaler, data.target_scaler
-        self.window_, self.n_features_in_ = data.window, X.shape[1]
+        self.window_, self.n_features_in_ = data.window, data.parts["train"].counts.shape[1]
         return self
 
     def predict(self, X: np.ndarray) -> np.ndarray:
-        """Kinematics (T, D) of a stretch of counts (T, N), each bin from earlier bins alone."""
-        counts = self.counts_scaler_.transform(np.asarray(X), np.float32)
-        return self.target_scaler_.inverse(predictor(self.decoder_, self.window_.history)(counts))
+        """Kinematics (T, D) of a stretch of counts (T, N).
+
+        Each bin is decoded from its own and earlier bins, unless the model is bidirectional.
+        """
+        check_is_fitted(self, "decoder_")
+        counts = np.asarray(X)
+        if counts.ndim != 2 or counts.shape[1] != self.n_features_in_:
+            raise BciDecodeError(
+                f"the counts are {counts.shape}", remedy=f"give (T, {self.n_features_in_})"
+            )
+        scaled = self.counts_scaler_.transform(counts, np.float32)
+        return self.target_scaler_.inverse(predictor(self.decoder_, self.window_.history)(scaled))
 
     def _dataset(self, counts: np.ndarray, target: np.ndarray, config: DataConfig) -> Dataset:
         """A training and a validation part, scaled, without a test part."""
-        if counts.ndim != 2 or target.ndim != 2 or len(counts) != len(target):
+        fits = counts.ndim == target.ndim == 2 and len(counts) == len(target)
+        if not fits or target.shape[1] > len(AXIS_NAMES):
             raise BciDecodeError(
                 f"counts are {counts.shape} and kinematics {target.shape}",
-                remedy="give counts (T, N) and kinematics (T, D) of the same bins",
+                remedy="give counts (T, N) and kinematics (T, D) of the same bins, D up to 3",
             )
         window, end = Window.from_config(config.window), round(len(counts) * (1 - self.val))
         slices = {"train": slice(0, end), "val": slice(end, len(counts))}

@@ -61,7 +61,7 @@ def run_folder(config: DictConfig) -> Path:
         raise BciDecodeError(
             f"is {session!r}",
             field="session.name",
-            remedy="give a name without slashes: a folder bears it",
+            remedy="give a name without slashes: it names the run's folder",
         )
     target = config.data.target
     name = decoder_name(config.names.model, is_bidirectional(config))
@@ -98,10 +98,14 @@ def changed_settings(folder: Path, settings: dict[str, Any]) -> dict[str, tuple[
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         raise conflict(folder, "a run whose config.yaml is damaged") from error
     here, absent = flatten(settings), "absent"
+    trained = any(key.startswith("model.recurrent.") for key in {**there, **here})
+    unused = () if trained else ("trainer.", "optimizer.", "scheduler.")  # by a closed-form model
     return {
         key: (there.get(key, absent), here.get(key, absent))
         for key in {**there, **here}
-        if key not in FREE_KEYS and there.get(key, absent) != here.get(key, absent)
+        if key not in FREE_KEYS
+        and not key.startswith(unused)
+        and there.get(key, absent) != here.get(key, absent)
     }
 
 
@@ -142,7 +146,9 @@ def record_failure(folder: Path, reason: str | None) -> None:
         path.write_text(reason + "\n")
     elif path.is_file():
         path.unlink()
-        remove_if_empty(folder)
+        with contextlib.suppress(OSError):  # an interrupted run is in it
+            path.parent.rmdir()
+            remove_empty_parents(folder)
 
 
 def failure(folder: Path) -> str | None:
@@ -151,25 +157,28 @@ def failure(folder: Path) -> str | None:
     return path.read_text().strip() if path.is_file() else None
 
 
-def remove_if_empty(folder: Path) -> bool:
-    """Remove the working folder, and empty ones above it, of a run that wrote nothing.
+def lock_file(folder: Path) -> Path:
+    """The file that a process locks while it trains this folder's run."""
+    return folder.with_name(f".{folder.name}.lock")
 
-    Returns True if something is kept.
-    """
+
+def remove_unused(folder: Path) -> None:
+    """Remove what a run that wrote nothing leaves; only for the process that holds the lock."""
     working = working_folder(folder)
-    if working.is_dir():
-        if any(path.name != "train.log" for path in working.iterdir()):
-            return True
+    if working.is_dir() and not any(path.name != "train.log" for path in working.iterdir()):
         (working / "train.log").unlink(missing_ok=True)
-    if folder.exists():
-        return True
-    with contextlib.suppress(OSError):  # Windows does not delete a file that is in use
-        folder.with_name(f".{folder.name}.lock").unlink()
-    for path in (working, *folder.parents[:3]):
+        working.rmdir()
+    if not working.exists() and not folder.exists():
+        with contextlib.suppress(OSError):  # Windows does not delete a file that is in use
+            lock_file(folder).unlink()
+
+
+def remove_empty_parents(folder: Path) -> None:
+    """Remove the folders of model, session and experiment if no run is in them."""
+    for path in folder.parents[:3]:
         try:
             path.rmdir()
         except FileNotFoundError:
             continue
-        except OSError:  # not empty: other runs are there
+        except OSError:  # other runs are there
             break
-    return False

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from omegaconf import DictConfig
 
 from bci_decode.config import DataConfig
@@ -67,7 +68,11 @@ def restore_model(model: Any, state: dict, path: Path) -> None:
 
 
 def load_initial_weights(decoder: Decoder, folder: Path, data: Dataset) -> None:
-    """Start a decoder from the weights of a finished run (`init_from`); its inputs must fit."""
+    """Start a decoder from the weights of a run (`init_from`).
+
+    Inputs are matched by channel and row; those without a match keep their fresh weights. Raises
+    `BciDecodeError` where no unit matches, or where the models differ.
+    """
     path = expand_user(folder) / "best.pt"
     if not path.exists():
         raise BciDecodeError(
@@ -76,14 +81,21 @@ def load_initial_weights(decoder: Decoder, folder: Path, data: Dataset) -> None:
             field="init_from",
             remedy="name the folder of a finished run",
         )
-    state = read_checkpoint(path)
-    load_weights(decoder, state["decoder"], path)
-    there = {(channel, row) for channel, _, row in state.get("units", [])}
-    here = set(zip(data.units["channel"], data.units["row"], strict=True))
-    if there != here:
-        log.warning(
-            "%s: %d of its %d inputs are other units than here", path, len(there - here), len(there)
-        )
+    state = read_checkpoint(path, keys=("units",))
+    there = {(channel, row): column for column, (channel, _, row) in enumerate(state["units"])}
+    keys = zip(data.units["channel"], data.units["row"], strict=True)
+    columns = torch.tensor([there.get((str(channel), int(row)), -1) for channel, row in keys])
+    matched = columns >= 0
+    if not matched.any():
+        raise BciDecodeError("has none of these units", file=path, field="init_from")
+    fresh, weights = decoder.state_dict(), dict(state["decoder"])
+    for name in weights:
+        if "weight_ih_l0" in name and name in fresh and len(weights[name]) == len(fresh[name]):
+            mixed = fresh[name].clone()
+            mixed[:, matched] = weights[name][:, columns[matched]]
+            weights[name] = mixed
+    load_weights(decoder, weights, path)
+    log.info("%s: weights for %d of %d units", path, int(matched.sum()), len(matched))
 
 
 def _check_targets(settings: Any, trusted: tuple[str, ...], path: Path) -> None:
@@ -196,7 +208,8 @@ class LoadedRun:
         """Decode a session, or its bins within `start` to `stop` s of its clock, as one stream.
 
         Returns `time` (s, the end of the bin) and a column per axis in the target's unit, mm/s for
-        velocity. Every bin is decoded from earlier bins alone, unless the run is bidirectional.
+        velocity. Every bin is decoded from its own and earlier bins, unless the run is
+        bidirectional.
         """
         binned = session if isinstance(session, BinnedSession) else self.bin(session)
         bins = _bins_within(binned, start, stop)
@@ -214,7 +227,7 @@ class LoadedRun:
         start: float | None = None,
         stop: float | None = None,
     ) -> dict[str, Any]:
-        """Time, true and decoded target of a session, with axes, target, unit and bin width.
+        """Time, true and decoded target of a session, with all that a figure of them needs.
 
         Without a range, the session that the run was trained on is decoded in its test part alone.
         """
@@ -223,19 +236,32 @@ class LoadedRun:
         if not isinstance(session, Session):
             session = read_session(session)
         binned = self.bin(session)
-        if start is None and stop is None and md5_of(session.path) == self.state["session"]["md5"]:
-            first, last = self.metrics["protocol"]["split_bins"]["test"]
-            start, stop = binned.edges[first], binned.edges[last]
-            log.info("%s: trained on this session, so its test part alone is scored", session.name)
+        bins, overlaps = _bins_within(binned, start, stop), []
+        if md5_of(session.path) == self.state["session"]["md5"]:
+            split = self.state["session"]["split_bins"]
+            if start is None and stop is None:
+                log.info("%s: trained on it, so its test part alone is scored", session.name)
+                bins = slice(*split["test"])
+                start, stop = binned.edges[bins.start], binned.edges[bins.stop]
+            overlaps = _overlapping(bins, split)
+            if overlaps:
+                parts = " and ".join(overlaps)
+                log.warning(
+                    "%s: the %s part, which the run learned from, is scored too",
+                    session.name,
+                    parts,
+                )
         decoded = self.decode(binned, start, stop)
         return {
             "time": decoded["time"].to_numpy(),
-            "true": binned.kinematics[_bins_within(binned, start, stop)],
+            "true": binned.kinematics[bins],
             "decoded": decoded[list(self.axes)].to_numpy(),
             "axes": np.array(self.axes),
             "target": self.config.target,
             "unit": TARGETS[self.config.target],
             "bin_width": self.config.bin_width,
+            "missing_units": int((self.match_units(binned, quiet=True) < 0).sum()),
+            "overlaps": overlaps,
         }
 
     def score(
@@ -266,3 +292,14 @@ def _bins_within(binned: BinnedSession, start: float | None, stop: float | None)
             remedy=f"the session lasts from {binned.edges[0]:.1f} to {binned.edges[-1]:.1f} s",
         )
     return slice(first, last)
+
+
+def _overlapping(bins: slice, split: dict[str, list[int]]) -> list[str]:
+    """The parts of a split that a run learns from and that share a bin with `bins`."""
+    return [
+        name
+        for name, (first, last) in split.items()
+        if name in ("train", "val")
+        and max(bins.start, first) < min(bins.stop, last)
+        and not first >= split["test"][0]
+    ]

@@ -24,24 +24,31 @@ from bci_decode.runs.folder import (
     changed_settings,
     conflict,
     is_complete,
+    lock_file,
+    remove_unused,
     settings_conflict,
     working_folder,
 )
 from bci_decode.style import FORMATS
 
-RESUMED = ("history.csv", "best.pt", "last.pt")  # all that more training takes
+RESUMED = ("history.csv", "best.pt", "last.pt", "train.log")  # what more epochs begin with
 RUN_FILES = (*RESULTS, "last.pt", "profile.csv", "train.log", FAILED)
+EVENTS = "events.out.tfevents*"  # TensorBoard's
+
+
+class RunBusy(BciDecodeError):
+    """Another process trains the run, so that its folder must not be touched."""
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep every other process out of the folder; one that comes second gets an error."""
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
+    lock = FileLock(lock_file(folder), timeout=0)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
-        raise BciDecodeError(
+        raise RunBusy(
             "another process is at this run",
             file=folder,
             remedy="wait for it, or use another output_dir=",
@@ -56,6 +63,7 @@ def locked(folder: Path) -> Iterator[None]:
         recover(folder)
         yield
     finally:
+        remove_unused(folder)
         lock.release()
 
 
@@ -63,7 +71,7 @@ def claim(folder: Path, settings: dict[str, Any], overwrite: bool) -> Path | Non
     """The working folder, ready to train or to resume in; None if the run is finished already.
 
     Refuses a folder that holds another run. A finished run whose `trainer.epochs` was raised is
-    continued in a copy.
+    continued; nothing is copied before `start`.
     """
     working = working_folder(folder)
     if overwrite:
@@ -71,17 +79,14 @@ def claim(folder: Path, settings: dict[str, Any], overwrite: bool) -> Path | Non
     if folder.exists() and not is_complete(folder):
         _adopt(folder, working)
     finished = changed_settings(folder, settings) if folder.exists() else None
-    resumable = (working / "last.pt").exists() and not changed_settings(working, settings)
-    if finished == {} and not resumable:
+    begun = (working / "config.yaml").exists()
+    changed = changed_settings(working, settings) if begun else {}
+    if finished == {} and not (begun and not changed and (working / "last.pt").exists()):
         return None
-    if (working / "config.yaml").exists():
-        changed = changed_settings(working, settings)
-        if changed and not _more_epochs(changed):
-            raise settings_conflict(working, changed)
-    elif finished and _more_epochs(finished):
-        _copy_for_more_epochs(folder, working)
-    elif finished:
-        raise settings_conflict(folder, finished)
+    if changed and not _more_epochs(changed):
+        raise settings_conflict(working, changed)
+    if not begun and finished:
+        _check_more_epochs(folder, finished)
     return working
 
 
@@ -91,16 +96,18 @@ def _more_epochs(changed: dict[str, tuple[Any, Any]]) -> bool:
     return set(changed) == {"trainer.epochs"} and here > there
 
 
-def _copy_for_more_epochs(folder: Path, working: Path) -> None:
-    if not (folder / "last.pt").exists():
+def _check_more_epochs(folder: Path, changed: dict[str, tuple[Any, Any]]) -> None:
+    """Refuse a finished run of other settings, unless more epochs can continue it."""
+    longer = _more_epochs({key: changed[key] for key in changed if key != "scheduler.T_max"})
+    if not longer:
+        raise settings_conflict(folder, changed)
+    if len(changed) > 1 or not (folder / "last.pt").exists():
+        reason = "a schedule that depends on trainer.epochs" if len(changed) > 1 else "no last.pt"
         raise BciDecodeError(
-            "has no last.pt, which more epochs need",
+            f"has {reason}, so that it cannot be continued with more epochs",
             file=folder,
             remedy="set trainer.epochs back, or train again with overwrite=true",
         )
-    working.mkdir(exist_ok=True)
-    for name in RESUMED:
-        shutil.copyfile(folder / name, working / name)
 
 
 def _adopt(folder: Path, working: Path) -> None:
@@ -119,14 +126,20 @@ def _adopt(folder: Path, working: Path) -> None:
     folder.rename(working)
 
 
-def start(working: Path, settings: dict[str, Any], overwrite: bool) -> None:
-    """Make the working folder the run's, with its settings;
+def start(folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
+    """Make the working folder the run's, with its settings.
 
-    overwriting forgets an earlier start.
+    Overwriting forgets an earlier start; without one, a finished run is continued from a copy.
     """
-    if overwrite and working.exists():
-        shutil.rmtree(working)
+    working = working_folder(folder)
+    if working.exists() and (overwrite or not (working / "config.yaml").exists()):
+        shutil.rmtree(working)  # without a config.yaml it is a start that failed at once
+    begun = working.exists()
     working.mkdir(parents=True, exist_ok=True)
+    if folder.exists() and not begun and not overwrite:
+        names = [*RESUMED, *(path.name for path in folder.glob(EVENTS))]
+        for name in (name for name in names if (folder / name).exists()):
+            shutil.copyfile(folder / name, working / name)
     (working / FAILED).unlink(missing_ok=True)
     with written_whole(working / "config.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(settings, sort_keys=False))
@@ -160,8 +173,10 @@ def _drop(old: Path, folder: Path) -> None:
     """Delete an overwritten run; files that are not of a run are the user's and move on."""
     if not old.exists():
         return
-    ours = {*RUN_FILES, "evaluations", *(f"{name}.{kind}" for name in FIGURES for kind in FORMATS)}
+    figures = {f"{name}.{kind}" for name in (*FIGURES, "layers") for kind in FORMATS}
+    ours = {*RUN_FILES, *figures, *(path.name for path in old.glob(EVENTS))}
     for path in old.iterdir():
-        if path.name not in ours and not (folder / path.name).exists():
-            path.rename(folder / path.name)
+        name = "evaluations.old" if path.name == "evaluations" else path.name
+        if path.name not in ours and not (folder / name).exists():
+            path.rename(folder / name)
     shutil.rmtree(old)

@@ -139,7 +139,7 @@ def _holdout(data: Dataset, history: pd.DataFrame, selected: int) -> dict | None
 def score_line(report: dict) -> str:
     """The scores in a line, each with how its epoch was selected."""
     test, holdout = report["scores"]["test"], report["holdout"]
-    rule = f"chosen by the {report['selection_rule']}"
+    rule = f"selected by the {report['selection_rule']}"
     if report["selection_rule"] == RULES["closed form"]:
         return f"test {_r2(test)}, fitted in closed form"
     line = f"test {_r2(test)} at epoch {report['best_epoch']}, {rule}"

@@ -8,15 +8,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from functools import partial
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from bci_decode.config import TrainConfig
-from bci_decode.files import md5_of
+from bci_decode.config import TrainConfig, TrajectoryConfig
+from bci_decode.files import expand_user, md5_of
 from bci_decode.runs.build import build_decoder, instantiate, session_file
 from bci_decode.runs.compose import plain, typed_config
 from bci_decode.runs.folder import (
@@ -30,6 +29,7 @@ from bci_decode.runs.folder import (
 from bci_decode.runs.ownership import claim, finish, locked, start
 
 log = logging.getLogger(__name__)
+OnEpoch = Callable[[dict[str, float]], None]
 
 
 def run(
@@ -46,6 +46,8 @@ def run(
     """
     typed = typed_config(config)
     settings = plain(config)
+    if typed.init_from:  # the same run from whatever folder the command is given in
+        settings["init_from"] = str(expand_user(typed.init_from).resolve())
     config = DictConfig(settings)
     folder = folder or run_folder(config)
     with locked(folder):
@@ -56,8 +58,16 @@ def run(
             _report_finished(folder, typed)
         else:
             job = _Job(config, typed, settings, folder, data_file, words, progress)
-            job.run()
+            with _torch_state_kept():
+                job.run()
     return folder
+
+
+def _torch_state_kept():
+    """Leave threads and random state of PyTorch as a caller in Python has them."""
+    from bci_decode.training.trainer import torch_state_kept
+
+    return torch_state_kept()
 
 
 def _report_finished(folder: Path, config: TrainConfig) -> None:
@@ -71,7 +81,8 @@ def _report_finished(folder: Path, config: TrainConfig) -> None:
     log.info("%s: finished already; overwrite=true trains again", folder)
     log.info("%s", score_line(report))
     files = figure_files(folder, config.figures)
-    if not all(path.exists() and path.stat().st_size for path in files):
+    complete = all(path.exists() and path.stat().st_size for path in files)
+    if not complete or config.trajectory != TrajectoryConfig():
         draw_run(folder, config.figures, config.trajectory)
 
 
@@ -96,17 +107,24 @@ class _Job:
         self.stopwatch = Stopwatch()
 
     def run(self) -> None:
+        from bci_decode.training.loggers import check_installed, experiment_logger
+
+        check_installed(self.typed.logger)
         data, recording = self._load()
         with self.stopwatch.part("make the decoder"):
             decoder = build_decoder(self.config, data, self.words)
             train = self._training(decoder, data, recording["md5"])
-        # not before all settings have proved good
-        start(self.working, self.settings, self.typed.overwrite)
-        with logged_to(self.working / "train.log"):
+        # only now: all settings are valid
+        start(self.folder, self.settings, self.typed.overwrite)
+        name = "/".join(self.folder.parts[-4:])
+        tool = self.typed.logger, self.working, name, self.settings
+        with logged_to(self.working / "train.log"), experiment_logger(*tool) as logger:
             self._log_beginning(data, decoder)
-            history = train()
+            history = train(lambda row: logger.log(row, int(row["epoch"])))
             with self.stopwatch.part("report and figures"):
                 report = self._write_report(data, decoder, history, recording)
+            final = {f"final_{key}": value for key, value in report["scores"]["test"].items()}
+            logger.log(final, report["epochs"])
             if self.typed.trainer.profile:
                 self.stopwatch.write(self.working / "profile.csv")
                 log.info("\n".join(["where the time went:", *self.stopwatch.lines()]))
@@ -138,14 +156,15 @@ class _Job:
         """What a checkpoint holds besides weights, units and scaling: see `training.checkpoint`."""
         axes = data.parts["train"].target.shape[1]
         sizes = {"input_size": len(data.units), "output_size": axes}
+        split = {name: [bins.start, bins.stop] for name, bins in data.slices.items()}
         return {
             "names": self.settings["names"],
             "model": {"settings": self.settings["model"]} | sizes,
             "data": self.settings["data"],
-            "session": {"name": str(self.config.session.name), "md5": md5},
+            "session": {"name": str(self.config.session.name), "md5": md5, "split_bins": split},
         }
 
-    def _training(self, decoder, data, md5: str) -> Callable[[], Any]:
+    def _training(self, decoder, data, md5: str) -> Callable[[OnEpoch], Any]:
         """A function that trains or fits and returns the history; bad settings are refused here."""
         from bci_decode.models.decoder import Decoder
         from bci_decode.runs.load import load_initial_weights
@@ -153,10 +172,15 @@ class _Job:
 
         about = self._about(data, md5)
         if not isinstance(decoder, Decoder):
-            return partial(fit_closed_form, decoder, data, self.working, about)
-        if self.typed.init_from:
+            return lambda _: fit_closed_form(decoder, data, self.working, about)
+        if self.typed.init_from and not self._resumes():
             load_initial_weights(decoder, Path(self.typed.init_from), data)
-        return partial(self._fit, self._trainer(decoder, data, md5, about))
+        return self._trainer(decoder, data, md5, about).fit
+
+    def _resumes(self) -> bool:
+        """Whether weights come from an earlier start of this run."""
+        continued = self.folder.exists() and not self.typed.overwrite
+        return continued or ((self.working / "last.pt").exists() and not self.typed.overwrite)
 
     def _trainer(self, decoder, data, md5: str, about: dict[str, Any]):
         from bci_decode.training.trainer import Trainer
@@ -177,18 +201,6 @@ class _Job:
             about=about,
             progress=self.progress,
         )
-
-    def _fit(self, trainer):
-        """Train with the chosen experiment logger."""
-        from bci_decode.training.loggers import finite, open_logger
-
-        name = "/".join(self.folder.parts[-4:])
-        logger = open_logger(self.typed.logger, self.working, name, self.settings)
-        if logger is None:
-            return trainer.fit()
-        trainer.on_epoch = lambda row: logger.log(finite(row), int(row["epoch"]))
-        with closing(logger):
-            return trainer.fit()
 
     def _log_beginning(self, data, decoder) -> None:
         """What is trained on, and what a reader of the log must not overlook in the scores."""

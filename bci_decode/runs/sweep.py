@@ -118,7 +118,7 @@ def outcomes(sweep: Sweep, interrupted: bool = False) -> dict[Path, tuple[str, s
     for folder, before in sweep.finished.items():
         reason, after = failure(folder), _finished_at(folder)
         if reason is not None:
-            found[folder] = ("failed", reason.removeprefix(f"{folder}: "))
+            found[folder] = ("failed", reason.splitlines()[0].removeprefix(f"{folder}: "))
         elif after is not None and after != before:
             found[folder] = ("done", "")
         elif after is not None and not sweep.overwrite:

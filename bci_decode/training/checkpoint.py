@@ -7,7 +7,7 @@ Both hold tensors, numbers, text, and lists and dictionaries of them, so that
     names             of the experiment and the model
     model             the resolved settings that make the model, with input_size and output_size
     data              the `config.DataConfig` as a dictionary: bins, lag, units, split, window
-    session           name, file, md5 and so on of the recording
+    session           name and md5 of the recording, and the bins of its parts
     units             [channel, area, row] of each input
     axes              of the target
     mean, std         of counts and target: the scaling
@@ -47,11 +47,11 @@ def data_state(data: Dataset) -> dict[str, Any]:
     }
 
 
-def save_checkpoint(path: Path, state: dict) -> None:
+def save_checkpoint(path: Path, state: dict, sync: bool = True) -> None:
     """Write `state` (tensors, numbers, text, and lists and dicts of them) whole or not at all."""
     content = io.BytesIO()  # straight to a full disk, torch.save raises a RuntimeError
     torch.save(state, content)
-    with written_whole(path) as temporary:
+    with written_whole(path, sync) as temporary:
         temporary.write_bytes(content.getbuffer())
 
 

@@ -9,8 +9,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +58,8 @@ class Trainer:
     `optimizer(parameters)` makes a `torch.optim` optimiser, `scheduler(optimizer)` a learning-rate
     schedule that is stepped once an epoch (`ReduceLROnPlateau` on the validation loss).
     `fingerprint` identifies the data: a `last.pt` of other data is refused. `about` goes into the
-    checkpoints: all that a decoder needs besides its weights. `on_epoch` gets each new row of the
-    history. Losses are mean squared errors in the target's unit squared, averaged over the axes;
-    the training uses the same in scaled units.
+    checkpoints: all that a decoder needs besides its weights. Losses are mean squared errors in the
+    target's unit squared, averaged over the axes; the training uses the same in scaled units.
     """
 
     def __init__(
@@ -75,7 +74,6 @@ class Trainer:
         fingerprint: str = "",
         stopwatch: Stopwatch | None = None,
         about: dict[str, Any] | None = None,
-        on_epoch: Callable[[dict[str, float]], None] | None = None,
         progress: bool = True,
     ):
         _check_config(config, data)
@@ -98,7 +96,8 @@ class Trainer:
                 remedy="raise data.split.val, or choose another scheduler",
             )
         self.fingerprint, self.stopwatch = fingerprint, stopwatch or Stopwatch()
-        self.about, self.on_epoch, self.progress = about or {}, on_epoch, progress
+        self.about, self.progress = about or {}, progress
+        self.on_epoch: Callable[[dict[str, float]], None] | None = None
         self.shuffle_rng = torch.Generator().manual_seed(seed)
         self.history: list[dict[str, float]] = []
         self.scored_parts = ("val", "test", *(["holdout"] if "holdout" in data.parts else []))
@@ -121,8 +120,12 @@ class Trainer:
         self.columns = history_columns(self.scored_parts, data.axes)
         self.columns += self.monitor.names if self.monitor else []
 
-    def fit(self) -> pd.DataFrame:
-        """Train to the last epoch, or until `patience` ends it; returns the history."""
+    def fit(self, on_epoch: Callable[[dict[str, float]], None] | None = None) -> pd.DataFrame:
+        """Train to the last epoch, or until `patience` ends it; returns the history.
+
+        `on_epoch` gets each new row of the history.
+        """
+        self.on_epoch = on_epoch
         with fast_matmul(self.config.matmul):
             self._fit()
         return pd.DataFrame(self.history, columns=self.columns)
@@ -240,8 +243,9 @@ class Trainer:
             self._step_scheduler(row["val_loss"])
         with self.stopwatch.part("write"):
             if self.best_epoch() == row["epoch"]:
-                save_checkpoint(self.folder / "best.pt", self._decoder_state())
+                save_checkpoint(self.folder / "best.pt", self._decoder_state(), sync=False)
             self._write_history()
+            # an epoch counts once last.pt is safe on the disk; one wait for it is enough
             save_checkpoint(self.folder / "last.pt", self._state())
         if self.on_epoch is not None:
             self.on_epoch(row)
@@ -305,7 +309,7 @@ class Trainer:
         }
 
     def _write_history(self) -> None:
-        with written_whole(self.folder / "history.csv") as temporary:
+        with written_whole(self.folder / "history.csv", sync=False) as temporary:
             pd.DataFrame(self.history, columns=self.columns).to_csv(temporary, index=False)
 
     def _resume(self) -> None:
@@ -370,6 +374,17 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+@contextmanager
+def torch_state_kept() -> Iterator[None]:
+    """Put PyTorch's number of threads and its random state back afterwards."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
 def _set_threads(threads: int) -> None:
     cores = os.cpu_count() or 1
     if threads > cores:
@@ -378,6 +393,12 @@ def _set_threads(threads: int) -> None:
 
 
 def _check_config(config: TrainerConfig, data: Dataset) -> None:
+    if config.select_on not in data.parts and config.select_on != "val":
+        raise BciDecodeError(
+            f"is {config.select_on}, and there is no such part",
+            field="trainer.select_on",
+            remedy="choose val",
+        )
     if "val" not in data.parts and (config.select_on == "val" or config.patience is not None):
         raise BciDecodeError(
             "is 0, so there is no validation part to select the epoch or to stop on",

@@ -594,7 +594,7 @@ def test_stopped_and_called_again(command, server, sent):
         _, err = process.communicate(timeout=20)
     if sent == signal.SIGINT:
         assert process.returncode == 130
-        assert err == "stopped; the same command goes on from here\n"
+        assert err == "interrupted\n"
     done = run(command, NAME)
     assert done.returncode == 0 and "0.1 MB were there before" in done.stdout
     assert server.requests[-1][1] == "bytes=70000-"

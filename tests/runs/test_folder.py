@@ -22,12 +22,14 @@ from bci_decode.runs.folder import (
     check_same_data,
     failure,
     is_complete,
+    lock_file,
     record_failure,
-    remove_if_empty,
     run_folder,
     working_folder,
 )
-from bci_decode.runs.ownership import claim, finish, locked, start
+from bci_decode.runs.ownership import RunBusy, claim, finish, locked, start
+
+TRAINED = {"model": {"recurrent": {"hidden_size": 8}}}
 
 
 class Killed(BaseException):
@@ -76,7 +78,7 @@ def kill_at(monkeypatch, number: int) -> None:
 def overwrite(folder: Path, fails: bool = False) -> None:
     with locked(folder):
         working = claim(folder, {"k": 2}, overwrite=True)
-        start(working, {"k": 2}, overwrite=True)
+        start(folder, {"k": 2}, overwrite=True)
         (working / "last.pt").write_text("new")
         if fails:
             raise BciDecodeError("diverged")
@@ -157,23 +159,29 @@ def test_other_settings_are_refused_with_both_values(tmp_path):
 
 def test_a_run_of_an_earlier_version_is_named_as_such(tmp_path):
     folder = tmp_path / "seed0"
-    write_run(folder, "old", trainer={"gemm": "auto"})
+    write_run(folder, "old", **TRAINED, trainer={"gemm": "auto"})
     with pytest.raises(BciDecodeError, match="holds a run of an earlier version"), locked(folder):
-        claim(folder, {"names": {"model": "gru"}, "trainer": {"matmul": "auto"}}, overwrite=False)
+        claim(
+            folder,
+            TRAINED | {"names": {"model": "gru"}, "trainer": {"matmul": "auto"}},
+            overwrite=False,
+        )
 
 
 def test_more_epochs_continue_a_copy_and_fewer_are_other_settings(tmp_path):
     folder = tmp_path / "seed0"
-    write_run(folder, "old", trainer={"epochs": 2})
+    write_run(folder, "old", **TRAINED, trainer={"epochs": 2})
     with locked(folder):
-        working = claim(folder, {"trainer": {"epochs": 3}}, overwrite=False)
+        working = claim(folder, TRAINED | {"trainer": {"epochs": 3}}, overwrite=False)
+        assert not working.exists()  # a setting may still be refused
+        start(folder, TRAINED | {"trainer": {"epochs": 3}}, overwrite=False)
         assert (working / "last.pt").read_text() == "old" and is_complete(folder)
         shutil.rmtree(working)
         with pytest.raises(BciDecodeError, match=r"trainer.epochs=2, here 1"):
-            claim(folder, {"trainer": {"epochs": 1}}, overwrite=False)
+            claim(folder, TRAINED | {"trainer": {"epochs": 1}}, overwrite=False)
         (folder / "last.pt").unlink()
-        with pytest.raises(BciDecodeError, match=r"has no last.pt, which more epochs need"):
-            claim(folder, {"trainer": {"epochs": 3}}, overwrite=False)
+        with pytest.raises(BciDecodeError, match=r"has no last.pt, so that it cannot be continued"):
+            claim(folder, TRAINED | {"trainer": {"epochs": 3}}, overwrite=False)
 
 
 def test_a_second_process_is_kept_out(tmp_path):
@@ -211,7 +219,9 @@ def test_a_failure_is_noted_in_the_working_folder_and_goes_with_it(tmp_path):
     assert failure(folder) == "no spikes" and not folder.exists()
     record_failure(folder, None)
     assert failure(folder) is None and not (tmp_path / "deep").exists()
-    assert remove_if_empty(folder) is False
+    with locked(folder):
+        pass
+    assert not lock_file(folder).exists()
 
 
 @pytest.mark.parametrize(
@@ -235,3 +245,50 @@ def test_the_folder_follows_from_the_settings(words, folder):
 def test_names_that_lead_out_are_refused(name):
     with pytest.raises(BciDecodeError, match=r"session.name"):
         run_folder(compose(f"session.name={name}"))
+
+
+def test_a_schedule_over_all_epochs_cannot_be_continued(tmp_path):
+    folder = tmp_path / "seed0"
+    settings = [TRAINED | {"trainer": {"epochs": n}, "scheduler": {"T_max": n}} for n in (2, 3)]
+    write_run(folder, "old", **settings[0])
+    refusal = "has a schedule that depends on trainer.epochs"
+    with pytest.raises(BciDecodeError, match=refusal), locked(folder):
+        claim(folder, settings[1], overwrite=False)
+
+
+def test_training_keys_are_none_of_a_closed_form_model(tmp_path):
+    folder = tmp_path / "seed0"
+    write_run(folder, "old", model={"alpha": 1.0}, trainer={"epochs": 2})
+    with locked(folder):
+        more = {"model": {"alpha": 1.0}, "trainer": {"epochs": 90}}
+        assert claim(folder, more, overwrite=False) is None
+
+
+def test_a_start_that_fails_at_once_harms_no_finished_run(tmp_path):
+    """A working folder without settings, or with failed.txt alone, is as good as none."""
+    folder = tmp_path / "seed0"
+    write_run(folder, "old", k=1)
+    record_failure(folder, "no memory")
+    with locked(folder):
+        assert claim(folder, {"k": 1}, overwrite=False) is None
+        assert owners(folder) == {"old"}
+
+
+def test_a_refused_second_process_leaves_the_lock(tmp_path):
+    folder = tmp_path / "deep" / "seed0"
+    with locked(folder):
+        for _ in range(2):
+            with pytest.raises(RunBusy):
+                locked(folder).__enter__()
+        assert lock_file(folder).exists()
+
+
+def test_what_belongs_to_an_overwritten_run_goes_with_it(tmp_path):
+    folder = tmp_path / "seed0"
+    write_run(folder, "old", k=1)
+    for name in ("layers.png", "events.out.tfevents.1"):
+        (folder / name).write_text("old")
+    (folder / "evaluations").mkdir()
+    overwrite(folder)
+    names = {path.name for path in folder.iterdir()}
+    assert "evaluations.old" in names and not names & {"layers.png", "events.out.tfevents.1"}

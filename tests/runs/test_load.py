@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -14,9 +15,12 @@ import pytest
 import torch
 from composing import compose
 from recordings import recording, write_mat73
+from sklearn.exceptions import NotFittedError
 
 import bci_decode as bd
 from bci_decode.errors import BciDecodeError
+from bci_decode.runs.build import build_decoder, load_data
+from bci_decode.runs.load import load_initial_weights
 from bci_decode.runs.run import run
 
 SMALL = ["trainer.epochs=2", "session.minutes=1", "model.recurrent.hidden_size=8"]
@@ -171,9 +175,63 @@ def test_init_from_starts_with_the_weights_of_a_run(home, words):
     cold = pd.read_csv(folder / "history.csv")
     best = json.loads((folder / "metrics.json").read_text())["best_epoch"]
     assert warm["val_loss"][0] == pytest.approx(cold["val_loss"][best], rel=1e-6)
-    other = compose(*words, *MODELS["lngru"], f"init_from={folder}", "seed=8", "data.units=hash")
+    with pytest.raises(BciDecodeError, match=r"has none of these units"):
+        run(compose(*words, *MODELS["lngru"], f"init_from={folder}", "data.units=merged", "seed=8"))
     with pytest.raises(BciDecodeError, match=r"is of another model"):
-        run(other, progress=False)
+        wide = "model.recurrent.hidden_size=9"
+        run(compose(*words, *MODELS["lngru"], wide, f"init_from={folder}", "seed=8"))
+
+
+def test_init_from_matches_inputs_by_channel_and_row(home, words, caplog):
+    """In another order, and with a unit that the other run did not have."""
+    folder = run(compose(*words, *MODELS["lngru"]), progress=False)
+    state = torch.load(folder / "best.pt", weights_only=True)
+    config = compose(*words, *MODELS["lngru"])
+    data = load_data(config)
+    order = np.random.default_rng(0).permutation(len(data.units))
+    units = data.units.iloc[order].reset_index(drop=True)
+    units.loc[2, "channel"] = "another"
+    decoder = build_decoder(config, data)
+    fresh = decoder.recurrent.weight_ih_l0.detach().clone()
+    with caplog.at_level("INFO"):
+        load_initial_weights(decoder, folder, dataclasses.replace(data, units=units))
+    assert f"weights for {len(units) - 1} of {len(units)} units" in caplog.text
+    expected = state["decoder"]["recurrent.weight_ih_l0"][:, order].clone()
+    expected[:, 2] = fresh[:, 2]
+    torch.testing.assert_close(decoder.recurrent.weight_ih_l0.detach(), expected)
+
+
+def test_ranges_that_the_run_learned_from_are_named(folder, caplog):
+    loaded, session = bd.load_run(folder), session_of(folder)
+    early = loaded.predictions(session, session.t[0], session.t[0] + 10)
+    assert early["overlaps"] == ["train"] and "which the run learned from" in caplog.text
+    assert loaded.predictions(session)["overlaps"] == []
+
+
+def test_training_leaves_the_threads_and_the_random_state_alone(home, words):
+    torch.manual_seed(123)
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    run(compose(*words, *MODELS["lngru"], "seed=11"), progress=False)
+    assert torch.equal(torch.get_rng_state(), before) and torch.get_num_threads() == threads
+
+
+def test_an_estimator_refuses_what_it_cannot_learn_from():
+    counts, velocity = np.zeros((1000, 3)), np.zeros((1000, 4))
+    with pytest.raises(BciDecodeError, match="D up to 3"):
+        bd.RNNDecoder().fit(counts.tolist(), velocity)
+    with pytest.raises(BciDecodeError, match="model=wiener: is no recurrent model"):
+        bd.RNNDecoder(model="wiener").fit(counts, velocity[:, :2])
+    with pytest.raises(NotFittedError):
+        bd.RNNDecoder().predict(counts)
+
+
+def test_an_estimator_selects_on_validation_whatever_the_recipe():
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(3.0, (600, 3))
+    words = ["experiment=source_study", "model.recurrent.hidden_size=8"]
+    decoder = bd.RNNDecoder("gru", epochs=3, overrides=words).fit(counts, counts[:, :2] * 10.0)
+    assert np.ptp(decoder.predict(counts), axis=0).min() > 0
+    assert decoder.history_["val_loss"].notna().all()
 
 
 def test_train_is_the_command_as_a_function(tmp_path):

@@ -197,7 +197,7 @@ def test_the_source_study_says_that_it_selects_on_test(swept, model):
     assert done.returncode == 0, done.stderr
     assert (
         "select_on=test" in done.stdout
-        and "chosen by the highest R2 on the TEST part: a leak" in done.stdout
+        and "selected by the highest R2 on the TEST part: a leak" in done.stdout
     )
     folder = swept / f"outputs/source_study/simulated/{model}/seed0"
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -343,7 +343,7 @@ def test_control_c_says_how_to_go_on(swept):
         (["+foo=1"], ["foo: nothing reads this key"]),
         (["+data.foo=1"], ["data.foo: nothing reads this key"]),
         (["model="], ["model=: there is none; choose one of gru, lngru, wiener"]),
-        (["model=wiener", "bidirectional=true"], ["model=wiener: cannot be bidirectional"]),
+        (["model=wiener", "bidirectional=true"], ["model=wiener: takes no bidirectional"]),
         (["experiment=source_study", "model=wiener"], ["has no recipe for it; choose gru, lngru"]),
         (["init_from=absent"], ["absent: init_from: no such run"]),
         (["model.recurrent.hidden_size=big"], ["model.recurrent.hidden_size=big"]),
