@@ -22,8 +22,10 @@ def session_file(config: DictConfig, words: Sequence[str] = ()) -> Path:
     """The session's file: `session.path`, or the one that `session._target_` makes or finds."""
     if "_target_" not in config.session:
         return expand_user(config.session.path)
-    keys = [key for key in config.session if key != "name"]
-    return instantiate(OmegaConf.masked_copy(config.session, keys), "session", words)
+    settings = OmegaConf.to_container(config.session, resolve=True)
+    assert isinstance(settings, dict)
+    settings.pop("name", None)
+    return instantiate(DictConfig(settings), "session", words)
 
 
 def load_data(config: DictConfig):
