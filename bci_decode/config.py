@@ -24,10 +24,10 @@ MAX_BINS = 10_000_000  # of a window: two days at 20 ms
 def key(
     default: Any, meaning: str, *, choices=(), low=None, high=None, above=None, below=None
 ) -> Any:
-    """A config key: its default or, for a group of keys, its dataclass; what it means; what it may
-    be.
+    """A config key or a group of keys.
 
-    `low` and `high` belong to the range, `above` and `below` do not.
+    `default` is its value or, for a group, its dataclass; `meaning` and the rest say what it means
+    and may be. `low` and `high` belong to the range, `above` and `below` do not.
     """
     limits = {"low": low, "high": high, "above": above, "below": below}
     metadata = {"meaning": meaning, "choices": tuple(choices), "limits": limits}

@@ -1,6 +1,6 @@
-"""The look of every picture:
+"""The look of every picture: models, parts of the data, true and decoded movement.
 
-models, parts of the data, true and decoded movement; all readable in grey.
+All pictures are readable in gray.
 """
 
 from __future__ import annotations
@@ -57,10 +57,7 @@ OTHER_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 
 
 def model_label(name: str) -> str:
-    """The label of a model in tables and figures:
-
-    "lngru-bidirectional" is "LN-GRU bidirectional".
-    """
+    """The label of a model in tables and figures, such as "LN-GRU bidirectional"."""
     base = name.removesuffix(BIDIRECTIONAL)
     label = MODELS[base].label if base in MODELS else base
     return label + " bidirectional" * (base != name)
@@ -75,9 +72,9 @@ def model_order(names: Iterable[str]) -> list[str]:
 
 
 def model_looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """`color`, `linestyle` and `label` of each model:
+    """`color`, `linestyle` and `label` of each model.
 
-    those of `MODELS`, and distinct ones for all others.
+    Those of `MODELS`, and distinct ones for all others.
     """
     looks, others = {}, 0
     for name in model_order(names):

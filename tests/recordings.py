@@ -1,6 +1,7 @@
-"""Recordings for the tests:
+"""Recordings for the tests, in the Zenodo layout.
 
-files that hdf5storage, no code of this project, wrote in the Zenodo layout.
+hdf5storage, no code of this project, writes the files. The environment variable BCI_DECODE_REAL
+names the file of the real excerpt; without the file, the tests that need it are skipped.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ REAL = ROOT.parent / "shared" / "real" / "indy_20160927_04_30units.mat"
 def recording(
     channels=4, rows=3, samples=2500, start=4644.642, finger_columns=3, seed=0
 ) -> dict[str, np.ndarray]:
-    """The variables of a recording as MATLAB has them: k x columns, cells channels x rows, times
-    nspikes x 1.
+    """The variables of a recording with the shapes that MATLAB gives them.
 
-    The hand circles; unit (c, r) fires at random at 5 (r + 1) Hz from 1 s before to 1 s after the
-    recording; one cell is empty in each of MATLAB's ways.
+    k x columns, cells channels x rows, times nspikes x 1. The hand circles; unit (c, r) fires at
+    random at 5 (r + 1) Hz from 1 s before to 1 s after the recording; one cell is empty in each of
+    MATLAB's ways.
     """
     rng = np.random.default_rng(seed)
     t = start + 0.004 * np.arange(samples)

@@ -1,7 +1,4 @@
-"""A mistake is one line and survives the way between processes;
-
-a command ends on it as it should.
-"""
+"""A mistake is one line, survives the way between processes, and ends a command as it should."""
 
 from __future__ import annotations
 

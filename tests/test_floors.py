@@ -1,7 +1,4 @@
-"""The rule of the packages:
-
-each imports only from packages before it, and only some of them need torch.
-"""
+"""The package rule: imports only from packages before it, and only some packages need torch."""
 
 from __future__ import annotations
 
@@ -53,7 +50,7 @@ def imports(path: Path, nested: bool = True) -> set[str]:
 
 
 def own(names: set[str]) -> set[str]:
-    """The project's modules among imported names:
+    """The project's modules among imported names.
 
     `bci_decode.data.split.Window` is the module data.split.
     """
@@ -88,9 +85,7 @@ def test_what_needs_no_torch_waits_for_none(module):
 
 
 def reached(module: str) -> set[str]:
-    """Names of the libraries that are imported with a module, and with what that imports of the
-    project.
-    """
+    """Names of the libraries that are imported with a module, directly or through the project."""
     found, seen, queue = set(), set(), [module]
     while queue:
         name = queue.pop()

@@ -1,6 +1,6 @@
-"""A real recording, 30 units and 320 s of indy_20160927_04:
+"""A real recording, read, binned and decoded, against computations made here.
 
-read, binned and decoded, against computations made here.
+It has 30 units and 320 s of indy_20160927_04.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ def test_counts_and_velocity_by_another_way(real_file):
         binned.counts, np.stack([np.histogram(s[s < edges[-1]], edges)[0] for s in spikes], axis=1)
     )
     velocity = np.diff(finger[::16][: bins + 1], axis=0) / 0.064
-    np.testing.assert_allclose(
-        binned.kinematics, velocity, atol=0.05
-    )  # its clock is exact to 1e-8 s alone
+    # its clock is exact to 1e-8 s alone
+    np.testing.assert_allclose(binned.kinematics, velocity, atol=0.05)
     assert binned.counts.shape == (5001, 30) and set(binned.units["row"]) == {1}
 
 

@@ -49,8 +49,10 @@ class Run:
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What runs of one table share: experiment, kind of recording, and all settings but the
-        model's. A setting that is null counts as absent."""
+        """The settings that the runs of one table share: all but those of the model.
+
+        Experiment and kind of recording are among them. A setting that is null counts as absent.
+        """
         about = {key: self.metrics[key] for key in ("experiment", "recording")}
         return about | {
             key: value

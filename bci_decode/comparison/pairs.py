@@ -45,8 +45,10 @@ def matched_runs(table: pd.DataFrame, model: str, base: str) -> pd.DataFrame:
 
 
 def paired_scores(table: pd.DataFrame, score: str, model: str, base: str) -> pd.DataFrame:
-    """`score` by monkey and session, mean over the seeds that both models have: columns `model`
-    and `base`."""
+    """`score` of both models by monkey and session, in the columns `model` and `base`.
+
+    Each is the mean over the seeds that both models have.
+    """
     sessions = session_table(matched_runs(table, model, base))
     wide = sessions.pivot(index=["monkey", "session"], columns="model", values=score)
     return wide.reindex(columns=[model, base]).set_axis(["model", "base"], axis=1).dropna()

@@ -1,5 +1,4 @@
-"""From a binned session to what a decoder learns from: split in time, units filtered, scaled, cut
-into windows.
+"""From a binned session to a data set: split in time, units filtered, scaled, cut into windows.
 
 Everything that is fitted here is fitted on the training part alone.
 """
@@ -19,7 +18,7 @@ from bci_decode.errors import BciDecodeError
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A part of the session:
+    """A part of the session.
 
     `time` (T,) in s, the ends of the bins; `counts` (T, N) scaled; `target` (T, D).
     """
@@ -41,7 +40,7 @@ class Scaler:
 
     @classmethod
     def fit(cls, values: np.ndarray, kind: str) -> Scaler:
-        """Fit to `values` (T, C);
+        """Fit to `values` (T, C).
 
         `kind` is "zscore", or "none" for a scaler that changes nothing.
         """
@@ -54,9 +53,9 @@ class Scaler:
         return cls(values.mean(axis=0, dtype=np.float64), np.where(std > 0, std, 1.0))
 
     def transform(self, values: np.ndarray, dtype: type = np.float64) -> np.ndarray:
-        """Scale `values` (T, C);
+        """Scale `values` (T, C).
 
-        counts as float32 at once, since at 4 ms bins a copy more is hundreds of MB.
+        Counts become float32 at once, since at 4 ms bins a copy more is hundreds of MB.
         """
         scaled: np.ndarray = values.astype(dtype)
         scaled -= self.mean.astype(dtype)
@@ -69,8 +68,7 @@ class Scaler:
 
 @dataclass(frozen=True)
 class Window:
-    """How a part is cut into windows of `length` bins, and which of a window's bins have an output
-    to learn from.
+    """How a part is cut into windows of `length` bins, and which bins of a window have an output.
 
     kind "history": the last bin alone, and a decoder that always sees just `length` bins, as in the
     source study. kind "sequence": every bin from `burn_in` on, and a decoder whose state is carried
@@ -94,10 +92,7 @@ class Window:
         return self.length if self.kind == "history" else None
 
     def starts(self, bins: int) -> np.ndarray:
-        """First bins (W,) of the windows of a part, the last of them flush with its end;
-
-        none crosses it.
-        """
+        """First bins (W,) of the windows of a part; the last window ends with the part."""
         last = bins - self.length
         starts = np.arange(0, last + 1, self.stride)
         return starts if starts[-1] == last else np.append(starts, last)
@@ -105,8 +100,7 @@ class Window:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A session ready for a decoder: its parts in the order of time, and what was fitted on the
-    first.
+    """A session ready for a decoder: its parts in the order of time, and the scaling of the first.
 
     `parts` maps "train", "val" (absent without a validation part), "test" and, in the source study,
     "holdout" to a `Part`; `slices` gives each part's bins in the session's grid. A slice may lie

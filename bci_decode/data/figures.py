@@ -35,9 +35,8 @@ def draw_session(session: Session, path: Path) -> None:
 
 def session_figure(session: Session, raster: float = 10.0, seconds: float = 30.0) -> Figure:
     """Rates of the session; from its middle, `raster` s of spikes and `seconds` of movement."""
-    height = min(
-        max(0.011 * len(session.units), 2.0), 5.2
-    )  # inches: a pixel at least for each unit
+    # inches: a pixel at least for each unit
+    height = min(max(0.011 * len(session.units), 2.0), 5.2)
     figure, (rates, spikes, *positions) = plt.subplots(
         4,
         1,

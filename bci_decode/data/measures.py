@@ -18,10 +18,8 @@ LONG_REST = 10.0  # s
 SLOW, FAST = 0.5, 200.0  # Hz; units outside this range are listed
 STILL = 1e-6  # mm; a smaller range is no movement
 REFRACTORY = 0.0005  # s; no neuron fires twice within it
-DRIFT_FACTOR, DRIFT_SPIKES = (
-    4,
-    40,
-)  # ratio of spikes in the outer fifths; least number in one of them
+# ratio of spikes in the outer fifths; least number in one of them
+DRIFT_FACTOR, DRIFT_SPIKES = 4, 40
 STUDY_WIDTH = 0.064  # s, the source study's bins
 
 Numbers = dict[str, Any]

@@ -81,9 +81,9 @@ def _min_test_bins(share: float, need: int, between: int) -> int:
 
 
 def _check_lengths(bins: int, slices: Slices, config: SplitConfig, window_length: int) -> None:
-    """Every part must hold a window, the test part too:
+    """Every part must hold a window.
 
-    a live decoder needs as much to be scored fairly.
+    The test part too, since a live decoder needs as much to be scored fairly.
     """
     need = max(window_length, 2)
     lengths = {name: max(part.stop - part.start, 0) for name, part in slices.items()}
@@ -109,10 +109,7 @@ def _check_lengths(bins: int, slices: Slices, config: SplitConfig, window_length
 
 
 def enclosing(slices: Slices) -> dict[str, str]:
-    """The names of slices that lie inside another one, each with that one's name:
-
-    {"val": "test"}.
-    """
+    """The slices that lie inside another one, each with the other's name: {"val": "test"}."""
     return {
         name: other
         for name, inner in slices.items()

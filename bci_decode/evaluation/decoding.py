@@ -22,8 +22,7 @@ Predictor = Callable[[np.ndarray | Tensor], np.ndarray]
 def decode_stream(
     decoder: Decoder, counts: Tensor, history: int | None, batch: int = 256
 ) -> Tensor:
-    """Decode a whole stream (T, N) -> (T, D) as a live decoder would: bin t from bins up to t
-    alone, none left out.
+    """Decode a whole stream (T, N) -> (T, D) as a live decoder would, each bin from bins up to it.
 
     With `history` every bin is decoded from the last `history` bins, starting from a zero state;
     the stream's first bins from as many as there are. Without, the state is carried from the first

@@ -10,9 +10,9 @@ import numpy as np
 
 
 def r2(true: np.ndarray, decoded: np.ndarray) -> np.ndarray:
-    """Coefficient of determination per axis, 1 - SSE / SST;
+    """Coefficient of determination per axis, 1 - SSE / SST.
 
-    1 is perfect, 0 is the mean, negative is worse.
+    1 is perfect, 0 is as good as the mean, below 0 is worse.
     """
     true, decoded = _paired(true, decoded)
     sse = ((true - decoded) ** 2).sum(0)
@@ -21,9 +21,9 @@ def r2(true: np.ndarray, decoded: np.ndarray) -> np.ndarray:
 
 
 def mse(true: np.ndarray, decoded: np.ndarray) -> float:
-    """Mean squared error, averaged over the axes too, in the unit of the target squared:
+    """Mean squared error over bins and axes, in the unit of the target squared.
 
-    the loss of every table.
+    All losses in tables and figures are this one.
     """
     true, decoded = _paired(true, decoded)
     return float(((decoded - true) ** 2).mean())
@@ -50,9 +50,9 @@ def snr_db(true: np.ndarray, decoded: np.ndarray) -> np.ndarray:
 
 
 def _paired(true: np.ndarray, decoded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as (T, D) float64;
+    """Both as (T, D) float64.
 
-    a silent broadcast of (T,) against (T, 1) would give a wrong score.
+    Different shapes are refused: a silent broadcast of (T,) against (T, 1) gives a wrong score.
     """
     true, decoded = np.asarray(true, np.float64), np.asarray(decoded, np.float64)
     if true.shape != decoded.shape or len(true) == 0:

@@ -17,9 +17,9 @@ AXES = ("x", "y")
 def scores(
     true: np.ndarray, decoded: np.ndarray, axes: Sequence[str] = AXES
 ) -> dict[str, float | None]:
-    """Every score of (T, D) arrays:
+    """Every score of (T, D) arrays: its mean over the axes, then each axis.
 
-    its mean over the axes, then each axis; None for NaN and Inf.
+    A score that is NaN or Inf is None.
     """
     found = {}
     for name, score in SCORES.items():

@@ -18,12 +18,12 @@ MIN_OVERLAP = (
 
 
 class Decoder(nn.Module):
-    """Counts (B, T, N) -> kinematics (B, T, D) and the recurrent state; both in the data set's
-    scaled units.
+    """Counts (B, T, N) -> kinematics (B, T, D) and the recurrent state.
 
-    `recurrent(input_size, batch_first=True)` makes a layer with the call of `torch.nn.GRU`,
-    `head(H, D)` what maps its outputs to the axes, and `norm`, if any, stands between the two.
-    Plain and LayerNorm decoders differ only in what is put into these sockets.
+    Counts and kinematics are in the data set's scaled units. `recurrent(input_size,
+    batch_first=True)` makes a layer with the call of `torch.nn.GRU`, `head(H, D)` makes the module
+    that maps its outputs to the axes, and `norm`, if any, is between the two. Plain and LayerNorm
+    decoders differ only in what is put into these sockets.
     """
 
     def __init__(
@@ -39,9 +39,8 @@ class Decoder(nn.Module):
         super().__init__()
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is {dropout}, it must be 0 or more and below 1")
-        self.dropout = (
-            nn.Dropout(dropout) if dropout else nn.Identity()
-        )  # nn.Dropout(0) still draws and multiplies
+        # nn.Dropout(0) still draws and multiplies
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.recurrent = recurrent(input_size, batch_first=True)
         self.bidirectional = bool(self.recurrent.bidirectional)
         self.norm = norm or nn.Identity()
@@ -56,27 +55,25 @@ class Decoder(nn.Module):
 
     @property
     def needs_window(self) -> bool:
-        """Whether an output is causal only at a window's last bin, so that no state can be carried
-        instead.
+        """Whether an output is causal only at a window's last bin.
+
+        Then no state can be carried from window to window.
         """
         return not getattr(self.norm, "causal", True)
 
     def forward(
         self, counts: Tensor, state: Tensor | None = None, first_output: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """Kinematics of the bins from `first_output` on, (B, T - first_output, D), and the state
-        after the last.
-        """
+        """Kinematics (B, T - first_output, D) of the bins from `first_output` on, and the state."""
         y, state = self.recurrent(self.dropout(counts), state)
         return self.head(self.norm(y)[:, first_output:]), state
 
     def forward_windows(self, counts: Tensor, windows: Tensor, first_output: int = 0) -> Tensor:
-        """Kinematics (B, T - first_output, D) of counts (n, N) in windows (B, T) of indices, from
-        zero states.
+        """Kinematics (B, T - first_output, D) of counts (n, N) in windows (B, T) of indices.
 
-        The same as of counts[windows], but where windows lie close together, so that they share
-        bins, a layer with `forward_windows` of its own projects each bin once. Dropout of the
-        counts falls on each window separately.
+        Each window starts from a zero state. The result is that of counts[windows]; but where
+        windows lie so close together that they share bins, a layer with a method `forward_windows`
+        projects each bin once. Dropout of the counts falls on each window separately.
         """
         first, last = (int(end) for end in torch.aminmax(windows))
         shared = windows.numel() > MIN_OVERLAP * (last + 1 - first)

@@ -9,11 +9,11 @@ from bci_decode.models.closed_form import ClosedForm
 
 
 class WienerFilter(ClosedForm):
-    """Ridge regression from the last `history` bins of counts, the current one included, to the
-    kinematics.
+    """Ridge regression from the last `history` bins of counts to the kinematics.
 
-    `fit` z-scores the counts, so that `alpha`, the penalty of the squared weights, means the same
-    for slow and fast units. Bins before the first one count as average bins.
+    The current bin is one of them. `fit` z-scores the counts, so that `alpha`, the penalty of the
+    squared weights, means the same for slow and fast units. Bins before the first one count as
+    average bins.
     """
 
     def __init__(self, history: int = 10, alpha: float = 3000.0):
@@ -37,7 +37,6 @@ class WienerFilter(ClosedForm):
         """(T, N) -> (T, history N): each bin beside those before it."""
         scaled = ((X - self.mean_) / self.std_).astype(np.float32)
         padded = np.concatenate([np.zeros((self.history - 1, X.shape[1]), np.float32), scaled])
-        windows = np.lib.stride_tricks.sliding_window_view(
-            padded, self.history, axis=0
-        )  # (T, N, history)
+        # shape (T, N, history)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, self.history, axis=0)
         return windows.reshape(len(X), -1)

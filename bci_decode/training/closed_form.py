@@ -1,7 +1,4 @@
-"""Fit a closed-form model and write what a trained decoder's run has:
-
-`history.csv` and `best.pt`.
-"""
+"""Fit a closed-form model and write `history.csv` and `best.pt`, as training does."""
 
 from __future__ import annotations
 

@@ -181,9 +181,8 @@ def test_files_and_figures(tmp_path, run):
     files = {path.name for path in tmp_path.iterdir() if path.is_file()}
     assert files == {"comparison.png", "r2_scatter.png", "sessions.csv", "summary.md"}
     for name in ("comparison.png", "r2_scatter.png"):
-        assert (
-            len(np.unique(imread(tmp_path / name).reshape(-1, 4), axis=0)) > 10
-        )  # something was drawn
+        # something was drawn
+        assert len(np.unique(imread(tmp_path / name).reshape(-1, 4), axis=0)) > 10
     assert "The 30 runs one by one: `sessions.csv`." in out
     assert "| epoch | gru, median of 10 runs | lngru, median of 10 runs | other, median of" in out
     assert pd.read_csv(tmp_path / "sessions.csv")["half_plateau_epoch"].tolist() == [2] * 30
@@ -309,9 +308,8 @@ def test_no_loss_curve_lies_wholly_outside_its_picture(tmp_path, losses, limit):
     axes = Figure().subplots()
     _draw_losses(axes, group)
     assert axes.get_ylim() == pytest.approx((0, limit))
-    history = group.runs[0].history.assign(
-        train_loss=50.0
-    )  # the training part's alone would be seen
+    # the training part's alone would be seen
+    history = group.runs[0].history.assign(train_loss=50.0)
     figure = _history_figure(history, group.runs[0].metrics, "loss")
     assert figure.axes[0].get_ylim() == pytest.approx((0, limit))
 

@@ -150,9 +150,9 @@ def test_slices_of_the_test_part_that_do_not_fit_name_their_key(split, words):
 
 
 def test_slices_of_the_test_part_change_no_part():
-    """Training and test part as without it, to the last bit;
+    """Training and test part are the same as without it, to the last bit.
 
-    the slices are bins of the test part.
+    The slices are bins of the test part.
     """
     plain, data = (
         prepare(binned(), config(split=SplitConfig(60, 0.0, 0.0, 0.0, share)))

@@ -326,9 +326,8 @@ def test_a_corrupt_file_names_both_sums_and_is_not_kept(downloader, server, size
     message = refusal(downloader, size)
     assert md5(corrupt) in message and md5(BODY) in message
     assert list(downloader.folder.iterdir()) == []
-    assert len(server.requests) == 2 + bool(
-        had
-    )  # each address once, and once more what was resumed
+    # each address once, and once more what was resumed
+    assert len(server.requests) == 2 + bool(had)
 
 
 def test_a_wrong_file_on_disk_stays(downloader, server):

@@ -19,10 +19,8 @@ from bci_decode.data.session import read_session
 from bci_decode.data.simulate import simulated_file, simulated_session
 
 SCRIPT = ROOT / "scripts" / "inspect_session.py"
-START, SAMPLES = (
-    4644.642,
-    88001,
-)  # the fewest samples that leave the source study 500 bins to test on
+# the fewest samples that leave the source study 500 bins to test on
+START, SAMPLES = 4644.642, 88001
 
 
 def sound() -> dict[str, np.ndarray]:
@@ -253,9 +251,8 @@ def small() -> dict[str, np.ndarray]:
     }.items():
         put(variables, cell, np.sort(times))
     seconds = np.arange(2501) * 0.004
-    x = (
-        np.clip(seconds - 2, 0, 5) * 100.0
-    )  # two seconds of rest, 500 mm in five seconds, three of rest
+    # two seconds of rest, 500 mm in five seconds, three of rest
+    x = np.clip(seconds - 2, 0, 5) * 100.0
     variables["finger_pos"][:, 1:] = np.stack([-x / 10, np.full(2501, -2.0)], axis=1)
     variables["cursor_pos"] = np.stack([x, np.full(2501, 20.0)], axis=1)
     variables["target_pos"] = np.array([[0, 0], [15, 0], [0, 0], [np.nan, 0], [0, 0], [15, 15]])[
@@ -496,9 +493,8 @@ def test_every_panel_has_something_drawn(tmp_path, case):
     draw_session(read_session(write_mat73(tmp_path / "some.mat", variables)), tmp_path / "some.png")
     picture = plt.imread(tmp_path / "some.png")[:, :, :3]
     assert picture.shape[1] == 2000 and picture.shape[0] > 1500
-    blue = (
-        picture[:, :, 2] - picture[:, :, 0] > 0.2
-    )  # bars and marks of sorted units above, the finger below
+    # bars and marks of sorted units above, the finger below
+    blue = picture[:, :, 2] - picture[:, :, 0] > 0.2
     above, below = (half.sum() > 500 for half in np.array_split(blue, 2))
     assert (above, below) == (case != "no unit", case != "no finger")
 

@@ -245,9 +245,8 @@ def test_a_reader_of_other_hands_reads_the_file(file):
 
 # making it once
 
-GOLDEN = {
-    1: (12954, 2757.531, -29.789373, -5.198476)
-}  # by version: spikes, mean time, mean finger z and y
+# by version: spikes, mean time, mean finger z and y
+GOLDEN = {1: (12954, 2757.531, -29.789373, -5.198476)}
 
 
 def test_other_numbers_need_another_version(tmp_path):

@@ -156,9 +156,8 @@ def test_windows_that_share_bins(kind, bidirectional, batch_first):
         kind, 4, 8, num_layers=2, bidirectional=bidirectional, batch_first=batch_first
     )
     bins = torch.randn(20, 4, dtype=torch.float64, requires_grad=True)
-    windows = (
-        torch.arange(5)[:, None] + torch.arange(7) + 3
-    )  # (B, T), bins 0 to 2 and 14 to 19 in none
+    # (B, T), bins 0 to 2 and 14 to 19 in none
+    windows = torch.arange(5)[:, None] + torch.arange(7) + 3
     windows[0] = 19  # one bin, seven times in one window
     index = windows if batch_first else windows.t()
     (y, h), (y_true, h_true) = fast.forward_windows(bins, index), reference(bins[index])
@@ -278,9 +277,8 @@ def test_float32_keeps_its_precision_where_all_is_small(kind, options, gain, sca
     )
 
 
-@pytest.mark.filterwarnings(
-    "ignore"
-)  # tracing is deprecated, and warns of every shape that it takes for fixed
+# tracing is deprecated, and warns of every shape that it takes for fixed
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", [LayerNormGRU, GRU])
 def test_what_is_not_plain_goes_by_the_operations_one_by_one(kind):
     layer, x = kind(4, 8), torch.randn(9, 3, 4)
@@ -382,9 +380,8 @@ def test_no_gradient_nothing_kept(monkeypatch):
     layer, reference = pair(LayerNormGRU, 4, 8)
     x = torch.randn(9, 3, 4, dtype=torch.float64)
     monkeypatch.setattr(autograd, "allocate", None)  # what would be kept
-    monkeypatch.setattr(
-        workspace, "_thread_state", threading.local()
-    )  # so that the buffers are made in inference mode
+    # so that the buffers are made in inference mode
+    monkeypatch.setattr(workspace, "_thread_state", threading.local())
     for mode in (torch.inference_mode, torch.no_grad):
         with mode():
             y = layer(x)[0]

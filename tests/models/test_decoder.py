@@ -57,9 +57,7 @@ def test_the_axes_of_a_per_axis_head_share_nothing():
 )
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_windows_are_decoded_as_if_each_were_copied(recurrent, windows, dropout):
-    """Close together or far apart, by a layer that shares the bins' projections or by one that
-    cannot, with dropout too.
-    """
+    """Close together or far apart, with and without shared projections, with dropout too."""
     decoder, counts = (
         made(recurrent, norm=HistoryNorm(), dropout=dropout).train(),
         torch.randn(40, 6),
@@ -82,9 +80,9 @@ def test_windows_are_decoded_as_if_each_were_copied(recurrent, windows, dropout)
 @pytest.mark.parametrize("history", [None, 1, 4])
 @pytest.mark.parametrize("norm", [None, HistoryNorm()])
 def test_a_stream_is_decoded_bin_by_bin(recurrent, history, norm):
-    """Bin t as a live decoder has it:
+    """Each bin is decoded as a live decoder decodes it.
 
-    from the last `history` bins and a zero state, or from the state so far.
+    From the last `history` bins and a zero state, or from the state so far.
     """
     if norm is not None and history is None:
         return  # refused, see below

@@ -14,9 +14,8 @@ def test_finds_a_linear_relation_with_the_past():
     y = np.stack([2.0 * counts[:, 0] + 5, counts[:, 1] - 0.5 * counts[:, 3]], axis=1)
     y[2:, 0] += 3.0 * counts[:-2, 2]  # two bins back
     model = WienerFilter(history=3, alpha=1e-6).fit(counts[:1500], y[:1500])
-    np.testing.assert_allclose(
-        model.predict(counts[1500:])[2:], y[1502:], atol=0.2
-    )  # the first two bins had no past
+    # the first two bins had no past
+    np.testing.assert_allclose(model.predict(counts[1500:])[2:], y[1502:], atol=0.2)
     too_short = WienerFilter(history=2, alpha=1e-6).fit(counts[:1500], y[:1500])
     assert np.abs(too_short.predict(counts[1500:])[2:] - y[1502:]).max() > 1
 

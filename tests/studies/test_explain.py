@@ -75,9 +75,8 @@ def test_what_needs_no_session(tmp_path, explain):
     tables = {part.strip() for part in (folder / "tables.md").read_text().split("## ")}
     assert explain("--parts", "distributions")[0] == 0
     again = (folder / "tables.md").read_text().split("## ")
-    assert (
-        len(again) == 3 and {part.strip() for part in again} == tables
-    )  # in place of the old one, the other kept
+    # in place of the old one, the other kept
+    assert len(again) == 3 and {part.strip() for part in again} == tables
 
 
 def test_a_monitored_pair(tmp_path, toy, explain):
@@ -227,9 +226,8 @@ def test_mistakes_are_one_line(tmp_path, toy, explain, words, told):
     (tmp_path / "taken").write_text("a file")
     code, _, said = explain(*(str(toy) if word == "TOY" else word for word in words))
     assert code == 2
-    lines = [
-        line for line in said.splitlines() if not line.startswith(("usage:", "  "))
-    ]  # argparse's own
+    # argparse's own
+    lines = [line for line in said.splitlines() if not line.startswith(("usage:", "  "))]
     assert [told in line for line in lines] == [True], said
 
 

@@ -182,9 +182,8 @@ def test_the_columns_are_right(tmp_path):
     for side in ("ih", "hh"):
         gradient = getattr(again.recurrent, f"weight_{side}_l0").grad.norm().item()
         assert np.isnan(history[f"grad_norm_l0_{side}"][0])
-        assert history[f"grad_norm_l0_{side}"][1] == pytest.approx(
-            gradient, rel=1e-5
-        )  # before clipping
+        # before clipping
+        assert history[f"grad_norm_l0_{side}"][1] == pytest.approx(gradient, rel=1e-5)
     x = torch.as_tensor(data.parts["val"].counts)[None, :500]
     for row, values in enumerate((state, weights)):
         again.load_state_dict(values)

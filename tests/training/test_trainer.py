@@ -1,6 +1,6 @@
-"""The training loop on small data:
+"""The training loop on small data.
 
-learns, selects, stops, resumes to the last bit, refuses what does not belong.
+It learns, selects, stops, resumes to the last bit, and refuses files of other data.
 """
 
 from __future__ import annotations
@@ -34,10 +34,7 @@ def test_learns_and_logs(tmp_path, window):
 
 
 def test_losses_are_in_the_targets_unit(tmp_path):
-    """The last row, computed anew from last.pt:
-
-    mean squared error in (mm/s)^2 over the whole stream.
-    """
+    """The last row is the error in (mm/s)^2 over the whole stream, computed again from last.pt."""
     data = made_data()
     made_trainer(tmp_path, data).fit()
     decoder = made_decoder(seed=9)
@@ -84,9 +81,9 @@ def test_selecting_on_test_takes_its_r2(tmp_path):
 
 @pytest.mark.parametrize("window", [Window("sequence", 20, 10, 3), Window("history", 5, 1, 4)])
 def test_a_stretch_of_the_test_part_is_scored_beside_it_and_changes_nothing(tmp_path, window):
-    """Weights, test columns and choice are those of a run without it;
+    """Weights, test columns and selection are those of a run without it.
 
-    its own columns are the stream's, cut out.
+    The columns of the stretch are the stream's, cut out.
     """
     data, plain = made_holdout(window), made_data(with_val=False, window=window)
     settings = {"epochs": 5, "lr": 0.05, "select_on": "test"}
@@ -303,10 +300,7 @@ def test_a_schedule_on_the_validation_loss_needs_one(tmp_path):
 
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_shuffle_decides_the_order_of_the_windows(tmp_path, shuffle):
-    """The windows' first bins as the decoder sees them, one pass:
-
-    in order, or all of them in another one.
-    """
+    """The windows' first bins as the decoder sees them in one pass: in order, or shuffled."""
     data = made_data()
     data.parts["train"].counts[:, 0] = np.arange(400)
     trainer, seen = made_trainer(tmp_path, data, shuffle=shuffle, batch_size=7), []
