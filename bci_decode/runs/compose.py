@@ -10,12 +10,15 @@ from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from bci_decode.config import TARGETS, TrainConfig, described_keys
 from bci_decode.data.catalog import catalog
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import expand_user
+from bci_decode.runs.messages import error_line
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _PACKAGED = _PACKAGE / "conf"  # in an installed wheel; a clone has it beside the package
@@ -80,7 +83,10 @@ def compose_config(*words: str) -> DictConfig:
     register_configs()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         quoted = [quote_path(word) for word in words]
-        config = hydra.compose("train", quoted, return_hydra_config=True)
+        try:
+            config = hydra.compose("train", quoted, return_hydra_config=True)
+        except (HydraException, OmegaConfBaseException) as mistake:
+            raise BciDecodeError(error_line(mistake)) from mistake
     choices = config.hydra.runtime.choices
     with open_dict(config):
         del config["hydra"]

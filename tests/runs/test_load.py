@@ -299,3 +299,14 @@ def test_evaluate_scores_and_draws_another_file(folder, tmp_path):
         [*command[:-1], "absent.mat"], cwd=tmp_path, capture_output=True, text=True
     )
     assert wrong.returncode == 2 and wrong.stderr.startswith("error: absent.mat: no such file")
+
+
+@pytest.mark.parametrize("order", ["import bci_decode.train; ", ""])
+def test_train_is_a_function_whether_the_command_is_imported_or_not(order, tmp_path):
+    """`bci_decode.train` is the module of the command and, as an attribute, the function."""
+    call = "bd.train(model='nope')"
+    code = f"{order}import bci_decode as bd; bd.load_run; {call}"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert "BciDecodeError: model=nope: there is none; choose one of gru, " in done.stderr

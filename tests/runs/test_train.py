@@ -19,6 +19,8 @@ import torch
 from matplotlib.image import imread
 from recordings import ROOT, recording, write_mat73
 
+import bci_decode
+
 SMALL = ["session.minutes=1", "trainer.epochs=3", "model.recurrent.hidden_size=16"]
 RUN_FILES = {
     "config.yaml",
@@ -587,3 +589,11 @@ def test_a_diverging_loss_stops_the_run(swept):
     folder = swept / "diverged" / "default" / "simulated" / "lngru" / "seed0.running"
     assert torch.load(folder / "last.pt", weights_only=True)["epoch"] == 0
     assert len(pd.read_csv(folder / "history.csv")) == 1 and not (folder / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("module", ["bci_decode.train", "bci_decode.cli"])
+def test_the_version_is_that_of_the_project(tmp_path, module):
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--version"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and bci_decode.__version__ in done.stdout

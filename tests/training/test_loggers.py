@@ -85,3 +85,19 @@ def test_nothing_is_imported_unless_it_is_chosen():
 
 def test_only_finite_numbers_are_logged():
     assert finite({"a": 1, "b": float("nan"), "c": "text"}) == {"a": 1.0}
+
+
+def test_a_fault_of_a_tool_ends_the_logging_and_not_the_run(tmp_path):
+    """Here its writer is lost, as with a broken connection."""
+    code = (
+        "import logging, pathlib; logging.basicConfig()\n"
+        "from bci_decode.training.loggers import experiment_logger\n"
+        "with experiment_logger('tensorboard', pathlib.Path('events'), 'name', {}) as logger:\n"
+        "    logger.log({'loss': 1.0}, 0)\n"
+        "    logger.tool.writer = None\n"
+        "    logger.log({'loss': 1.0}, 1)\n"
+        "    logger.log({'loss': 1.0}, 2)\n"
+    )
+    done = run(tmp_path, "-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("logger=tensorboard stopped") == 1
