@@ -117,9 +117,9 @@ def _report_sweep(stop: BaseException | None) -> None:
 
 
 def _normalize_argv(words: list[str]) -> list[str]:
-    """The command line as Hydra wants it:
+    """The command line as Hydra wants it.
 
-    -m first; paths quoted; all sessions are published ones.
+    -m comes first, paths are quoted, and all sessions are the published ones.
     """
     words = sorted(words, key=lambda word: word not in ("-m", "--multirun"))
     every = "session=glob(*,exclude=[local,simulated])"

@@ -1,7 +1,4 @@
-"""Make the parts of a run that its configuration names:
-
-session file, data set, decoder, optimiser.
-"""
+"""Make the parts of a run that its configuration names."""
 
 from __future__ import annotations
 

@@ -49,7 +49,10 @@ def stem(path: str) -> str:
 
 
 def by_target(target: str, values: dict) -> Any:
-    """`${by_target:${data.target},{position: 20, velocity: 10, acceleration: 10}}`"""
+    """The value of a target, as in a yaml file.
+
+    `${by_target:${data.target},{position: 20, velocity: 10, acceleration: 10}}`
+    """
     if target not in values:
         remedy = f"choose {', '.join(TARGETS)}"
         raise BciDecodeError(f"is {target!r}", field="data.target", remedy=remedy)

@@ -159,10 +159,10 @@ class LoadedRun:
         return bin_session(session, **self.config.binning_kwargs())
 
     def match_units(self, binned: BinnedSession, quiet: bool = False) -> np.ndarray:
-        """For each of the decoder's inputs the session's column, matched by channel and row; -1:
-        none.
+        """The session's column for each of the decoder's inputs; -1 where there is none.
 
-        Missing units are logged unless `quiet`. Raises `BciDecodeError` where no unit matches.
+        Units are matched by channel and row. Missing units are logged unless `quiet`. Raises
+        `BciDecodeError` where no unit matches.
         """
         there = {
             (unit.channel, unit.row): column

@@ -89,18 +89,18 @@ def _write_predictions(path: Path, data: Dataset, decoded: np.ndarray, config: D
 
 
 def target_variance(target: np.ndarray) -> float:
-    """Variance of a target (T, D), mean over the axes:
+    """Variance of a target (T, D), mean over the axes.
 
-    the loss of a decoder that knows the mean.
+    It is the loss of a decoder that knows the mean alone.
     """
     return float(target.var(axis=0).mean())
 
 
 def recording_kind(session: dict[str, Any], md5: str) -> str:
-    """What a run is of: "simulated", "recorded" (a published session), "excerpt" of one, "own
-    file".
+    """The kind of recording that a run is of.
 
-    `session` is that part of the resolved settings.
+    It is "simulated", "recorded" (a published session), "excerpt" of one or "own file". `session`
+    is that part of the resolved settings.
     """
     name = str(session["name"])
     if str(session.get("_target_")).startswith("bci_decode.data.simulate."):

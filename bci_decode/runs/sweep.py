@@ -37,10 +37,7 @@ OWN_FOLDER = "give each its own, as in 'output_dir=outputs/bins_${data.bin_width
 
 @dataclass
 class Sweep:
-    """A sweep that has begun:
-
-    its runs' folders, and what is needed to tell later what became of them.
-    """
+    """A sweep that has started: its runs' folders, and what its closing table needs."""
 
     finished: dict[
         Path, int | None
@@ -52,9 +49,7 @@ class Sweep:
 
 
 class SweepReport(Callback):
-    """Hydra's callback that notes, before a sweep starts, its runs' folders and which of them are
-    finished already.
-    """
+    """Hydra's callback that notes, before a sweep, which of its runs are finished."""
 
     sweep: Sweep | None = None  # of this process
 
@@ -133,9 +128,9 @@ def outcomes(sweep: Sweep, interrupted: bool = False) -> dict[Path, tuple[str, s
 
 
 def end_of_sweep(sweep: Sweep, interrupted: bool = False) -> bool:
-    """Print the closing table, and note where a run was killed;
+    """Print the closing table, and note where a run was killed.
 
-    True if any run failed or is open.
+    Returns True if any run failed or is open.
     """
     if sweep.slurm:
         _wait_for_slurm(sweep)

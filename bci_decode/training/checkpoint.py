@@ -83,9 +83,9 @@ def load_checkpoint(path: Path, decoder: nn.Module, keys: Sequence[str] = ("epoc
 
 
 def load_weights(decoder: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
-    """Load weights into `decoder`;
+    """Load weights into `decoder`, or refuse those of another model.
 
-    those of another model are refused, `path` is where they are from.
+    `path` is where they are from.
     """
     try:
         decoder.load_state_dict(weights)

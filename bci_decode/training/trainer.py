@@ -1,7 +1,4 @@
-"""Train a decoder:
-
-one visible loop over epochs that can stop anywhere and resumes from `last.pt`.
-"""
+"""Train a decoder: one visible loop over epochs that resumes from `last.pt`."""
 
 from __future__ import annotations
 
@@ -52,8 +49,9 @@ def history_columns(
 
 
 class Trainer:
-    """Trains one decoder on one data set; `history.csv`, `best.pt`, `last.pt` are written every
-    epoch.
+    """Trains one decoder on one data set, with files that allow a stop after every epoch.
+
+    `history.csv`, `best.pt` and `last.pt` are written to `folder` each epoch.
 
     `optimizer(parameters)` makes a `torch.optim` optimiser, `scheduler(optimizer)` a learning-rate
     schedule that is stepped once an epoch (`ReduceLROnPlateau` on the validation loss).
@@ -162,9 +160,9 @@ class Trainer:
             )
 
     def _train_epoch(self) -> tuple[float, np.ndarray]:
-        """One pass over the training windows;
+        """One pass over the training windows.
 
-        loss and R2 of the outputs while they are learned from.
+        Returns loss and R2 of the outputs while they are learned from.
         """
         self.decoder.train()
         counts, target, first = (
@@ -313,9 +311,9 @@ class Trainer:
             pd.DataFrame(self.history, columns=self.columns).to_csv(temporary, index=False)
 
     def _resume(self) -> None:
-        """Continue the run that `last.pt` left;
+        """Continue the run that `last.pt` left.
 
-        the result is the same to the bit as without a stop.
+        The result is the same to the bit as without a stop.
         """
         path = self.folder / "last.pt"
         if not path.exists():
@@ -338,9 +336,9 @@ class Trainer:
 
 
 def part_columns(data: Dataset, decoded: dict[str, np.ndarray]) -> dict[str, float]:
-    """Loss and R2 of every decoded part as columns of the history;
+    """Loss and R2 of every decoded part as columns of the history.
 
-    NaN for val and test if absent.
+    They are NaN for an absent validation or test part.
     """
     row: dict[str, float] = {}
     for name in dict.fromkeys(("val", "test", *decoded)):
