@@ -56,7 +56,7 @@ compare: $(READY)  ## train GRU and LN-GRU with the source study's recipe, 40 ep
 	$(BIN)/bci-decode train -m experiment=source_study model=gru,lngru trainer.epochs=40 $(SETTINGS)
 	$(BIN)/bci-decode compare $(call quote,$(output_dir)/$(experiment))
 
-explain: $(READY)  ## measure why LayerNorm helps: outputs/explain; ARGS="--session FILE.mat --parts watch"
+explain: $(READY)  ## measure why LayerNorm helps: outputs/explain; ARGS="--session FILE.mat --parts dynamics"
 	$(BIN)/python scripts/explain.py --output $(OUTPUT)/explain --jobs 2 $(ARGS)
 
 data: $(READY)  ## download recordings; SESSION=indy_20160927_04, SESSION="loco_*" or several names
@@ -77,7 +77,7 @@ simulation-table: $(READY)  ## compare the simulated session with a recording; A
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
-test-loggers: $(READY)  ## test MLflow and Weights & Biases, each in a .venv of its own: ten minutes
+test-loggers: $(READY)  ## test MLflow and Weights & Biases, each in a separate .venv: ten minutes
 	for tool in mlflow wandb; do \
 		$(PYTHON) -m venv .venv-$$tool && .venv-$$tool/bin/pip install -q -e ".[dev,$$tool]" && \
 		TESTED_LOGGERS=$$tool .venv-$$tool/bin/python -m pytest tests/training/test_loggers.py || exit 1; \

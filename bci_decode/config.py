@@ -255,14 +255,10 @@ class TrainConfig(_Keys):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, value in flatten(
-            asdict(self)
-        ).items():  # also of the parts that have no dataclass
-            _check(
-                name,
-                value,
-                {"choices": (), "limits": dict.fromkeys(("low", "high", "above", "below"))},
-            )
+        unlimited = {"choices": (), "limits": dict.fromkeys(("low", "high", "above", "below"))}
+        # also of the parts that have no dataclass
+        for name, value in flatten(asdict(self)).items():
+            _check(name, value, unlimited)
         self._check_selection()
 
     def _check_selection(self) -> None:

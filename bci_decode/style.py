@@ -28,7 +28,7 @@ class Model:
     family: str  # "recurrent" or "closed form"
 
 
-# Dark against light and solid against dashed, so that grey prints tell them apart.
+# Dark against light and solid against dashed, so that gray prints tell them apart.
 MODELS = {
     model.name: model
     for model in (
@@ -40,9 +40,8 @@ MODELS = {
 FORMATS = ("png", "pdf", "svg")
 LAYER_NORM = "lngru"  # the model that the studies set against the baseline
 BASELINE = "gru"  # comparisons pair every other model with this one by default
-BIDIRECTIONAL = (
-    "-bidirectional"  # the end of the name of a decoder that reads its input from both ends
-)
+# the end of the name of a decoder that reads its input from both ends
+BIDIRECTIONAL = "-bidirectional"
 OTHER_COLORS = (
     "#8c564b",
     "#9467bd",

@@ -5,7 +5,7 @@ parts:
   distributions  two extreme distributions of pre-activations before and after LayerNorm
   invariance     Table 1 of Ba, Kiros and Hinton 2016, measured cell by cell
   dynamics       trains GRU and LN-GRU: pre-activations, gradient norms, growth of the weights
-  plateau        steps of the optimiser to half the plateau against batch size and history, and
+  plateau        steps of the optimizer to half the plateau against batch size and history, and
                  what else ends it, by the source study's recipe
 
 Writes PNG and CSV files, and all tables as Markdown in tables.md: into the output folder, or, for

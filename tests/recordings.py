@@ -7,13 +7,15 @@ names the file of the real excerpt; without the file, the tests that need it are
 from __future__ import annotations
 
 import importlib
+import os
 import warnings
 from pathlib import Path
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-REAL = ROOT.parent / "shared" / "real" / "indy_20160927_04_30units.mat"
+_EXCERPT = ROOT.parent / "shared" / "real" / "indy_20160927_04_30units.mat"
+REAL = Path(os.environ.get("BCI_DECODE_REAL") or _EXCERPT)
 
 
 def recording(

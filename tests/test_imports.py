@@ -1,4 +1,9 @@
-"""Every module can be imported where the modules of POSIX systems are absent, as on Windows."""
+"""Every module can be imported where the modules of POSIX systems are absent, as on Windows.
+
+The import of `fcntl`, `resource`, `pwd`, `grp` or `termios` by a module of this project fails here.
+Nothing else of Windows is covered: its paths, file locks, signals and processes, functions of `os`
+that it lacks, and imports inside functions. No test has run on Windows.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -106,6 +107,14 @@ def make(*words: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
+def make_help() -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    command = ["make", "--no-print-directory", "help"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def words_of(done: subprocess.CompletedProcess, command: str) -> list[str]:
     """What the shell hands to `bci-decode COMMAND`."""
     assert done.returncode == 0, done.stderr
@@ -157,6 +166,15 @@ def test_make_setup_says_how_to_choose_the_build_of_pytorch(tmp_path):
     assert "TORCH_INDEX=" in done.stdout and "5 GB" in done.stdout
     assert "--extra-index-url https://example.org/cpu" in done.stdout
     assert "--extra-index-url" not in make("setup", f"VENV={tmp_path}/venv").stdout
+
+
+def test_the_parts_in_the_help_of_make_explain_exist():
+    (line,) = [line for line in make_help().splitlines() if line.startswith("  make explain")]
+    (named,) = re.findall(r"--parts ([a-z ]+)", line)
+    code = "import sys, explain; print(*sorted(set(sys.argv[1:]) - set(explain.PARTS)))"
+    command = [sys.executable, "-c", code, *named.split()]
+    done = subprocess.run(command, cwd=ROOT / "scripts", capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("\n", "")
 
 
 def test_the_citation_names_this_version():

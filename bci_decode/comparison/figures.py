@@ -147,15 +147,15 @@ def _fills(names: Iterable[str]) -> dict[str, str]:
 def _explain_marks(axes: Axes, target: str, looks: dict[str, Look], fills: dict[str, str]) -> None:
     for look in looks.values():
         axes.plot([], [], "s", color=look["color"], label=look["label"])
-    grey: Look = {"color": "0.4", "linestyle": ""}
+    gray: Look = {"color": "0.4", "linestyle": ""}
     for score, shape in AXES.items():
-        axes.plot([], [], **shape, **grey, label=f"{score[-1]} {target}")
+        axes.plot([], [], **shape, **gray, label=f"{score[-1]} {target}")
     if len(set(fills.values())) > 1:
         known = {
             name if name in monkeys() else "other sessions": how for name, how in fills.items()
         }
         for name, how in sorted(known.items()):
-            axes.plot([], [], "D", **grey, fillstyle=how, label=name)
+            axes.plot([], [], "D", **gray, fillstyle=how, label=name)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
 
 

@@ -89,7 +89,7 @@ def _by_setting(groups: list[ProtocolGroup], by: str | None) -> list[str]:
     lines = []
     for name, table in hyperparameter_tables(groups, by).items():
         keys = [key for key in table if "." in key]  # three decimals would not do for them
-        shown = _labelled(table).astype(dict.fromkeys(keys, str))
+        shown = _labeled(table).astype(dict.fromkeys(keys, str))
         lines += [
             f"## Test R² by setting: {name}\n",
             "Mean over sessions; SE: standard error over seeds, empty with one seed.\n",
@@ -131,7 +131,7 @@ def _protocol(group: ProtocolGroup) -> str:
 
 
 def _scores(sessions: pd.DataFrame) -> list[str]:
-    table = _labelled(score_table(sessions))
+    table = _labeled(score_table(sessions))
     text = ["### Test R² over sessions\n", "Mean over seeds first; weights: test bins.\n"]
     text.append(markdown(table))
     without = sessions[sessions[["r2", "r2_x", "r2_y"]].isna().any(axis=1)]
@@ -139,11 +139,11 @@ def _scores(sessions: pd.DataFrame) -> list[str]:
         names = ", ".join(f"{row.session} {row.model}" for row in without.itertuples())
         text.append(f"R² is no number, and in no mean, for: {names}.\n")
     if monkeys() & set(table["monkey"]) and not set(sessions["monkey"]) <= monkeys():
-        text.append("Sessions not named after a catalogued monkey count only under `all`.\n")
+        text.append("Sessions not named after a cataloged monkey count only under `all`.\n")
     return text
 
 
-def _labelled(table: pd.DataFrame) -> pd.DataFrame:
+def _labeled(table: pd.DataFrame) -> pd.DataFrame:
     """The same with labels of models and scores."""
     labels = {name: table[name].map(model_label) for name in ("model", "baseline") if name in table}
     scores = {"score": table["score"].map(SCORE_LABELS)} if "score" in table else {}
@@ -160,7 +160,7 @@ def _holdout(table: pd.DataFrame) -> list[str]:
         "the rest. Do not compare it with scores of the whole test part. Beside it, for the same "
         "bins, the R² at the epoch that the whole TEST part selected. Mean over sessions; weights: "
         "the scored bins.\n",
-        markdown(_labelled(holdout)),
+        markdown(_labeled(holdout)),
     ]
 
 
@@ -181,7 +181,7 @@ def _tests(table: pd.DataFrame, baseline: str) -> list[str]:
         note += " Each model is tested on its own: p is not corrected for their number."
     if unmatched := unmatched_runs(table, pairs):
         note += f" Left out of the pairs: {unmatched} runs whose seed the other model lacks."
-    return [*text, markdown(_labelled(shown)), note + "\n"]
+    return [*text, markdown(_labeled(shown)), note + "\n"]
 
 
 def _epochs(table: pd.DataFrame) -> list[str]:
@@ -195,7 +195,7 @@ def _epochs(table: pd.DataFrame) -> list[str]:
     if epochs["best validation loss"].isna().all():
         epochs = epochs.drop(columns="best validation loss")
         note += " No validation part, so no best validation loss."
-    return ["### Median epochs over runs\n", markdown(_labelled(epochs)), note + "\n"]
+    return ["### Median epochs over runs\n", markdown(_labeled(epochs)), note + "\n"]
 
 
 def _by_session(sessions: pd.DataFrame, published: pd.DataFrame) -> str:

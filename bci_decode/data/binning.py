@@ -84,7 +84,7 @@ def bin_session(
 def bin_edges(session: Session, bin_width: float, lag: float = 0.0) -> np.ndarray:
     """Edges (T + 1,) of all bins that lie in the recording, as does the hand `lag` seconds later.
 
-    Every edge is a whole number of widths after `t[0]`, whatever the lag, and comes from one
+    Every edge is a whole number of widths after `t[0]`, for any lag, and comes from one
     multiplication, so that rounding errors do not add up; then it is snapped to the clock (see
     `snap_to_samples`). A bin that ends within the same tolerance after `t[-1]` counts as complete.
     """

@@ -59,7 +59,7 @@ def monkeys() -> set[str]:
 
 
 def sessions_named(patterns: Iterable[str]) -> list[CatalogEntry]:
-    """Sessions by name or pattern (`loco_*`), each once, in the order of the catalogue."""
+    """Sessions by name or pattern (`loco_*`), each once, in the order of the catalog."""
     names: set[str] = set()
     for pattern in patterns:
         stem = pattern.removesuffix(".mat")

@@ -48,7 +48,7 @@ class Scaler:
         if kind == "none":
             return cls(np.zeros(columns), np.ones(columns))
         std = values.std(axis=0, dtype=np.float64)
-        # a column that never varies in training is only centred: a division by 0 would blow up its
+        # a column that never varies in training is only centered: a division by 0 would blow up its
         # first change
         return cls(values.mean(axis=0, dtype=np.float64), np.where(std > 0, std, 1.0))
 

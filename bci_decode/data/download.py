@@ -197,7 +197,7 @@ def _marker_text(target: Path, entry: CatalogEntry) -> str:
 
 
 def catalog_table(folder: Path, entries: list[CatalogEntry]) -> str:
-    """A line for each session; sizes in MB where the catalogue or the disk knows them."""
+    """A line for each session; sizes in MB where the catalog or the disk knows them."""
     header = ("session", "on disk", "verified", "MB", "channels", "areas", "minutes")
     rows = [header, *(_catalog_row(folder, entry) for entry in entries)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -186,7 +186,7 @@ def _stretches(flags: np.ndarray, t: np.ndarray) -> list[Numbers]:
 
 
 def finger_cursor_correlation(session: Session) -> dict[str, float | None]:
-    """Correlation of finger and cursor along x and y; None where one of them stands still."""
+    """Correlation of finger and cursor along x and y; None where one of them does not move."""
     axes = zip("xy", session.finger_pos[:, :2].T, session.cursor_pos.T, strict=True)
     return {axis: _correlation(finger, cursor) for axis, finger, cursor in axes}
 

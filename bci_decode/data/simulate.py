@@ -1,6 +1,6 @@
 """A simulated session: reaches on a grid, units tuned to them, a file like that of a recording.
 
-Everything follows from the seed: behaviour -> tuning -> spike times -> file. T is the length of the
+Everything follows from the seed: behavior -> tuning -> spike times -> file. T is the length of the
 clock.
 """
 
@@ -31,7 +31,7 @@ ROWS = 5  # of the spikes cell: unsorted events ("hash"), then up to four sorted
 SORTED_UNITS = (0.18, 0.12, 0.41, 0.19, 0.10)  # share of live channels with 0, 1, .. 4 sorted units
 SNIPPET = 48  # samples of a waveform
 GRID = np.array([(x, y) for x in np.arange(-52.5, 60, 15) for y in np.arange(7.5, 120, 15)])  # mm
-CENTRE = GRID.mean(0)
+CENTER = GRID.mean(0)
 
 
 @dataclass(frozen=True)
@@ -183,14 +183,14 @@ class Drive:
 
     velocity: np.ndarray  # (T, 2)
     speed: np.ndarray
-    position: np.ndarray  # (T, 2), from the centre of the grid
+    position: np.ndarray  # (T, 2), from the center of the grid
     turn: np.ndarray  # radians by which all preferred directions are turned
     arousal: np.ndarray  # multiplies what the movement adds to the log rate
     unrelated: np.ndarray  # (T, K)
 
 
 def _drive(rng: Rng, hand: np.ndarray) -> Drive:
-    velocity, position = np.gradient(hand, SAMPLE, axis=0) / 120, (hand - CENTRE) / 35
+    velocity, position = np.gradient(hand, SAMPLE, axis=0) / 120, (hand - CENTER) / 35
     return Drive(
         velocity=velocity,
         speed=np.hypot(*velocity.T),

@@ -46,7 +46,7 @@ class StackedRecurrent(nn.Module):
     ) -> tuple[Tensor, Any]:
         """Run one layer in one direction: y (T, B, O) and the state after the last bin.
 
-        x is (T, B, I) or, with `index` (T, B), stands for x[index]. `state` is what the layer
+        x is (T, B, I) or, with `index` (T, B), means x[index]. `state` is what the layer
         starts from, each tensor (B, ...), or None for zeros. `suffix` names the weights: l0,
         l0_reverse, l1, ... The input of a reverse direction is flipped already.
         """

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from bci_decode.errors import BciDecodeError
 
-MIN_OVERLAP = (
-    1.5  # windows a bin, from which projecting each bin once pays for gathering the projections
-)
+# windows per bin, from which projecting each bin once pays for gathering the projections
+MIN_OVERLAP = 1.5
 
 
 class Decoder(nn.Module):

@@ -17,7 +17,7 @@ class MLPHead(nn.Sequential):
 
 
 class PerAxisHead(nn.Module):
-    """An `MLPHead` of its own for every axis: (..., H) -> (..., D)."""
+    """A separate `MLPHead` for every axis: (..., H) -> (..., D)."""
 
     def __init__(self, inputs: int, outputs: int, width: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Figures of recurrent layers while they are trained; all readable in grey.
+"""Figures of recurrent layers while they are trained; all readable in gray.
 
 Histories are `history.csv` of runs with `trainer.monitor_layers=true`, by model. A layer has the
 name that its weights end in, l0, l1, ..., and is shown as layer 1, layer 2, ...

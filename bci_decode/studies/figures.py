@@ -1,4 +1,4 @@
-"""Figures of the explanation of LayerNorm; all readable in grey."""
+"""Figures of the explanation of LayerNorm; all readable in gray."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def draw_plateau(path: Path, table: pd.DataFrame, title: str, cap: int) -> None:
     by_batch = f"history {fixed['history']} bins"
     by_history = f"batches of {fixed['batch_size']} windows"
     of_batch, of_history = "batch size, windows", "history, bins"
-    steps = "steps of the optimiser to half the plateau"
+    steps = "steps of the optimizer to half the plateau"
     _draw_half(panels[0], table, "batch_size", in_steps=True)
     _draw_half(panels[1], table, "history", in_steps=True)
     _draw_half(panels[2], table, "batch_size", in_steps=False)

@@ -135,10 +135,12 @@ def invariance_table(
 
 def paper_layout(table: pd.DataFrame) -> pd.DataFrame:
     """The table as the paper prints it, with the change in brackets and disagreements marked."""
-    told = [
+    cells = [
         f"{row.found} ({row.change:.0e})"
         + f", paper: {row.paper}" * (row.paper not in ("", row.found))
         for row in table.itertuples()
     ]
-    wide = table.assign(told=told).pivot(index="norm", columns="re-parameterisation", values="told")
+    wide = table.assign(cells=cells).pivot(
+        index="norm", columns="re-parameterisation", values="cells"
+    )
     return wide.loc[list(NORMS), table["re-parameterisation"].unique()].rename_axis(columns=None)

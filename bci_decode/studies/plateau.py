@@ -42,8 +42,8 @@ PLAIN, NORMALIZED = PAIR
 PLACES = {
     PLAIN: [],
     NORMALIZED: [],
-    f"{PLAIN}, outputs normalised": ["+model.norm={_target_:bci_decode.layers.HistoryNorm}"],
-    f"{NORMALIZED}, outputs not normalised": ["model.norm=null"],
+    f"{PLAIN}, outputs normalized": ["+model.norm={_target_:bci_decode.layers.HistoryNorm}"],
+    f"{NORMALIZED}, outputs not normalized": ["model.norm=null"],
 }
 # one change each, without any LayerNorm
 OTHERS = {
@@ -170,7 +170,7 @@ def plateau(output: Path, grid: Grid, jobs: int = 1, overwrite: bool = False) ->
 def _tables(folder: Path, table: pd.DataFrame, title: str, steps: int) -> str:
     tested = " or ".join(str(bins) for bins in sorted(set(table["test_bins"])))
     text = (
-        f"{title} train, the {tested} after them test: steps of the optimiser to half the "
+        f"{title} train, the {tested} after them test: steps of the optimizer to half the "
         "plateau, in brackets epochs, of each seed.\n"
     )
     tables = {

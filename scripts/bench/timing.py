@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bci_decode.errors import BciDecodeError
 
+Clock = Callable[[], tuple[float, float]]  # seconds: wall, processor
 Shape = tuple[int, ...]  # B sequences, T bins, H hidden_size, I inputs, layers
 KEY: list[Shape] = [
     (128, 50, 128, 96, 1), (64, 256, 256, 192, 1), (64, 256, 256, 192, 2), (16, 10, 256, 96, 1),
@@ -59,21 +60,26 @@ def training_step(
     return run
 
 
+def _now() -> tuple[float, float]:
+    return time.perf_counter(), time.thread_time()
+
+
 def interleaved(
     sides: dict[str, Callable[[], object]],
     rounds: int,
     one_thread: bool = False,
     wait: Callable[[], object] = lambda: None,
+    clock: Clock = _now,
 ) -> dict[str, float]:
     """Median seconds of one call of each side; in each round the sides take turns.
 
     With `one_thread`, rounds in which another process used the processor are repeated. `wait`
     returns when a device has finished.
     """
-    repeats = {name: _repeats(side, wait) for name, side in sides.items()}
+    repeats = {name: _repeats(side, wait, clock) for name, side in sides.items()}
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(4 * rounds):
-        measured = {name: _time(side, repeats[name], wait) for name, side in sides.items()}
+        measured = {name: _time(side, repeats[name], wait, clock) for name, side in sides.items()}
         if one_thread and any(wall > 1.05 * cpu + 1e-4 for wall, cpu in measured.values()):
             continue
         for name, (wall, _) in measured.items():
@@ -86,23 +92,24 @@ def interleaved(
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def _repeats(side: Callable[[], object], wait: Callable[[], object]) -> int:
+def _repeats(side: Callable[[], object], wait: Callable[[], object], clock: Clock) -> int:
     """How often a side fits into 30 ms."""
-    wall, _ = _time(side, 1, wait)
+    wall, _ = _time(side, 1, wait, clock)
     return max(1, min(50, round(0.03 / wall)))
 
 
 def _time(
-    side: Callable[[], object], repeats: int, wait: Callable[[], object]
+    side: Callable[[], object], repeats: int, wait: Callable[[], object], clock: Clock
 ) -> tuple[float, float]:
     """Wall and processor seconds of `repeats` calls, after one that fills the caches."""
     side()
     wait()
-    wall, cpu = time.perf_counter(), time.thread_time()
+    started_wall, started_cpu = clock()
     for _ in range(repeats):
         side()
     wait()
-    return time.perf_counter() - wall, time.thread_time() - cpu
+    wall, cpu = clock()
+    return wall - started_wall, cpu - started_cpu
 
 
 def processor() -> str:

@@ -75,7 +75,7 @@ def test_seeds_are_averaged_before_sessions_are(tmp_path):
     assert score_table(table).loc[0, "mean"] == pytest.approx(0.4)
 
 
-def test_a_score_that_is_no_number_is_told(tmp_path, run):
+def test_a_score_that_is_no_number_is_reported(tmp_path, run):
     write_run(tmp_path, A, x=None)
     write_run(tmp_path, B, x=0.5)
     assert score_table(sessions_of(tmp_path)).loc[0, ["score", "sessions", "mean"]].tolist() == [

@@ -50,8 +50,8 @@ def both(tmp_path):
     new, old = write_run(tmp_path / "new", seed=0), write_run(tmp_path / "old", seed=1)
     holdout = SCORES | {"at_test_selected_epoch": SCORES | {"epoch": 3}}
     rewrite(new, **PRESENT, recording="simulated", holdout=holdout, matmul="default")
-    honest = SCORES | {"at_test_choice": SCORES | {"epoch": 3}}
-    rewrite(old, **EARLIER, key="val_of_rest", honest=honest, gemm="default")
+    holdout = SCORES | {"at_test_choice": SCORES | {"epoch": 3}}
+    rewrite(old, **EARLIER, key="val_of_rest", honest=holdout, gemm="default")
     history = pd.read_csv(old / "history.csv").assign(held_loss=9.0, outside_l0_update=0.1)
     history.to_csv(old / "history.csv", index=False)
     return tmp_path

@@ -129,7 +129,7 @@ def test_position_is_at_the_bins_end_and_acceleration_differentiates_velocity():
     np.testing.assert_allclose(acceleration, [[0, 10], [0, 10], [0, 10], [0, 10]], atol=1e-4)
 
 
-def test_bins_are_64_ms_wide_unless_told_otherwise():
+def test_bins_are_64_ms_wide_by_default():
     assert bin_session(made(spike_times=[[0.1]], samples=251)).edges[1] == 0.064
 
 

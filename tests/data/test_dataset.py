@@ -68,7 +68,7 @@ def test_split_in_time(split, expected):
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.2, 0.9])
 @pytest.mark.parametrize(("window", "gap"), [(10, 0.0), (4, 0.7), (1, 0.0)])
 def test_the_first_refusal_names_the_session_that_is_long_enough(share, window, gap):
-    """For the honest score too; a bin less is refused, just so many are taken."""
+    """For the holdout score too; a bin less is refused, just so many are taken."""
 
     def parts(bins: int):
         return split_in_time(bins, 0.1, config, window)
@@ -219,7 +219,7 @@ def test_without_scaling_the_counts_are_the_counts():
     np.testing.assert_array_equal(data.target_scaler.inverse(np.ones((1, 2))), [[1, 1]])
 
 
-def test_a_unit_silent_in_training_is_centred_not_blown_up():
+def test_a_unit_silent_in_training_is_centered_not_blown_up():
     counts = binned().counts.copy()
     counts[:60, 1] = 3
     data = prepare(dataclasses.replace(binned(), counts=counts), config())

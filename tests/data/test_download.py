@@ -481,7 +481,7 @@ def test_several_go_on_when_one_fails(downloader, server, capsys):
     assert err == f"failed: indy_nowhere: {url}: HTTP 404 Not Found\n"
 
 
-# ---- the command line: another process, a copy of the package with a catalogue of small files
+# ---- the command line: another process, a copy of the package with a catalog of small files
 
 
 @pytest.fixture

@@ -98,9 +98,9 @@ def lagging(variables, samples):
 
 
 def at_rest(variables, seconds):
-    held = slice(25000, 25000 + round(seconds / 0.004))
+    rest = slice(25000, 25000 + round(seconds / 0.004))
     for name in ("finger_pos", "cursor_pos"):
-        variables[name][held] = variables[name][25000]
+        variables[name][rest] = variables[name][25000]
 
 
 def standing(variables, *names, value=1.0):
@@ -448,7 +448,7 @@ def test_command_finds_a_published_session_by_name(tmp_path, run):
         (["good.mat", "--figure", "text.mat/a.png"], "text.mat/a.png: cannot be written"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(tmp_path, mat_file, run, arguments, message):
+def test_a_mistake_is_one_line(tmp_path, mat_file, run, arguments, message):
     mat_file.rename(tmp_path / "good.mat")
     (tmp_path / "text.mat").write_text("t,x,y\n" * 50)
     done = run(*arguments)

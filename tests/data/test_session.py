@@ -74,7 +74,7 @@ def test_a_unit_with_two_spikes_is_kept(tmp_path, write):
     assert 2 in [len(times) for times in session.spike_times]
 
 
-def test_empty_cells_are_told_by_their_attribute_alone(tmp_path):
+def test_empty_cells_are_known_by_their_attribute_alone(tmp_path):
     """MATLAB's own way, which hdf5storage does not write.
 
     All unassigned cells point at one canonical empty, and an empty cell's data set holds its
@@ -107,7 +107,7 @@ def test_waveforms_are_never_read_and_memory_stays_small(tmp_path):
     path = write_mat73(tmp_path / "waves.mat", variables)
     with h5py.File(path, "r+") as file:
         file["wf"] = np.zeros((3, 16))  # not even cells
-    read_session(path)  # whatever is loaded or cached once is not the reader's
+    read_session(path)  # what is loaded or cached once is not the reader's
     tracemalloc.start()
     session = read_session(path)
     peak = tracemalloc.get_traced_memory()[1]

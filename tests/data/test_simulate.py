@@ -1,4 +1,4 @@
-"""The simulated session: its behaviour, its units, and the layout of its file."""
+"""The simulated session: its behavior, its units, and the layout of its file."""
 
 from itertools import pairwise
 
@@ -73,7 +73,7 @@ def test_waveforms_change_nothing_else():
     assert_same(simulate_recording(**settings), simulate_recording(**settings, waveforms=True))
 
 
-# behaviour
+# behavior
 
 
 def test_the_clock_runs_at_250_hz_and_does_not_start_at_zero(recording):

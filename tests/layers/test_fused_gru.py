@@ -85,7 +85,7 @@ LAYERS = [(LayerNormGRU, options) for options in NORMS] + [
 
 @pytest.mark.parametrize(
     ("kind", "options", "size"),
-    # LayerNorm of a single unit is its bias, whatever comes in: nothing to compare
+    # LayerNorm of a single unit is its bias, for any input: nothing to compare
     [(*layer, size) for layer in LAYERS for size in SIZES if size[2] > 1 or layer[0] is GRU],
     ids=str,
 )
@@ -363,9 +363,9 @@ def test_free_memory_is_bounded(monkeypatch):
     monkeypatch.setattr(workspace, "_pool", {})
     like, largest = torch.zeros(0), 0
     for length in (1000, 10, 700, 3000, 20, 5, 1500, 900, 4000, 60, 8):
-        held = [workspace.allocate(like, (length, 8)) for _ in range(3)]
+        blocks = [workspace.allocate(like, (length, 8)) for _ in range(3)]
         largest = max(largest, length * 8 * 4)
-        del held
+        del blocks
         assert len(workspace._pool) <= workspace.MAX_POOLED_BLOCKS
     assert (
         sum(block.numel() for block in workspace._pool.values())

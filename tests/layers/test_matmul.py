@@ -100,7 +100,7 @@ def test_an_inexact_product_forbids_it(monkeypatch):
 
 
 def test_bfloat16_products_would_be_noticed():
-    """The tolerance lies well between float32 and bfloat16, whatever the default type."""
+    """The tolerance lies well between float32 and bfloat16, with any default type."""
     torch.set_default_dtype(torch.float64)
     try:
         assert matmul._error_of_product(16, 256, 768) > 1e-9, "it was float64 that was tried"

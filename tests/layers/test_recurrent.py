@@ -78,7 +78,7 @@ def test_outputs_and_gradients_are_the_papers(num_layers, bidirectional, bias, a
 
 
 class WithoutNorm(LayerNormGRU):
-    """The same arithmetic with the normalisation taken out."""
+    """The same arithmetic with the normalization taken out."""
 
     use_fused = False
 
@@ -207,7 +207,7 @@ def test_bad_calls(call, words):
         call()
 
 
-def test_gains_start_where_they_are_told_to():
+def test_gains_start_at_the_given_value():
     layer = LayerNormGRU(5, 7, initial_gain=0.2)
     assert all((p == 0.2).all() for name, p in layer.named_parameters() if "gain" in name)
     assert all((p == 0).all() for name, p in layer.named_parameters() if "norm_bias" in name)

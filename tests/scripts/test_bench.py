@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -102,19 +102,56 @@ def test_the_profile_lists_operations():
     assert "aten::mm" in done.stdout and done.returncode == 0, done.stderr
 
 
+class Clock:
+    """Wall and processor seconds that only the measured sides advance."""
+
+    def __init__(self):
+        self.wall = self.cpu = 0.0
+
+    def __call__(self) -> tuple[float, float]:
+        return self.wall, self.cpu
+
+    def advance(self, wall: float, cpu: float) -> None:
+        self.wall, self.cpu = self.wall + wall, self.cpu + cpu
+
+
 def test_the_sides_take_turns(script):
-    calls: list[str] = []
-    sides = {name: lambda name=name: calls.append(name) or time.sleep(0.02) for name in "ab"}
-    medians = script("timing").interleaved(sides, rounds=3)
-    assert set(medians) == {"a", "b"} and min(medians.values()) >= 0.02
-    measured = "".join(calls)[4:]  # after two calls of each that choose the number of repetitions
-    assert measured == measured[: len(measured) // 3] * 3 and "ba" in measured
+    """Each side runs twice to choose its repetitions, then once and as often as 30 ms hold it."""
+    clock, calls = Clock(), []
+
+    def side(name: str, seconds: float):
+        return lambda: (calls.append(name), clock.advance(seconds, seconds))
+
+    sides = {"a": side("a", 0.015), "b": side("b", 0.03)}
+    medians = script("timing").interleaved(sides, rounds=3, clock=clock)
+    assert medians == pytest.approx({"a": 0.015, "b": 0.03})
+    assert "".join(calls) == "aabb" + 3 * "aaabb"
 
 
-def test_rounds_on_a_busy_processor_do_not_count(script):
-    """A sleeping side looks as one that waits for the processor."""
+def busy_side(clock: Clock, busy: set[int]):
+    """A side of 40 ms; in the rounds `busy` another process has the processor as long."""
+    calls = itertools.count()
+
+    def side() -> None:
+        measured = (next(calls) - 2) // 2  # two calls before the first round, two in each
+        clock.advance(0.08 if measured in busy else 0.04, 0.04)
+
+    return side
+
+
+def test_a_round_on_a_busy_processor_is_repeated(script):
+    clock = Clock()
+    sides = {"a": busy_side(clock, {0, 2})}
+    medians = script("timing").interleaved(sides, rounds=2, one_thread=True, clock=clock)
+    assert medians == pytest.approx({"a": 0.04})
+    assert clock.cpu == pytest.approx(0.04 * (2 + 2 * 4))
+
+
+def test_a_processor_that_is_always_busy_is_refused(script):
+    clock = Clock()
+    sides = {"a": busy_side(clock, set(range(4)))}
     with pytest.raises(BciDecodeError, match="other processes used the processor"):
-        script("timing").interleaved({"a": lambda: time.sleep(0.01)}, rounds=1, one_thread=True)
+        script("timing").interleaved(sides, rounds=1, one_thread=True, clock=clock)
 
 
 @pytest.mark.parametrize("model", ["gru", "lngru"])

@@ -30,7 +30,7 @@ SCRIPT = ROOT / "scripts" / "explain.py"
 
 @pytest.fixture
 def explain(tmp_path, monkeypatch, capsys):
-    """The command in a folder of its own: exit code, and what it printed and said."""
+    """The command in a new folder: exit code, and what it printed and said."""
     monkeypatch.chdir(tmp_path)
 
     def call(*words: str) -> tuple[int, str, str]:
@@ -129,8 +129,8 @@ def test_steps_to_half_the_plateau(tmp_path, toy, explain):
     table = pd.read_csv(folder / "plateau.csv")
     assert {tuple(row) for row in table[["batch_size", "history", "model"]].to_numpy()} == {
         (16, 5, "gru"), (16, 5, "lngru"), (64, 10, "gru"), (64, 10, "lngru"),
-        (16, 10, "gru"), (16, 10, "lngru"), (16, 10, "gru, outputs normalised"),
-        (16, 10, "lngru, outputs not normalised"), (16, 10, "gru, AdamW"),
+        (16, 10, "gru"), (16, 10, "lngru"), (16, 10, "gru, outputs normalized"),
+        (16, 10, "lngru, outputs not normalized"), (16, 10, "gru, AdamW"),
         (16, 10, "gru, counts z-scored"), (16, 10, "gru, targets z-scored"),
         (16, 10, "gru, learning rate 1e-4"),
     }  # fmt: skip
@@ -141,7 +141,7 @@ def test_steps_to_half_the_plateau(tmp_path, toy, explain):
     base = next((tmp_path / "shown" / "runs" / "plateau").iterdir())
     history = base / "batch64_history10" / "gru" / "seed0" / "history.csv"
     before = history.read_text()
-    assert explain(*words, "3")[0] == 0  # goes on, to whole epochs that hold so many steps
+    assert explain(*words, "3")[0] == 0  # continues, to whole epochs that hold so many steps
     epochs = pd.read_csv(folder / "plateau.csv").set_index(["batch_size", "model"])["epochs"]
     assert epochs[64].tolist() == [3, 3] and set(epochs[16]) == {1}
     assert history.read_text().startswith(before) and history.read_text().count("\n") == 5
@@ -198,7 +198,7 @@ def test_each_variant_changes_one_thing():
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("--parts", "plateau", "--session", "none.mat"), "none.mat: no such file"),
         (("--parts", "dynamics", "--session", "none.mat"), "error: none.mat: no such file"),
@@ -222,13 +222,13 @@ def test_each_variant_changes_one_thing():
         ),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, toy, explain, words, told):
+def test_mistakes_are_one_line(tmp_path, toy, explain, words, message):
     (tmp_path / "taken").write_text("a file")
     code, _, said = explain(*(str(toy) if word == "TOY" else word for word in words))
     assert code == 2
     # argparse's own
     lines = [line for line in said.splitlines() if not line.startswith(("usage:", "  "))]
-    assert [told in line for line in lines] == [True], said
+    assert [message in line for line in lines] == [True], said
 
 
 def made(folder: Path, **changes) -> PlateauTrainer:
@@ -289,7 +289,7 @@ def test_a_document_is_brought_up_to_date(tmp_path, explain):
 
 
 def test_the_bound_on_what_layernorm_leaves_outside_the_band():
-    """At most 1/16 outside ±4 and at most sqrt(H - 1) in size, whatever the distribution."""
+    """At most 1/16 outside ±4 and at most sqrt(H - 1) in size, for any distribution."""
     random = torch.Generator().manual_seed(0)
     drawn = {
         "lognormal": torch.exp(2 * torch.randn(1024, generator=random)),

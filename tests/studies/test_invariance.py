@@ -56,12 +56,12 @@ def test_the_studys_layer_norm_notices_scales_by_its_bias(seed):
     assert len(moved) == 5 and moved.min() > 0.05
 
 
-class Unnormalised(LayerNormGRU):
+class Unnormalized(LayerNormGRU):
     def normalize(self, a, gain, shift):
         return a.split((2 * self.hidden_size, self.hidden_size), dim=-1)
 
 
-class NotCentred(LayerNormGRU):
+class NotCentered(LayerNormGRU):
     def normalize(self, a, gain, shift):
         parts = a.split((2 * self.hidden_size, self.hidden_size), dim=-1)
         return tuple(
@@ -72,9 +72,9 @@ class NotCentred(LayerNormGRU):
 @pytest.mark.parametrize(
     ("broken", "differ"),
     [
-        (Unnormalised, {"weight matrix re-scaling", "weight matrix re-centering",
+        (Unnormalized, {"weight matrix re-scaling", "weight matrix re-centering",
                         "dataset re-scaling", "single training case re-scaling"}),
-        (NotCentred, {"weight matrix re-centering"}),
+        (NotCentered, {"weight matrix re-centering"}),
     ],
 )  # fmt: skip
 def test_a_layer_that_does_something_else_is_noticed(monkeypatch, broken, differ):
@@ -85,7 +85,7 @@ def test_a_layer_that_does_something_else_is_noticed(monkeypatch, broken, differ
     assert set(wrong["re-parameterisation"]) == differ
 
 
-def test_a_disagreement_is_told():
+def test_a_disagreement_is_marked():
     table = invariance_table()
     assert "paper" not in paper_layout(table).to_string()
     table.loc[0, "paper"] = "no"

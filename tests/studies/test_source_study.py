@@ -141,7 +141,7 @@ def test_the_recipes_own_variants_differ_in_nothing(tmp_path, model, target, his
 
 
 @pytest.mark.parametrize(
-    ("model", "words", "told"),
+    ("model", "words", "difference"),
     [
         ("lngru", "model.norm=null", "model.norm=None"),
         ("lngru", "model.recurrent.affine=true", "model.recurrent.affine=True"),
@@ -164,9 +164,9 @@ def test_the_recipes_own_variants_differ_in_nothing(tmp_path, model, target, his
         ),
     ],
 )  # fmt: skip
-def test_every_setting_that_is_not_the_studys_is_told(tmp_path, model, words, told):
+def test_every_setting_that_is_not_the_studys_is_listed(tmp_path, model, words, difference):
     (run,) = read_runs(write_study(tmp_path, model=model, words=(words,)))[0]
-    assert differences(run) == told
+    assert differences(run) == difference
 
 
 def test_compare_prints_and_writes_the_table(tmp_path, run):

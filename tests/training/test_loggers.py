@@ -1,4 +1,4 @@
-"""Experiment loggers, each with the real tool in a process of its own, without a network."""
+"""Experiment loggers, each with the real tool in a separate process, without a network."""
 
 from __future__ import annotations
 
