@@ -23,7 +23,7 @@ def error_line(mistake: BaseException) -> str:
         text,
         re.S,
     ):
-        hint = "; 'pip install bci_decode[sweep]' brings more" * found[1].startswith("hydra/")
+        hint = "; in a clone, pip install '.[sweep]' brings more" * found[1].startswith("hydra/")
         options = ", ".join(found[3].split())
         return f"{found[1]}={found[2]}: there is none; choose one of {options}{hint}"
     if found := re.search(r"BciDecodeError raised while resolving interpolation: (.*)", text):
