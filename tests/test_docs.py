@@ -47,8 +47,6 @@ def test_the_example_of_the_readme_runs(tmp_path):
 
 
 def test_the_tutorial_runs_from_top_to_bottom(tmp_path):
-    pytest.importorskip("nbclient")
-    pytest.importorskip("ipykernel")
     places = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"TUTORIAL_EPOCHS": "1", "PYTHONPATH": places}
     command = [sys.executable, "-c", RUN_NOTEBOOK, str(NOTEBOOK)]

@@ -13,11 +13,12 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from recordings import ROOT
@@ -636,11 +637,25 @@ def test_a_lock_left_by_a_killed_process_does_not_hold(downloader):
     assert_fetched(downloader)
 
 
-def test_a_file_in_a_read_only_folder_is_verified(downloader, server):
-    downloader.folder.mkdir()
-    target(downloader).write_bytes(BODY)
-    downloader.folder.chmod(0o555)
-    if os.access(downloader.folder, os.W_OK):
-        pytest.skip("root may write anywhere")
-    assert downloader.fetch(entry()) == "already there, verified"
-    downloader.folder.chmod(0o755)
+@contextmanager
+def without_root():
+    """Root may write anywhere, so the file system is used as nobody."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_a_file_in_a_read_only_folder_is_verified(downloader):
+    with TemporaryDirectory(dir="/tmp") as folder:  # pytest's folders are closed to nobody
+        downloader.folder = Path(folder)
+        target(downloader).write_bytes(BODY)
+        downloader.folder.chmod(0o555)
+        with without_root():
+            assert not os.access(folder, os.W_OK, effective_ids=True)
+            assert downloader.fetch(entry()) == "already there, verified"
+        downloader.folder.chmod(0o755)
