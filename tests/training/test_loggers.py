@@ -29,7 +29,7 @@ print([round(step.value, 3) for step in steps])
 """
 WANDB = """
 import glob
-(file,) = glob.glob("outputs/**/*.wandb", recursive=True)
+(file,) = glob.glob("outputs/**/offline-run*/*.wandb", recursive=True)
 assert b"val_r2" in open(file, "rb").read()
 """
 
