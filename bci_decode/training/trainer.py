@@ -79,44 +79,38 @@ class Trainer:
         self.device = _device(config.device)
         if config.threads is not None:
             _set_threads(config.threads)
-        self.decoder, self.data, self.folder, self.config = (
-            decoder.to(self.device),
-            data,
-            folder,
-            config,
-        )
+        self.decoder, self.data = decoder.to(self.device), data
+        self.folder, self.config = folder, config
         self.optimizer = optimizer(decoder.parameters())
         self.scheduler = scheduler(self.optimizer) if scheduler else None
-        if isinstance(self.scheduler, ReduceLROnPlateau) and "val" not in data.parts:
-            raise BciDecodeError(
-                "follows the validation loss, and there is no validation part",
-                field="scheduler",
-                remedy="raise data.split.val, or choose another scheduler",
-            )
+        _check_scheduler(self.scheduler, data)
         self.fingerprint, self.stopwatch = fingerprint, stopwatch or Stopwatch()
         self.about, self.progress = about or {}, progress
         self.on_epoch: Callable[[dict[str, float]], None] | None = None
         self.shuffle_rng = torch.Generator().manual_seed(seed)
         self.history: list[dict[str, float]] = []
-        self.scored_parts = ("val", "test", *(["holdout"] if "holdout" in data.parts else []))
-        inside = enclosing(data.slices)
-        self.counts = {
-            name: torch.as_tensor(part.counts, device=self.device)
-            for name, part in data.parts.items()
-            if name not in inside
-        }
-        target = data.target_scaler.transform(data.parts["train"].target)
-        self.train_target = torch.as_tensor(target, dtype=torch.float32, device=self.device)
-        starts = data.window.starts(len(target))[:, None]
-        self.windows = torch.as_tensor(
-            starts + np.arange(data.window.length), device=self.device
-        )  # bins (windows, T)
+        self._place_tensors()
         self.monitor = None
         if config.monitor_layers:  # never the test part: users may change settings by what they see
             seen = self.counts["val" if "val" in self.counts else "train"]
             self.monitor = LayerMonitor(decoder.recurrent, monitor_input(seen, data.window))
-        self.columns = history_columns(self.scored_parts, data.axes)
+        scored = ("val", "test", *(["holdout"] if "holdout" in data.parts else []))
+        self.columns = history_columns(scored, data.axes)
         self.columns += self.monitor.names if self.monitor else []
+
+    def _place_tensors(self) -> None:
+        """Put counts, target and windows on the device, once."""
+        inside = enclosing(self.data.slices)
+        self.counts = {
+            name: torch.as_tensor(part.counts, device=self.device)
+            for name, part in self.data.parts.items()
+            if name not in inside
+        }
+        target = self.data.target_scaler.transform(self.data.parts["train"].target)
+        self.train_target = torch.as_tensor(target, dtype=torch.float32, device=self.device)
+        window = self.data.window
+        bins = window.starts(len(target))[:, None] + np.arange(window.length)
+        self.windows = torch.as_tensor(bins, device=self.device)  # (windows, T)
 
     def fit(self, on_epoch: Callable[[dict[str, float]], None] | None = None) -> pd.DataFrame:
         """Train to the last epoch, or until `patience` ends it; returns the history.
@@ -388,6 +382,15 @@ def _set_threads(threads: int) -> None:
     if threads > cores:
         log.warning("trainer.threads=%d on %d cores makes training slower", threads, cores)
     torch.set_num_threads(threads)
+
+
+def _check_scheduler(scheduler: LRScheduler | None, data: Dataset) -> None:
+    if isinstance(scheduler, ReduceLROnPlateau) and "val" not in data.parts:
+        raise BciDecodeError(
+            "follows the validation loss, and there is no validation part",
+            field="scheduler",
+            remedy="raise data.split.val, or choose another scheduler",
+        )
 
 
 def _check_config(config: TrainerConfig, data: Dataset) -> None:
