@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 from recordings import REAL, recording, write_mat73
 
 from bci_decode.data.session import Session, read_session
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # a test run in the background ignores Ctrl-C, and the processes that tests interrupt inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
