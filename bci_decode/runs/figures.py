@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -35,8 +35,9 @@ def draw_run(folder: Path, kind: str = "png", trajectory: TrajectoryConfig | Non
     unit = metrics["protocol"]["unit"]
     labels = {"loss": f"mean squared error, ({unit})²", "r2": "R² (mean of x and y)"}
     for score, label in labels.items():
-        figure = _history_figure(history, metrics, score)
-        figure.axes[0].set(xlabel="epoch (0: untrained)", ylabel=label)
+        draw = _history_figure if len(history) > 1 else _fitted_figure
+        figure = draw(history, metrics, score)
+        figure.axes[0].set_ylabel(label)
         figure.suptitle(_wrapped(title, 70), fontsize="medium")
         save_figure(figure, folder / f"{score}.{kind}")
     if any(column.startswith(SATURATED) for column in history):
@@ -71,9 +72,8 @@ def _history_figure(history: pd.DataFrame, metrics: dict, score: str) -> Figure:
     other = (
         metrics["select_on"] if history[f"{metrics['select_on']}_{score}"].notna().any() else "test"
     )
-    marker: dict[str, Any] = {"marker": "o"} if len(history) == 1 else {}
     for part in ("train", other):
-        axes.plot(history["epoch"], history[f"{part}_{score}"], **PARTS[part], **marker)
+        axes.plot(history["epoch"], history[f"{part}_{score}"], **PARTS[part])
     if score == "loss":
         plateau = metrics["target_variance"][other]
         axes.axhline(plateau, label=f"variance of the {PARTS[other]['label']} target", **PLATEAU)
@@ -86,8 +86,29 @@ def _history_figure(history: pd.DataFrame, metrics: dict, score: str) -> Figure:
     axes.plot(
         best["epoch"], best[f"{other}_{score}"], "o", color="black", markersize=5, label=label
     )
+    axes.set_xlabel("epoch (0: untrained)")
     axes.margins(x=0.02)
     axes.legend(frameon=False)
+    return figure
+
+
+def _fitted_figure(history: pd.DataFrame, metrics: dict, score: str) -> Figure:
+    """A bar for each part of a closed-form model, which has no epochs."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    parts = [part for part in PARTS if history[f"{part}_{score}"].notna().all()]
+    values = [history[f"{part}_{score}"].iloc[0] for part in parts]
+    labels = ["train" if part == "train" else PARTS[part]["label"] for part in parts]
+    bars = axes.bar(labels, values, 0.6, color=[PARTS[part]["color"] for part in parts])
+    axes.bar_label(bars, fmt="%.3g" if score == "r2" else "%.0f")
+    if score == "loss":
+        for index, part in enumerate(parts):
+            label = "variance of the target" if index == 0 else None
+            plateau = metrics["target_variance"][part]
+            axes.plot([index - 0.4, index + 0.4], [plateau] * 2, label=label, **PLATEAU)
+        axes.legend(frameon=False)
+    axes.margins(y=0.1)
     return figure
 
 
