@@ -202,7 +202,9 @@ def _by_session(sessions: pd.DataFrame, published: pd.DataFrame) -> str:
     """A row for each session: R2 of every model, then the published columns."""
     scores = ["r2_x", "r2_y"]
     wide = sessions.pivot(index=["session", "test_bins"], columns="model", values=scores)
-    wide = wide[[(score, model) for model in model_order(sessions["model"]) for score in scores]]
+    wide = wide.sort_index(axis=1)[
+        [(score, model) for model in model_order(sessions["model"]) for score in scores]
+    ]
     wide.columns = [f"{model_label(model)} R² {SCORE_LABELS[name]}" for name, model in wide.columns]
     wide = wide.reset_index("test_bins").rename(columns={"test_bins": "test bins"})
     return markdown(wide.join(published) if len(published) else wide, index=True)

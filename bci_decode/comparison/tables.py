@@ -34,7 +34,8 @@ def sessions_csv(groups: list[ProtocolGroup]) -> str:
     tables = [
         run_table(group.runs).assign(protocol=group.name, **group.differs) for group in groups
     ]
-    return pd.concat(tables).to_csv(index=False)
+    rows = [row for table in tables for row in table.to_dict("records")]
+    return pd.DataFrame(rows).to_csv(index=False)
 
 
 def loss_table(group: ProtocolGroup) -> pd.DataFrame:
@@ -120,11 +121,17 @@ def epoch_table(table: pd.DataFrame) -> pd.DataFrame:
                 "runs": len(runs),
                 "half the plateau": half if np.isfinite(half) else float("nan"),
                 "never": int(runs["half_plateau_epoch"].isna().sum()),
-                "best validation loss": runs["best_val_epoch"].astype(float).median(),
+                "best validation loss": _median(runs["best_val_epoch"]),
                 "selected": float(runs["best_epoch"].median()),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _median(values: pd.Series) -> float:
+    """The median of the numbers there are; NaN without any."""
+    numbers = values.astype(float).dropna()
+    return float(numbers.median()) if len(numbers) else float("nan")
 
 
 def holdout_table(table: pd.DataFrame) -> pd.DataFrame:
