@@ -14,10 +14,11 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig
 
-from bci_decode.config import DataConfig
+from bci_decode.config import TARGETS, DataConfig
 from bci_decode.data.binning import BinnedSession, bin_session
 from bci_decode.data.dataset import Dataset, Scaler, Window
 from bci_decode.data.session import Session, read_session
+from bci_decode.data.split import enclosing
 from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation.decoding import predictor
 from bci_decode.evaluation.scores import score_table
@@ -158,10 +159,10 @@ class LoadedRun:
             session = read_session(session)
         return bin_session(session, **self.config.binning_kwargs())
 
-    def match_units(self, binned: BinnedSession, quiet: bool = False) -> np.ndarray:
+    def match_units(self, binned: BinnedSession) -> np.ndarray:
         """The session's column for each of the decoder's inputs; -1 where there is none.
 
-        Units are matched by channel and row. Missing units are logged unless `quiet`. Raises
+        Units are matched by channel and row. Missing units are logged. Raises
         `BciDecodeError` where no unit matches.
         """
         there = {
@@ -177,7 +178,7 @@ class LoadedRun:
                 file=binned.name,
                 remedy="choose a session of the same array, or train on this one",
             )
-        if len(missing) and not quiet:
+        if len(missing):
             shown = [f"{unit.channel} row {unit.row}" for unit in missing.head(3).itertuples()]
             more = ", ..." * (len(missing) > 3)
             log.warning(
@@ -186,12 +187,12 @@ class LoadedRun:
             )  # fmt: skip
         return columns
 
-    def counts(self, binned: BinnedSession) -> np.ndarray:
-        """Scaled counts (T, N) in the order of the decoder's inputs; missing units are 0.
+    def counts(self, binned: BinnedSession, columns: np.ndarray) -> np.ndarray:
+        """Scaled counts (T, N) of the session's `columns`, as `match_units` returns them.
 
-        With z-scored counts 0 is the unit's mean in training, otherwise it is no spike.
+        Those of missing units are 0: with z-scored counts the unit's mean in training, otherwise
+        no spike.
         """
-        columns = self.match_units(binned)
         present = columns >= 0
         counts = np.zeros((len(binned.counts), len(columns)), np.float32)
         counts[:, present] = binned.counts[:, columns[present]]
@@ -213,13 +214,14 @@ class LoadedRun:
         """
         binned = session if isinstance(session, BinnedSession) else self.bin(session)
         bins = _bins_within(binned, start, stop)
-        scaled = predictor(self.model, Window.from_config(self.config.window).history)(
-            self.counts(binned)[bins]
-        )
-        decoded = self.scaler("target").inverse(scaled)
+        decoded = self._decode_bins(binned, self.match_units(binned), bins)
         table = pd.DataFrame(decoded, columns=list(self.axes))
         table.insert(0, "time", binned.edges[1:][bins])
         return table
+
+    def _decode_bins(self, binned: BinnedSession, columns: np.ndarray, bins: slice) -> np.ndarray:
+        decode = predictor(self.model, Window.from_config(self.config.window).history)
+        return self.scaler("target").inverse(decode(self.counts(binned, columns)[bins]))
 
     def predictions(
         self,
@@ -231,36 +233,30 @@ class LoadedRun:
 
         Without a range, the session that the run was trained on is decoded in its test part alone.
         """
-        from bci_decode.config import TARGETS
-
         if not isinstance(session, Session):
             session = read_session(session)
         binned = self.bin(session)
         bins, overlaps = _bins_within(binned, start, stop), []
-        if md5_of(session.path) == self.state["session"]["md5"]:
-            split = self.state["session"]["split_bins"]
+        trained_on = self.state["session"]
+        if md5_of(session.path) == trained_on["md5"]:
+            split = {name: slice(*ends) for name, ends in trained_on["split_bins"].items()}
             if start is None and stop is None:
                 log.info("%s: trained on it, so its test part alone is scored", session.name)
-                bins = slice(*split["test"])
-                start, stop = binned.edges[bins.start], binned.edges[bins.stop]
+                bins = split["test"]
             overlaps = _overlapping(bins, split)
-            if overlaps:
-                parts = " and ".join(overlaps)
-                log.warning(
-                    "%s: the %s part, which the run learned from, is scored too",
-                    session.name,
-                    parts,
-                )
-        decoded = self.decode(binned, start, stop)
+        if overlaps:
+            line = "%s: the %s part, which the run learned from, is scored too"
+            log.warning(line, session.name, " and ".join(overlaps))
+        columns = self.match_units(binned)
         return {
-            "time": decoded["time"].to_numpy(),
+            "time": binned.edges[1:][bins],
             "true": binned.kinematics[bins],
-            "decoded": decoded[list(self.axes)].to_numpy(),
+            "decoded": self._decode_bins(binned, columns, bins),
             "axes": np.array(self.axes),
             "target": self.config.target,
             "unit": TARGETS[self.config.target],
             "bin_width": self.config.bin_width,
-            "missing_units": int((self.match_units(binned, quiet=True) < 0).sum()),
+            "missing_units": int((columns < 0).sum()),
             "overlaps": overlaps,
         }
 
@@ -294,12 +290,11 @@ def _bins_within(binned: BinnedSession, start: float | None, stop: float | None)
     return slice(first, last)
 
 
-def _overlapping(bins: slice, split: dict[str, list[int]]) -> list[str]:
-    """The parts of a split that a run learns from and that share a bin with `bins`."""
+def _overlapping(bins: slice, split: dict[str, slice]) -> list[str]:
+    """The parts that a run learns from and that share a bin with `bins`."""
+    learned = [name for name in ("train", "val") if name in split and name not in enclosing(split)]
     return [
         name
-        for name, (first, last) in split.items()
-        if name in ("train", "val")
-        and max(bins.start, first) < min(bins.stop, last)
-        and not first >= split["test"][0]
+        for name in learned
+        if max(bins.start, split[name].start) < min(bins.stop, split[name].stop)
     ]

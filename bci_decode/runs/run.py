@@ -58,16 +58,8 @@ def run(
             _report_finished(folder, typed)
         else:
             job = _Job(config, typed, settings, folder, data_file, words, progress)
-            with _torch_state_kept():
-                job.run()
+            job.run()
     return folder
-
-
-def _torch_state_kept():
-    """Leave threads and random state of PyTorch as a caller in Python has them."""
-    from bci_decode.training.trainer import torch_state_kept
-
-    return torch_state_kept()
 
 
 def _report_finished(folder: Path, config: TrainConfig) -> None:
@@ -107,10 +99,20 @@ class _Job:
         self.stopwatch = Stopwatch()
 
     def run(self) -> None:
-        from bci_decode.training.loggers import check_installed, experiment_logger
+        from bci_decode.training.loggers import check_installed
 
         check_installed(self.typed.logger)
-        data, recording = self._load()
+        data, recording = self._load()  # PyTorch is imported there, while the checksum is taken
+        from bci_decode.training.trainer import torch_state_kept
+
+        with torch_state_kept():
+            self._train_and_report(data, recording)
+        finish(self.folder)
+
+    def _train_and_report(self, data, recording: dict) -> None:
+        from bci_decode.runs.report import score_line
+        from bci_decode.training.loggers import experiment_logger
+
         with self.stopwatch.part("make the decoder"):
             decoder = build_decoder(self.config, data, self.words)
             train = self._training(decoder, data, recording["md5"])
@@ -128,10 +130,7 @@ class _Job:
             if self.typed.trainer.profile:
                 self.stopwatch.write(self.working / "profile.csv")
                 log.info("\n".join(["where the time went:", *self.stopwatch.lines()]))
-            from bci_decode.runs.report import score_line
-
             log.info("%s; all files in %s", score_line(report), self.folder)
-        finish(self.folder)
 
     def _load(self):
         """The data set, and checksum and duration of its recording."""
@@ -179,8 +178,8 @@ class _Job:
 
     def _resumes(self) -> bool:
         """Whether weights come from an earlier start of this run."""
-        continued = self.folder.exists() and not self.typed.overwrite
-        return continued or ((self.working / "last.pt").exists() and not self.typed.overwrite)
+        begun = self.folder.exists() or (self.working / "last.pt").exists()
+        return begun and not self.typed.overwrite
 
     def _trainer(self, decoder, data, md5: str, about: dict[str, Any]):
         from bci_decode.training.trainer import Trainer

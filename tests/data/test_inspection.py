@@ -108,7 +108,7 @@ def standing(variables, *names, value=1.0):
         variables[name][:, 1] = value
 
 
-# For each fault: what is done to the sound recording, the sentence, and what is too little for it.
+# For each fault: the change that makes it, its warning, and a change too small for a warning.
 WARNINGS = {
     "clock": (
         lambda v: clocked(v, 0.005),

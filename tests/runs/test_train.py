@@ -452,9 +452,9 @@ def test_a_mistake_with_overwrite_loses_nothing(swept):
 
 
 def test_an_interrupted_overwrite_keeps_both_runs(swept):
-    """Killed while it overwrites:
+    """A kill while a run overwrites another one loses neither, and a refused command harms neither.
 
-    the new run goes on, a mistake in between harms neither, the old one goes at its end.
+    The same command then finishes the new run, which replaces the old one.
     """
     folder = swept / "both" / "default" / "simulated" / "gru" / "seed0"
     small = ["model=gru", "session.minutes=1", "model.recurrent.hidden_size=16", "output_dir=both"]
