@@ -195,11 +195,6 @@ class TrainerConfig(_Keys):
         low=1,
         high=MAX_COUNT,
     )
-    matmul: str = key(
-        "auto",
-        "float32 matrix product; auto: the fastest exact one here; default: PyTorch's",
-        choices=("auto", "default"),
-    )
     profile: bool = key(False, "write profile.csv: where the time goes")
     monitor_layers: bool = key(
         False,

@@ -23,11 +23,9 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     import torch
 
-    from bci_decode.layers.cpu.matmul import use_fast_matmul
     from bci_decode.runs.load import load_run
 
     torch.set_num_threads(1)  # more gain nothing for one stream
-    use_fast_matmul()
     folder, report = evaluate(load_run(arguments.run), arguments)
     print(_table(report))
     print(f"wrote evaluation.json, predictions.npz and trajectory.{arguments.figures} to {folder}")

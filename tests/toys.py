@@ -71,7 +71,6 @@ def config(**changes) -> TrainerConfig:
         "select_on": "val",
         "device": "cpu",
         "threads": 1,
-        "matmul": "auto",
         "profile": False,
         "monitor_layers": False,
     }

@@ -19,9 +19,7 @@ from bci_decode.runs.folder import FAILED, RUNNING, working_folder
 SCORES = {"r2_x": "test_r2_x", "r2_y": "test_r2_y", "r2": "test_r2"}  # of a session: of a run
 # settings that runs must share before a table may hold both
 PROTOCOL = ("data.", "optimizer.", "scheduler.", "trainer.", "init_from")
-FREE = tuple(
-    f"trainer.{key}" for key in ("device", "threads", "monitor_layers", "profile", "matmul")
-)
+FREE = tuple(f"trainer.{key}" for key in ("device", "threads", "monitor_layers", "profile"))
 
 
 @dataclass(frozen=True, eq=False)

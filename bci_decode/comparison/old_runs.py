@@ -9,11 +9,11 @@ import pandas as pd
 from bci_decode.data.catalog import catalog
 
 SETTINGS = {
-    "trainer.gemm": "trainer.matmul",
     "trainer.watch": "trainer.monitor_layers",
     "data.split.val_of_rest": "data.split.val_from_test",
 }
-METRICS = {"honest": "holdout", "at_test_choice": "at_test_selected_epoch", "gemm": "matmul"}
+METRICS = {"honest": "holdout", "at_test_choice": "at_test_selected_epoch"}
+DROPPED = "trainer.gemm"  # the matrix product, which is no setting any more
 COLUMNS = {"held_": "holdout_", "outside_": "saturated_"}  # beginnings of columns of history.csv
 
 
@@ -26,6 +26,7 @@ def present_settings(settings: dict[str, Any]) -> dict[str, Any]:
     return {
         SETTINGS.get(key, key): _without_module(value) if key.endswith("_target_") else value
         for key, value in settings.items()
+        if key != DROPPED
     }
 
 

@@ -75,7 +75,7 @@ def _extract_layer(recurrent: nn.Module, name: str, inputs: int) -> nn.Module:
     """One layer in one direction as a module: a stack returns only its last layer's states."""
     options: dict[str, Any] = {"bias": recurrent.bias}
     if isinstance(recurrent, LayerNormGRU):
-        options |= {"affine": recurrent.affine, "eps": recurrent.eps}
+        options |= {name: getattr(recurrent, name) for name in ("affine", "eps", "place")}
     with torch.random.fork_rng(devices=()):  # its initial weights must not use training's numbers
         layer = type(recurrent)(inputs, recurrent.hidden_size, **options)
     weights = recurrent.state_dict()
@@ -87,20 +87,11 @@ def _extract_layer(recurrent: nn.Module, name: str, inputs: int) -> nn.Module:
 
 def _gates(layer: nn.Module, x: Tensor, h: Tensor) -> list[Tensor]:
     """`GATES` of one layer for inputs x (T, B, I) and the states before them h (T, B, H)."""
-    of_x, of_h = (
-        _linear(layer, side, a).chunk(3, -1) for side, a in zip(SIDES, (x, h), strict=True)
-    )
+    inputs, recurrent = (gate_weights(layer, side, "l0") for side in SIDES)
     if isinstance(layer, LayerNormGRU):
-        update, reset = of_x[0] + of_h[0], of_x[1] + of_h[1]
-    else:  # torch's rows: reset, update, candidate
-        update, reset = -(of_x[1] + of_h[1]), of_x[0] + of_h[0]
-    return [update, reset, of_x[2] + torch.sigmoid(reset) * of_h[2]]
-
-
-def _linear(layer: nn.Module, side: str, a: Tensor) -> Tensor:
-    """One side's linear map and, of a LayerNormGRU, its normalization: (..., 3 H)."""
-    weight, bias, gain, shift = gate_weights(layer, side, "l0")
-    mapped = F.linear(a, weight, bias)
-    if isinstance(layer, LayerNormGRU):
-        return torch.cat(layer.normalize(mapped, gain, shift), dim=-1)
-    return mapped
+        update, reset, candidate = layer.pre_activations(layer.project(x, inputs), h, recurrent)
+        return [update, reset, candidate]
+    of_x = F.linear(x, inputs.weight, inputs.bias).chunk(3, -1)  # torch's rows: reset, update
+    of_h = F.linear(h, recurrent.weight, recurrent.bias).chunk(3, -1)
+    reset = of_x[0] + of_h[0]
+    return [-(of_x[1] + of_h[1]), reset, of_x[2] + torch.sigmoid(reset) * of_h[2]]

@@ -1,4 +1,4 @@
-"""GRU and LayerNorm GRU: the readable loop, and when the fused path for CPUs replaces it.
+"""GRU and LayerNorm GRU: the readable loop, and when compiled kernels replace it.
 
 Shapes: B sequences, T bins, I inputs, H hidden_size.
 """
@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bci_decode.layers.cpu.autograd import fused_gru
+from bci_decode.layers import cpu
 from bci_decode.layers.stacked import StackedRecurrent
-from bci_decode.layers.weights import gate_weights, layer_names
+from bci_decode.layers.weights import GateWeights, gate_weights, layer_names
+
+PLACES = ("apart", "sum", "sum2")
 
 
 class LayerNormGRU(StackedRecurrent):
@@ -36,8 +38,13 @@ class LayerNormGRU(StackedRecurrent):
     initial value of the gains: 1 in the paper. A smaller one keeps gates and tanh away from
     saturation at first (Cooijmans et al. 2017 use 0.1 for batch normalization inside an LSTM).
 
-    On a CPU the fused path runs unless `use_fused` is False. It has no second derivatives and does
-    not work under `torch.func`; the loop does both.
+    `place` says what is normalized: "apart", each side by itself, as above; "sum", one LN over all
+    3 H of W_x x + W_h h, W x + U h, where r multiplies the candidate's whole normalized value;
+    "sum2", LN(W_x x + W_h h) for the gates and tanh(LN(W x + r * U h)). A norm of a sum has its
+    gain and bias among the recurrent side's parameters.
+
+    On a CPU compiled kernels run (see `layers.cpu`) unless `use_fused` is False. They have no
+    second derivatives and do not work under `torch.func`; the loop does both.
     """
 
     use_fused = True
@@ -56,6 +63,7 @@ class LayerNormGRU(StackedRecurrent):
         affine: bool = True,
         eps: float = 1e-5,
         initial_gain: float = 1.0,
+        place: str = "apart",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
@@ -66,18 +74,21 @@ class LayerNormGRU(StackedRecurrent):
                 raise ValueError(f"{name} is {size}, it must be 1 or more")
         if not 0 <= dropout <= 1:
             raise ValueError(f"dropout is {dropout}, it must be a probability")
+        if place not in PLACES:
+            raise ValueError(f"place is {place!r}, choose {', '.join(PLACES)}")
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first = bias, batch_first
         self.dropout, self.bidirectional = dropout, bidirectional
-        self.affine, self.eps, self.initial_gain = affine, eps, initial_gain
+        self.affine, self.eps, self.initial_gain, self.place = affine, eps, initial_gain, place
         rows, options = 3 * hidden_size, {"device": device, "dtype": dtype}
         for suffix in layer_names(self):
             inputs = input_size if suffix.startswith("l0") else hidden_size * (1 + bidirectional)
             for side, columns in (("ih", inputs), ("hh", hidden_size)):
                 self._add(f"weight_{side}_{suffix}", (rows, columns), True, options)
                 self._add(f"bias_{side}_{suffix}", (rows,), bias, options)
-                self._add(f"norm_gain_{side}_{suffix}", (rows,), affine, options)
-                self._add(f"norm_bias_{side}_{suffix}", (rows,), affine, options)
+                normed = affine and (side == "hh" or place == "apart")
+                self._add(f"norm_gain_{side}_{suffix}", (rows,), normed, options)
+                self._add(f"norm_bias_{side}_{suffix}", (rows,), normed, options)
         self.reset_parameters()
 
     def _add(self, name: str, shape: tuple[int, ...], wanted: bool, options: dict) -> None:
@@ -98,46 +109,64 @@ class LayerNormGRU(StackedRecurrent):
     def _run_direction(
         self, x: Tensor, state: Tensor | None, suffix: str, index: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """All arithmetic of the layer; `fused_gru` does the same faster, and tests compare them."""
+        """Run the kernels, or else all arithmetic of the layer as a loop; tests compare them."""
         inputs, recurrent = (gate_weights(self, side, suffix) for side in ("ih", "hh"))
-        bins = len(x if index is None else index)
-        fused = self.use_fused and type(self).normalize is LayerNormGRU.normalize
-        if fused and _fused_supported(x, state, recurrent.weight) and _fused_worthwhile(bins):
-            y = fused_gru(x, state, inputs, recurrent, self.eps, index)
+        form = kernel_form(self)
+        if self.use_fused and form and cpu.serves(x, state, recurrent.weight, form):
+            from bci_decode.layers.cpu.autograd import fused_gru
+
+            y = fused_gru(x, state, inputs, recurrent, form, self.eps, index)
             return y, y[-1]
         if index is not None:
             x = x[index]
         h = x.new_zeros(x.shape[1], self.hidden_size) if state is None else state
-        weight, bias, gain, shift = recurrent
-        projected = F.linear(x, inputs.weight, inputs.bias)  # all bins at once
-        gates_x, candidate_x = self.normalize(projected, inputs.gain, inputs.shift)
         states = []
-        for gate_x, new_x in zip(gates_x, candidate_x, strict=True):  # (B, 2 H), (B, H)
-            gate_h, new_h = self.normalize(F.linear(h, weight, bias), gain, shift)
-            z, r = torch.sigmoid(gate_x + gate_h).chunk(2, dim=-1)
-            candidate = torch.tanh(new_x + r * new_h)
-            h = (1 - z) * h + z * candidate
+        for bin_ in self.project(x, inputs):  # all bins at once, then (B, 3 H)
+            z, _, candidate = self.pre_activations(bin_, h, recurrent)
+            z = torch.sigmoid(z)
+            h = (1 - z) * h + z * torch.tanh(candidate)
             states.append(h)
         return torch.stack(states), h
 
-    def normalize(
-        self, a: Tensor, gain: Tensor | None, shift: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def project(self, x: Tensor, inputs: GateWeights) -> Tensor:
+        """The input side of bins x (..., I): (..., 3 H), normalized if the sides are so apart."""
+        u = F.linear(x, inputs.weight, inputs.bias)
+        return self.normalize(u, inputs.gain, inputs.shift) if self.place == "apart" else u
+
+    def pre_activations(
+        self, u: Tensor, h: Tensor, recurrent: GateWeights
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The arguments of sigmoid (z, r) and of tanh, each (..., H), for the input side u."""
+        weight, bias, gain, shift = recurrent
+        a = F.linear(h, weight, bias)
+        sizes = (2 * self.hidden_size, self.hidden_size)
+        if self.place == "sum":
+            total = F.layer_norm(u + a, (3 * self.hidden_size,), gain, shift, self.eps)
+            z, r, candidate = total.chunk(3, dim=-1)
+            return z, r, torch.sigmoid(r) * candidate
+        if self.place == "sum2":
+            (gates_u, new_u), (gates_a, new_a) = u.split(sizes, -1), a.split(sizes, -1)
+            gains, shifts = (_parts(values, sizes) for values in (gain, shift))
+            gates = F.layer_norm(gates_u + gates_a, sizes[:1], gains[0], shifts[0], self.eps)
+            z, r = gates.chunk(2, dim=-1)
+            new = new_u + torch.sigmoid(r) * new_a
+            return z, r, F.layer_norm(new, sizes[1:], gains[1], shifts[1], self.eps)
+        a = self.normalize(a, gain, shift)
+        (gates_u, new_u), (gates_a, new_a) = u.split(sizes, -1), a.split(sizes, -1)
+        z, r = (gates_u + gates_a).chunk(2, dim=-1)
+        return z, r, new_u + torch.sigmoid(r) * new_a
+
+    def normalize(self, a: Tensor, gain: Tensor | None, shift: Tensor | None) -> Tensor:
         """LN of a (..., 3 H): of both gates together (..., 2 H) and of the candidate (..., H).
 
-        A subclass may define another normalization; the loop then always runs.
+        A subclass may define another normalization of each side; the loop then always runs.
         """
         sizes = (2 * self.hidden_size, self.hidden_size)
-        gains = (None, None) if gain is None else gain.split(sizes)
-        shifts = (None, None) if shift is None else shift.split(sizes)
-        gates, candidate = a.split(sizes, dim=-1)
-        return (
-            F.layer_norm(gates, sizes[:1], gains[0], shifts[0], self.eps),
-            F.layer_norm(candidate, sizes[1:], gains[1], shifts[1], self.eps),
-        )
+        parts = zip(a.split(sizes, -1), _parts(gain, sizes), _parts(shift, sizes), strict=True)
+        return torch.cat([F.layer_norm(a, a.shape[-1:], g, s, self.eps) for a, g, s in parts], -1)
 
     def extra_repr(self) -> str:
-        names = ("num_layers", "bias", "batch_first", "dropout", "bidirectional", "affine")
+        names = ["num_layers", "bias", "batch_first", "dropout", "bidirectional", "affine", "place"]
         options = (f"{name}={getattr(self, name)}" for name in names)
         return ", ".join([f"{self.input_size}, {self.hidden_size}", *options])
 
@@ -162,9 +191,7 @@ class GRU(StackedRecurrent, nn.GRU):
     def forward(self, input: Any, hx: Tensor | None = None) -> tuple[Any, Tensor]:
         """Same as `torch.nn.GRU`."""
         if isinstance(input, Tensor) and self._fused(input, hx):
-            bins = input.shape[-2 if self.batch_first or input.dim() == 2 else 0]
-            if _fused_worthwhile(bins):
-                return StackedRecurrent.forward(self, input, hx)
+            return StackedRecurrent.forward(self, input, hx)
         return nn.GRU.forward(self, input, hx)
 
     def forward_windows(self, bins: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,13 +200,15 @@ class GRU(StackedRecurrent, nn.GRU):
         return nn.GRU.forward(self, bins[windows])
 
     def _fused(self, x: Tensor, h: Tensor | None) -> bool:
-        return self.use_fused and _fused_supported(x, h, self.weight_hh_l0)
+        return self.use_fused and cpu.serves(x, h, self.weight_hh_l0, "plain")
 
     def _run_direction(
         self, x: Tensor, state: Tensor | None, suffix: str, index: Tensor | None
     ) -> tuple[Tensor, Tensor]:
+        from bci_decode.layers.cpu.autograd import fused_gru
+
         inputs, recurrent = (gate_weights(self, side, suffix) for side in ("ih", "hh"))
-        y = fused_gru(x, state, inputs, recurrent, None, index)
+        y = fused_gru(x, state, inputs, recurrent, "plain", index=index)
         return y, y[-1]
 
     def __prepare_scriptable__(self) -> nn.GRU:
@@ -189,20 +218,16 @@ class GRU(StackedRecurrent, nn.GRU):
         return gru
 
 
-def _fused_supported(x: Tensor, h: Tensor | None, weight: Tensor) -> bool:
-    """Whether all tensors are plain, on the CPU, of the weights' type, and not traced or cast."""
-    given = [weight, x] if h is None else [weight, x, h]
-    return (
-        weight.device.type == "cpu"
-        and weight.dtype in (torch.float32, torch.float64)
-        and all(type(a) in (Tensor, nn.Parameter) for a in given)
-        and all(a.dtype == weight.dtype and a.device == weight.device for a in given)
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-    )
+def kernel_form(layer: GRU | LayerNormGRU) -> str | None:
+    """Which kernels compute the layer: "plain", or the place of its norm; None for a subclass with
+    arithmetic of its own.
+    """
+    if isinstance(layer, GRU):
+        return "plain"
+    own = ("normalize", "project", "pre_activations")
+    inherited = all(getattr(type(layer), n) is getattr(LayerNormGRU, n) for n in own)
+    return layer.place if inherited else None
 
 
-def _fused_worthwhile(bins: int) -> bool:
-    """Whether the fused path repays its preparation: not for a few bins without gradients."""
-    return torch.is_grad_enabled() or bins > 4
+def _parts(values: Tensor | None, sizes: tuple[int, int]) -> tuple[Tensor | None, ...]:
+    return (None, None) if values is None else values.split(sizes)

@@ -220,7 +220,6 @@ class _Job:
 
     def _write_report(self, data, decoder, history, recording: dict) -> dict[str, Any]:
         from bci_decode.evaluation.decoding import decode_parts
-        from bci_decode.layers.cpu.matmul import fast_matmul, onednn_is_exact
         from bci_decode.runs.figures import draw_run  # Matplotlib is not waited for before
         from bci_decode.runs.load import restore_model
         from bci_decode.runs.report import recording_kind, write_report
@@ -229,10 +228,8 @@ class _Job:
         best = self.working / "best.pt"
         state = read_checkpoint(best)
         restore_model(decoder, state, best)
-        with fast_matmul(self.typed.trainer.matmul):
-            decoded = decode_parts(decoder, data)
+        decoded = decode_parts(decoder, data)
         bidirectional = is_bidirectional(self.config)
-        onednn = self.typed.trainer.matmul == "auto" and onednn_is_exact()
         about = {
             "session": str(self.config.session.name),
             "recording": recording_kind(self.settings["session"], recording["md5"]),
@@ -244,7 +241,6 @@ class _Job:
             "data": file_stat(self.data_file) | recording,
             "parameters": sum(value.numel() for value in state["decoder"].values()),
             "device": str(getattr(decoder, "device", "cpu")),
-            "matmul": "onednn where it pays" if onednn else "default",
         }
         report = write_report(self.working, data, decoded, history, self.typed, about)
         draw_run(self.working, self.typed.figures, self.typed.trajectory)

@@ -26,7 +26,6 @@ from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation import metrics
 from bci_decode.evaluation.decoding import decode_parts
 from bci_decode.files import written_whole
-from bci_decode.layers.cpu.matmul import fast_matmul
 from bci_decode.models.decoder import Decoder, check_window
 from bci_decode.training.checkpoint import data_state, load_checkpoint, save_checkpoint
 from bci_decode.training.monitor import LayerMonitor, monitor_input
@@ -118,8 +117,7 @@ class Trainer:
         `on_epoch` gets each new row of the history.
         """
         self.on_epoch = on_epoch
-        with fast_matmul(self.config.matmul):
-            self._fit()
+        self._fit()
         return pd.DataFrame(self.history, columns=self.columns)
 
     def _fit(self) -> None:

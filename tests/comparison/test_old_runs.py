@@ -19,7 +19,7 @@ PRESENT = {
         "recurrent": {"_target_": "bci_decode.layers.GRU", "hidden_size": 16},
         "head": {"_target_": "bci_decode.models.heads.MLPHead", "width": 8},
     },
-    "trainer": {"epochs": 3, "matmul": "auto", "monitor_layers": True, "profile": False},
+    "trainer": {"epochs": 3, "monitor_layers": True, "profile": False},
     "names": {"experiment": "default", "model": "gru"},
 }
 EARLIER = {
@@ -49,7 +49,7 @@ def rewrite(folder, model, trainer, names=None, key="val_from_test", **metrics):
 def both(tmp_path):
     new, old = write_run(tmp_path / "new", seed=0), write_run(tmp_path / "old", seed=1)
     holdout = SCORES | {"at_test_selected_epoch": SCORES | {"epoch": 3}}
-    rewrite(new, **PRESENT, recording="simulated", holdout=holdout, matmul="default")
+    rewrite(new, **PRESENT, recording="simulated", holdout=holdout)
     holdout = SCORES | {"at_test_choice": SCORES | {"epoch": 3}}
     rewrite(old, **EARLIER, key="val_of_rest", honest=holdout, gemm="default")
     history = pd.read_csv(old / "history.csv").assign(held_loss=9.0, outside_l0_update=0.1)

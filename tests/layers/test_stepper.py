@@ -8,36 +8,70 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from bci_decode.layers import GRU, LayerNormGRU
+from bci_decode.layers import GRU, LayerNormGRU, cpu
 from bci_decode.layers.cpu.stepper import Stepper
 
+FORMS = [
+    (GRU, {"bias": True}),
+    (GRU, {"bias": False}),
+    *((LayerNormGRU, {"affine": a, "bias": b}) for a in (True, False) for b in (True, False)),
+    (LayerNormGRU, {"place": "sum"}),
+    (LayerNormGRU, {"place": "sum2", "eps": 1e-3}),
+]
 
-def moved(**options) -> LayerNormGRU:
+
+def moved(kind=LayerNormGRU, inputs=6, hidden=8, **options):
     torch.manual_seed(0)
-    layer = LayerNormGRU(6, 8, **options)
+    layer = kind(inputs, hidden, **options)
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     return layer
 
 
-@pytest.mark.parametrize("num_layers", [1, 3])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-@pytest.mark.parametrize(
-    "options", [{"affine": a, "bias": b} for a in (True, False) for b in (True, False)], ids=str
-)
-def test_step_by_step_equals_one_pass(options, dtype, tolerance, num_layers):
-    layer = moved(num_layers=num_layers, **options).to(dtype)
-    x, h = torch.randn(20, 6, dtype=dtype), torch.randn(num_layers, 8, dtype=dtype)
-    y, final = layer(x, h)
+def stepped(layer, x, h):
+    """The outputs and the last state of a Stepper."""
     stepper, state, outputs = Stepper(layer), h.numpy(), []
     for bin_ in x.numpy():
         state = stepper.step(bin_, state)
         outputs.append(state[-1])
-    np.testing.assert_allclose(np.stack(outputs), y.detach().numpy(), rtol=0, atol=tolerance)
-    np.testing.assert_allclose(state, final.detach().numpy(), rtol=0, atol=tolerance)
+    return np.stack(outputs), state
+
+
+@pytest.mark.parametrize("num_layers", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(("kind", "options"), FORMS, ids=str)
+def test_step_by_step_has_the_bits_of_one_pass(kind, options, dtype, num_layers):
+    layer = moved(kind, 37, 30, num_layers=num_layers, **options).to(dtype)
+    x, h = torch.randn(20, 37, dtype=dtype), torch.randn(num_layers, 30, dtype=dtype)
+    y, final = layer(x, h)
+    outputs, state = stepped(layer, x, h)
+    np.testing.assert_array_equal(outputs, y.detach().numpy())
+    np.testing.assert_array_equal(state, final.detach().numpy())
     assert state.dtype == x.numpy().dtype
+
+
+@pytest.mark.parametrize(("kind", "options"), FORMS, ids=str)
+def test_without_numba_the_layer_itself_steps(monkeypatch, kind, options):
+    layer = moved(kind, num_layers=2, **options)
+    x, h = torch.randn(20, 6), torch.randn(2, 8)
+    expected = stepped(layer, x, h)
+    monkeypatch.setattr("bci_decode.layers.cpu.available", lambda: False)
+    cpu.prepare.cache_clear()
+    try:
+        for found, true in zip(stepped(layer, x, h), expected, strict=True):
+            np.testing.assert_allclose(found, true, rtol=0, atol=1e-5)
+    finally:
+        cpu.prepare.cache_clear()
+
+
+def test_a_state_that_is_not_contiguous():
+    layer, x = moved(num_layers=2), np.ones(6, np.float32)
+    h = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32).T
+    expected = Stepper(layer).step(x, np.ascontiguousarray(h))
+    np.testing.assert_array_equal(Stepper(layer).step(np.repeat(x, 2)[::2], h), expected)
 
 
 def test_the_weights_are_those_at_the_making_and_the_states_the_callers():
@@ -66,8 +100,10 @@ def test_gates_far_closed_and_open():
 def test_a_bidirectional_layer_is_refused():
     with pytest.raises(ValueError, match="a bidirectional layer reads later bins"):
         Stepper(LayerNormGRU(6, 8, bidirectional=True))
-    with pytest.raises(ValueError, match="can step only a unidirectional LayerNormGRU .*: not GRU"):
-        Stepper(GRU(6, 8))
+    with pytest.raises(
+        ValueError, match="can step only a unidirectional GRU or LayerNormGRU .*: not LSTM"
+    ):
+        Stepper(nn.LSTM(6, 8))
 
 
 def test_copies_step_as_the_original():
@@ -84,16 +120,17 @@ def test_copies_step_as_the_original():
         (np.ones(6, np.float32), np.zeros((1, 8))),
         (np.ones(6, np.float32), np.zeros((2, 8), np.float32)),
         (np.ones(6, np.float32), np.zeros(8, np.float32)),
+        (np.ones(5, np.float32), np.zeros((1, 8), np.float32)),
     ],
 )
 def test_other_shapes_and_types_are_refused(x, h):
-    with pytest.raises(ValueError, match="takes x and h of float32, h \\(1, 8\\)"):
+    with pytest.raises(ValueError, match="takes x and h of float32, x \\(6,\\), h \\(1, 8\\)"):
         Stepper(moved()).step(x, h)
 
 
 class OtherNorm(LayerNormGRU):
     def normalize(self, a, gain, shift):
-        return a.split((2 * self.hidden_size, self.hidden_size), dim=-1)
+        return a
 
 
 @pytest.mark.parametrize(
@@ -101,11 +138,9 @@ class OtherNorm(LayerNormGRU):
     [
         (lambda: LayerNormGRU(6, 8, device="meta"), "this one is on meta; move a copy to the CPU"),
         (lambda: LayerNormGRU(6, 8, dtype=torch.bfloat16), "this one has torch.bfloat16; convert"),
-        (lambda: OtherNorm(6, 8), "OtherNorm has its own normalization"),
+        (lambda: OtherNorm(6, 8), "OtherNorm has arithmetic of its own"),
     ],
 )
 def test_an_unsupported_layer_is_refused(layer, problem):
-    with pytest.raises(
-        ValueError, match=f"can step only a unidirectional LayerNormGRU .*: {problem}"
-    ):
+    with pytest.raises(ValueError, match=f"can step only a unidirectional GRU or .*: {problem}"):
         Stepper(layer())

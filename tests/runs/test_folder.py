@@ -163,7 +163,7 @@ def test_a_run_of_an_earlier_version_is_named_as_such(tmp_path):
     with pytest.raises(BciDecodeError, match="holds a run of an earlier version"), locked(folder):
         claim(
             folder,
-            TRAINED | {"names": {"model": "gru"}, "trainer": {"matmul": "auto"}},
+            TRAINED | {"names": {"model": "gru"}, "trainer": {"epochs": 2}},
             overwrite=False,
         )
 

@@ -16,7 +16,6 @@ from toys import made_data, made_decoder, made_holdout, made_trainer
 from bci_decode.data.dataset import Window
 from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation.decoding import decode_parts
-from bci_decode.layers.cpu import matmul
 from bci_decode.training.checkpoint import load_checkpoint
 from bci_decode.training.trainer import history_columns
 
@@ -330,21 +329,6 @@ def test_a_gpu_that_is_not_there_is_said(tmp_path, monkeypatch):
     with pytest.raises(BciDecodeError, match="trainer.device: is cuda, but PyTorch sees no GPU"):
         made_trainer(tmp_path, device="cuda")
     assert made_trainer(tmp_path, device="auto").device.type == "cpu"
-
-
-@pytest.mark.parametrize(("choice", "asked"), [("auto", True), ("default", False)])
-def test_the_matmul_is_chosen_by_one_key(tmp_path, monkeypatch, choice, asked):
-    chosen: list[str] = []
-    monkeypatch.setattr(matmul, "MIN_MULTIPLY_ADDS", 1)
-    monkeypatch.setattr(matmul, "onednn_is_exact", lambda: True)
-    monkeypatch.setattr(matmul, "_set_precision", chosen.append)
-    made_trainer(tmp_path, epochs=1, matmul=choice).fit()
-    assert bool(chosen) is asked
-
-
-def test_an_unknown_matmul_is_refused(tmp_path):
-    with pytest.raises(BciDecodeError, match="trainer.matmul: is 'mkl'; choose auto or default"):
-        made_trainer(tmp_path, matmul="mkl")
 
 
 def test_the_stopwatch_knows_the_parts_of_training(tmp_path):

@@ -1,40 +1,27 @@
-"""The fused GRU for CPUs: `LayerNormGRU` and the plain GRU with a hand-written backward.
+"""From PyTorch's tensors to the compiled kernels and back.
 
-Shapes: T bins, B sequences, I inputs, H hidden_size; the 3 H columns are update gate z, reset gate
-r and candidate. The plain GRU has torch's convention: r before z; z is the share of the OLD state.
-
-Why it is fast:
-
-- The rows of each weight are centered over each LayerNorm group once per call (the mean row is
-  subtracted). Pre-activations then have mean zero, and each bin needs only their norms.
-- Elementwise work runs over chunks of bins that stay in cache. The loop over bins contains only
-  what needs the state: one product, one norm, the gates.
-- The backward computes all local derivatives of a chunk first, and the weights' gradients in one
-  product per chunk.
-- tanh(a) is computed as 2 sigmoid(2 a) - 1, because ATen's sigmoid is much faster, so the
-  candidate's columns hold 2 a. Chunks with small candidates, where this is inexact, use tanh.
+Shapes: T bins, B sequences, I inputs, H hidden_size; rows of 3 H columns as in `rows`.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from bci_decode.layers.cpu import recurrence as loops
-from bci_decode.layers.cpu.input_projection import Gradients, Projection
-from bci_decode.layers.cpu.layer_norm import NormConstants, norm_constants, with_centered_weights
-from bci_decode.layers.cpu.matmul import large_products
-from bci_decode.layers.cpu.workspace import (
-    MIN_SIZE_FOR_VIEWS,
-    BackwardWork,
-    ForwardWork,
-    allocate,
-    forward_steps,
-    workspace,
-)
-from bci_decode.layers.weights import GateWeights
+from bci_decode.layers.cpu.kernels import Kernels, kernels_of, shared_kernels
+from bci_decode.layers.cpu.product import padded
+from bci_decode.layers.cpu.rows import FORMS, PLAIN, STATS
+from bci_decode.layers.weights import SIDES, GateWeights, gate_weights
+
+MIN_SHARED = 2**18  # T B H from which a batch is split into two shares
+SHARE_MULTIPLE = 8  # a share has whole tiles of the product
+Array = np.ndarray
 
 
 def fused_gru(
@@ -42,46 +29,70 @@ def fused_gru(
     h: Tensor | None,
     inputs: GateWeights,
     recurrent: GateWeights,
-    eps: float | None,
+    form: str,
+    eps: float = 0.0,
     index: Tensor | None = None,
 ) -> Tensor:
     """States (T, B, H) for inputs x (T, B, I) from the initial state h (B, H), or from zeros.
 
-    `eps` is added to the variances of the LayerNorm GRU; None selects the plain GRU. With `index`
-    (T, B), x is (bins, I), sequence b has the bins index[:, b], and each bin is projected once. Can
-    be differentiated once.
+    `form` is "plain" or the place of the norm. With `index` (T, B), x is (bins, I),
+    sequence b has the bins index[:, b], and each bin is projected once. Can be differentiated once.
     """
     tensors = (x, h, *inputs, *recurrent)
-    if torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in tensors
-    ):
-        return _FusedGRU.apply(eps, index, *tensors)
-    if eps is not None:
-        inputs, recurrent = with_centered_weights(inputs), with_centered_weights(recurrent)
-    return _forward(x, h, inputs, recurrent, eps, index, None)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        return _FusedGRU.apply(form, eps, index, *tensors)
+    return _Call(form, eps, index, *tensors).forward(keep=False)
+
+
+def compile_kernels(form: str, dtype: torch.dtype) -> float:
+    """Run a tiny layer; the seconds that compiling took, 0 if numba's cache had the kernels."""
+    started, kernels = time.perf_counter(), kernels_of(FORMS[form])
+    weight = torch.zeros(6, 2, dtype=dtype)
+    sides = [GateWeights(weight, None, None, None) for _ in range(2)]
+    call = _Call(form, 1.0, None, torch.zeros(1, 1, 2, dtype=dtype), None, *sides[0], *sides[1])
+    y = call.forward(keep=True)
+    call.backward(y, y, needs_dx=True)
+    compiled = sum(kernels.forward.stats.cache_misses.values())  # type: ignore[attr-defined]
+    return time.perf_counter() - started if compiled else 0.0
+
+
+def step_kernel(layer: Any, form: str) -> Callable[[Array, Array], Array]:
+    """A function of x (I,) and h (L, H) that returns the states (L, H) after one bin.
+
+    It copies the weights now.
+    """
+    panels: list[Array] = []
+    biases: list[Array] = []
+    norms: list[Array] = []
+    hidden, inputs, step = layer.hidden_size, layer.input_size, kernels_of(FORMS[form]).step
+    for number in range(layer.num_layers):
+        sides = [gate_weights(layer, side, f"l{number}") for side in SIDES]
+        x = layer.weight_hh_l0.new_zeros(1, 1, sides[0].weight.shape[1])
+        call = _Call(form, 0.0, None, x, None, *sides[0], *sides[1])
+        panels += [call.packed(side, True) for side in sides]
+        biases.append(call.biases())
+        norms.append(call.norm)
+    dtype = panels[0].dtype
+    fixed = np.concatenate(panels), np.concatenate(biases), np.concatenate(norms)
+    eps, sizes = dtype.type(getattr(layer, "eps", 0)), (layer.num_layers, inputs, hidden)
+    scratch = np.empty(5 * padded(3 * hidden, dtype.itemsize) + STATS, dtype)
+
+    def run(x: Array, h: Array) -> Array:
+        after = np.empty_like(h, order="C")
+        flat = np.ascontiguousarray(x), np.ascontiguousarray(h).reshape(-1), after.reshape(-1)
+        step(*flat, *fixed, eps, sizes, scratch)
+        return after
+
+    return run
 
 
 class _FusedGRU(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        eps: float | None,
-        index: Tensor | None,
-        x: Tensor,
-        h: Tensor | None,
-        *sides: Tensor | None,
-    ) -> Tensor:
-        bins, sequences = (x if index is None else index).shape[:2]
-        inputs, recurrent = GateWeights(*sides[:4]), GateWeights(*sides[4:])  # type: ignore[arg-type]
-        if eps is not None:
-            inputs, recurrent = with_centered_weights(inputs), with_centered_weights(recurrent)
-        hidden, rows = recurrent.weight.shape[1], x.shape[:-1].numel() * (eps is not None)
-        kept = [(bins, sequences, width * hidden) for width in (3, 2, 1)]
-        # input side: normalized W x, 1 / SD; recurrent side: the same after gates and candidate
-        saved = allocate(x, (rows, 3 * hidden), (rows, 3), *kept, (bins, sequences, 3))
-        y = _forward(x, h, inputs, recurrent, eps, index, saved)
-        ctx.save_for_backward(x, h, y, index, *inputs, *recurrent, *saved)
-        ctx.eps = eps
+    def forward(ctx: Any, form: str, eps: float, index: Tensor | None, *tensors: Any) -> Tensor:
+        call = _Call(form, eps, index, *tensors)
+        y = call.forward(keep=True)
+        ctx.save_for_backward(index, *tensors, y, *map(torch.from_numpy, call.kept))
+        ctx.form, ctx.eps = form, eps
         return y
 
     @staticmethod
@@ -91,180 +102,177 @@ class _FusedGRU(torch.autograd.Function):
                 "the fused layer has no second derivatives: set its use_fused = False, "
                 "or drop create_graph"
             )
-        x, h, y, index, *tensors = ctx.saved_tensors
-        sides, saved = (GateWeights(*tensors[:4]), GateWeights(*tensors[4:8])), tensors[8:]
-        with torch.autocast("cpu", enabled=False):
-            return (
-                None,
-                None,
-                *_backward(dy, x, h, y, *sides, ctx.eps, index, saved, ctx.needs_input_grad[2]),
-            )
+        index, *tensors = ctx.saved_tensors
+        call, y = _Call(ctx.form, ctx.eps, index, *tensors[:10]), tensors[10]
+        call.kept = [tensor.numpy() for tensor in tensors[11:]]
+        return (None, None, None, *call.backward(dy, y, ctx.needs_input_grad[3]))
 
 
-def _forward(
-    x: Tensor,
-    h: Tensor | None,
-    inputs: GateWeights,
-    recurrent: GateWeights,
-    eps: float | None,
-    index: Tensor | None,
-    saved: list[Tensor] | None,
-) -> Tensor:
-    (bins, sequences), hidden = (x if index is None else index).shape[:2], recurrent.weight.shape[1]
-    work = workspace(ForwardWork, bins, sequences, hidden, x.dtype)
-    weight, bias = recurrent.weight.t(), recurrent.bias
-    if bins > 5:
-        weight = weight.contiguous()  # costs more than a few slower products
-    norms = norm_constants(hidden, eps, x.dtype)
-    project = Projection(inputs, recurrent.shift, norms)
-    rows = x.reshape(-1, x.shape[-1])
-    if index is not None:
-        projected = rows.new_empty(len(rows), 3 * hidden)
-        project(rows, projected, saved and saved[:2])
-    y = x.new_empty(bins, sequences, hidden)
-    if h is None:
-        work.h[0].zero_()
-    else:
-        work.h[0].copy_(h)
-    with large_products(sequences * 3 * hidden * hidden):
-        for start in range(0, bins, work.length):
-            stop = min(start + work.length, bins)
-            n, part = stop - start, slice(start * sequences, stop * sequences)
-            u = work.u[:n].view(-1, 3 * hidden)
-            if index is not None:
-                torch.index_select(projected, 0, index[start:stop].flatten(), out=u)
-            else:
-                project(rows[part], u, saved and [tensor[part] for tensor in saved[:2]])
-            kept = [] if saved is None else [tensor[start:stop] for tensor in saved[2:]]
-            direct = bool(kept) and sequences * hidden >= MIN_SIZE_FOR_VIEWS
-            a, zr, c, rs = kept if direct else (work.a, work.zr, work.c, work.rs)
-            views = forward_steps(work.h, a, rs, work.u, zr, c) if direct else work.steps
-            zero_initial_state = start == 0 and h is None
-            if bias is not None:
-                a[:n].copy_(bias)
-            elif zero_initial_state:
-                a[0].zero_()
-            begin = (
-                weight,
-                bias is not None,
-                zero_initial_state,
-                _small(work.u[:n, :, 2 * hidden :]),
-            )
-            if norms is None:
-                loops.gru_forward(views[:n], *begin)
-            else:
-                loops.layernorm_gru_forward(views[:n], work, *begin, recurrent, norms)
-            y[start:stop].copy_(work.h[1 : n + 1])
-            work.h[0].copy_(work.h[n])
-            if kept and not direct:
-                for tensor, buffer in zip(kept, (a, zr, c, rs), strict=True):
-                    tensor.copy_(buffer[:n])
-    return y
+class _Call:
+    """One call of one layer in one direction: its arrays, flat, and how threads share the batch."""
 
+    kernels: Kernels
+    kept: list[Array]  # inputs' side, recurrent side, gates and candidate, statistics
 
-def _small(u: Tensor) -> bool:
-    """Whether 2 a, the candidates' input side (n, B, H), is too small in a bin: it needs tanh."""
-    if u.numel() == 0:
-        return False
-    return (
-        torch.linalg.vector_norm(u, dim=(1, 2)).min().item()
-        < 2 * loops.TANH_EXACT_BELOW * u[0].numel() ** 0.5
-    )
+    def __init__(
+        self,
+        form: str,
+        eps: float,
+        index: Tensor | None,
+        x: Tensor,
+        h: Tensor | None,
+        *sides: Any,
+    ):
+        self.form, self.kernels = FORMS[form], kernels_of(FORMS[form])
+        self.x, self.h = x, h
+        self.inputs, self.recurrent = GateWeights(*sides[:4]), GateWeights(*sides[4:])
+        bins, batch = (x if index is None else index).shape[:2]
+        hidden = self.recurrent.weight.shape[1]
+        self.sizes, self.width = (bins, batch, x.shape[-1], hidden), 3 * hidden
+        self.x_array, self.rows = _flat(x), x.shape[:-1].numel()
+        self.dtype = self.x_array.dtype
+        self.eps = self.dtype.type(eps)
+        self.index = np.empty(0, np.int64) if index is None else _checked(index, len(x))
+        self.gathered = index is not None
+        self.h_array = np.zeros(batch * hidden, self.dtype) if h is None else _flat(h)
+        norms = [
+            self._or(values, default)
+            for side in (self.inputs, self.recurrent)
+            for values, default in ((side.gain, 1), (side.shift, 0))
+        ]
+        self.norm = np.concatenate(norms)
 
-
-def _backward(
-    dy: Tensor,
-    x: Tensor,
-    h: Tensor | None,
-    y: Tensor,
-    inputs: GateWeights,
-    recurrent: GateWeights,
-    eps: float | None,
-    index: Tensor | None,
-    saved: list[Tensor],
-    needs_dx: bool,
-) -> tuple[Tensor | None, ...]:
-    """Gradients of x, h and the tensors of both sides."""
-    bins, sequences, hidden = y.shape
-    work = workspace(BackwardWork, bins, sequences, hidden, y.dtype)
-    norms = norm_constants(hidden, eps, y.dtype)
-    project, of_x, of_h = (
-        Projection(inputs, recurrent.shift, norms),
-        Gradients(inputs),
-        Gradients(recurrent),
-    )
-    rows = x.reshape(-1, x.shape[-1])
-    dx = torch.empty_like(rows) if needs_dx else None
-    du = None if index is None else rows.new_zeros(len(rows), 3 * hidden)
-    with large_products(sequences * 3 * hidden * hidden):
-        for start in reversed(range(0, bins, work.length)):
-            stop = min(start + work.length, bins)
-            n, part = stop - start, slice(start * sequences, stop * sequences)
-            before = y[start - 1 : stop - 1] if start else _shifted(y[:stop], h)
-            work.dh[n].copy_(dy[-1] if stop == bins else work.dh[0])
-            work.dh[1:n].copy_(dy[start : stop - 1])
-            if start:
-                work.dh[0].copy_(dy[start - 1])
-            else:
-                work.dh[0].zero_()
-            skip_initial_state_grad = start == 0 and h is None
-            a, zr, c, rs = (tensor[start:stop] for tensor in saved[2:])
-            a = a.unflatten(2, (3, hidden))
-            if norms is None:
-                loops.gru_local_gradients(work, a, zr, c, before)
-                loops.gru_backward(work, n, recurrent.weight, skip_initial_state_grad)
-            else:
-                loops.layernorm_gru_local_gradients(work, a, zr, c, rs, before, recurrent)
-                loops.layernorm_gru_backward(
-                    work, a, recurrent.weight, skip_initial_state_grad, norms
-                )
-            d = _of_pre_activations(work, a, recurrent, of_h, norms)
-            of_h.add(before.reshape(-1, hidden), work.da[:n].view(-1, 3 * hidden))
-            if du is None:
-                project.backward(
-                    d,
-                    rows[part],
-                    [t[part] for t in saved[:2]],
-                    of_x,
-                    None if dx is None else dx[part],
-                )
-            else:
-                du.index_add_(0, index[start:stop].flatten(), d)  # type: ignore[index]
-    if du is not None:
-        project.backward(du, rows, saved[:2], of_x, dx)
-    if norms is not None and recurrent.gain is not None:
-        of_h.shift[: 2 * hidden] = of_x.shift[: 2 * hidden]
-        of_h.shift[2 * hidden :] *= 2
-        of_x.shift.mul_(norms.doubled)
-    return (
-        None if dx is None else dx.view_as(x),
-        None if h is None else work.dh[0].clone(),
-        *of_x.result(norms),
-        *of_h.result(norms),
-    )
-
-
-def _of_pre_activations(
-    work: BackwardWork, a: Tensor, side: GateWeights, of_h: Gradients, norms: NormConstants | None
-) -> Tensor:
-    """Gradients of u (rows, 3 H); adds those of the recurrent norm's gain and bias to `of_h`."""
-    n, hidden = len(a), a.shape[-1]
-    dh, f, d = work.dh[1 : n + 1, :, None], work.f[:n], work.d[:n]
-    d[:, :, 2].mul_(dh[:, :, 0])
-    if norms is None:
-        d[:, :, :2].copy_(work.da[:n, :, :2])
-    else:
-        torch.mul(f[:, :, :2], dh, out=d[:, :, :2])
-    if side.gain is not None:
-        dm = f[:, :, 2].mul_(dh[:, :, 0])
-        of_h.shift[2 * hidden :] += dm.sum((0, 1))
-        of_h.gain[2 * hidden :] += dm.mul_(a[:, :, 2]).sum((0, 1))
-        of_h.gain[: 2 * hidden] += (
-            torch.mul(d[:, :, :2], a[:, :, :2], out=f[:, :, :2]).sum((0, 1)).flatten()
+    def forward(self, keep: bool) -> Tensor:
+        """y (T, B, H); keeps what the backward needs, if asked to."""
+        bins, batch, inputs, hidden = self.sizes
+        places = bins * batch * keep
+        recurrent_columns, numbers = (hidden, 0) if self.form == PLAIN else (self.width, STATS)
+        sizes = (
+            self.rows * self.width * (keep or self.gathered),
+            places * recurrent_columns,
+            places * self.width,
+            places * numbers,
         )
-    return d.view(-1, 3 * hidden)
+        projected, recurrent, kept, stats = (np.empty(size, self.dtype) for size in sizes)
+        biases = self.biases()
+        panels_x, panels_h = (self.packed(s, True) for s in (self.inputs, self.recurrent))
+        if self.gathered:
+            shared_kernels().project(
+                self.x_array, self.rows, inputs, panels_x, biases, self.width, projected
+            )
+        y = self.x.new_empty(bins, batch, hidden)
+        y_array = _flat(y)
+
+        def run(share: int, first: int, last: int) -> None:
+            self.kernels.forward(
+                self.x_array, self.index, self.h_array, self.h is not None, panels_x, panels_h,
+                biases, self.norm, self.eps, y_array, projected, recurrent, kept, stats, keep,
+                self.sizes, first, last,
+            )  # fmt: skip
+
+        self._share(run)
+        self.kept = [projected, recurrent, kept, stats]
+        return y
+
+    def backward(self, dy: Tensor, y: Tensor, needs_dx: bool) -> list[Tensor | None]:
+        """Gradients of x, h and the tensors of both sides."""
+        _, batch, inputs, hidden = self.sizes
+        shares, biased = len(self._shares()), self.inputs.bias is not None
+        nothing = np.empty(0, self.dtype)
+        panels_x = self.packed(self.inputs, False) if needs_dx else nothing
+        panels_h = self.packed(self.recurrent, False)
+        dx = np.empty(self.x.numel() * needs_dx, self.dtype)
+        d_projected = np.zeros((shares, self.rows * self.width * self.gathered), self.dtype)
+        dh = np.zeros(batch * hidden, self.dtype)
+        d_weight_x, d_weight_h = (
+            np.zeros((shares, self.width * padded(columns, self.dtype.itemsize)), self.dtype)
+            for columns in (inputs, hidden)
+        )
+        totals = np.zeros((shares, 18 * hidden))
+        dy_array, y_array = _flat(dy), _flat(y)
+
+        def run(share: int, first: int, last: int) -> None:
+            self.kernels.backward(
+                dy_array, self.x_array, self.index, self.h_array, y_array, self.h is not None,
+                panels_x, panels_h, self.norm, *self.kept, dx, d_projected[share], dh,
+                d_weight_x[share], d_weight_h[share], totals[share], biased, self.sizes,
+                first, last,
+            )  # fmt: skip
+
+        self._share(run)
+        if self.gathered:
+            shared_kernels().input_gradients(
+                _summed(d_projected), self.x_array, self.rows, inputs, self.width, panels_x,
+                d_weight_x[0], dx,
+            )  # fmt: skip
+        of_x, of_h = (
+            torch.from_numpy(_summed(d)).view(self.width, -1)[:, :columns]
+            for d, columns in ((d_weight_x, inputs), (d_weight_h, hidden))
+        )
+        return [
+            torch.from_numpy(dx).view_as(self.x) if needs_dx else None,
+            None if self.h is None else torch.from_numpy(dh).view(batch, hidden),
+            *self._by_parameter(of_x, of_h, totals.sum(0).astype(self.dtype)),
+        ]
+
+    def _by_parameter(self, d_weight_x: Tensor, d_weight_h: Tensor, totals: Array) -> list:
+        """The gradients of both sides' tensors, in their order; None for those it lacks."""
+        gain_x, shift_x, gain_h, shift_h, bias_x, bias_h = (
+            torch.from_numpy(totals).view(6, self.width).unbind()
+        )
+        if self.inputs.shift is not None:  # the biases of the gates of both sides are added
+            gates = 2 * self.width // 3
+            shift_h[:gates] = shift_x[:gates]
+        found = d_weight_x, bias_x, gain_x, shift_x, d_weight_h, bias_h, gain_h, shift_h
+        given = (*self.inputs, *self.recurrent)
+        return [None if t is None else d for t, d in zip(given, found, strict=True)]
+
+    def biases(self) -> Array:
+        return np.concatenate([self._or(side.bias, 0) for side in (self.inputs, self.recurrent)])
+
+    def _or(self, values: Tensor | None, default: float) -> Array:
+        return np.full(self.width, default, self.dtype) if values is None else _flat(values)
+
+    def packed(self, side: GateWeights, transposed: bool) -> Array:
+        return shared_kernels().packed(_flat(side.weight), *side.weight.shape, transposed)
+
+    def _shares(self) -> list[tuple[int, int]]:
+        """First and last sequence of each share.
+
+        They do not depend on the number of threads, so that the results do not either.
+        """
+        bins, batch, _, hidden = self.sizes
+        if batch < 2 * SHARE_MULTIPLE or bins * batch * hidden < MIN_SHARED:
+            return [(0, batch)]
+        middle = -(-batch // (2 * SHARE_MULTIPLE)) * SHARE_MULTIPLE
+        return [(0, middle), (middle, batch)]
+
+    def _share(self, work: Callable[[int, int, int], None]) -> None:
+        """Run the shares, at the same time if PyTorch may use two threads."""
+        shares = [(number, *share) for number, share in enumerate(self._shares())]
+        if len(shares) == 1 or torch.get_num_threads() == 1:
+            for share in shares:
+                work(*share)
+            return
+        with ThreadPoolExecutor(1) as pool:  # a new one: no state is shared, and a fork is safe
+            second = pool.submit(work, *shares[1])
+            work(*shares[0])
+            second.result()
 
 
-def _shifted(y: Tensor, h: Tensor | None) -> Tensor:
-    """The state before each bin: h or zeros, then y (T, B, H) without its last bin."""
-    return torch.cat([y.new_zeros(1, *y.shape[1:]) if h is None else h[None], y[:-1]])
+def _flat(tensor: Tensor) -> Array:
+    return tensor.detach().contiguous().view(-1).numpy()
+
+
+def _checked(index: Tensor, bins: int) -> Array:
+    """The index, flat; a kernel would read any memory."""
+    flat = _flat(index.to(torch.int64))
+    if len(flat) and not 0 <= flat.min() <= flat.max() < bins:
+        raise IndexError(
+            f"the windows name bins {flat.min()} to {flat.max()}, there are 0 to {bins - 1}"
+        )
+    return flat
+
+
+def _summed(shares: Array) -> Array:
+    return shares[0] if len(shares) == 1 else shares[0] + shares[1]
