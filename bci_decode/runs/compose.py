@@ -15,10 +15,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from bci_decode.config import TARGETS, TrainConfig, described_keys
-from bci_decode.data.catalog import catalog
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import expand_user
 from bci_decode.runs.messages import error_line
+from bci_decode.runs.published_sessions import register_published_sessions
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _PACKAGED = _PACKAGE / "conf"  # in an installed wheel; a clone has it beside the package
@@ -29,16 +29,8 @@ PATHS = ("session.path", "data_dir", "output_dir", "init_from")  # keys whose va
 
 def register_configs() -> None:
     """Give Hydra the types of the keys, the published sessions and the resolvers."""
-    store = ConfigStore.instance()
-    store.store(name="schema", node=TrainConfig)
-    for name in catalog():
-        node = {
-            "_target_": "bci_decode.data.catalog.downloaded_file",
-            "name": name,
-            "session": name,
-            "folder": "${data_dir}",
-        }
-        store.store(group="session", name=name, node=node)
+    ConfigStore.instance().store(name="schema", node=TrainConfig)
+    register_published_sessions()
     for resolver in (stem, by_target, key_table):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
