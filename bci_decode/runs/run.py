@@ -166,13 +166,15 @@ class _Job:
     def _training(self, decoder, data, md5: str) -> Callable[[OnEpoch], Any]:
         """A function that trains or fits and returns the history; bad settings are refused here."""
         from bci_decode.models.decoder import Decoder
-        from bci_decode.runs.load import load_initial_weights
-        from bci_decode.training.closed_form import fit_closed_form
 
         about = self._about(data, md5)
         if not isinstance(decoder, Decoder):
+            from bci_decode.training.closed_form import fit_closed_form
+
             return lambda _: fit_closed_form(decoder, data, self.working, about)
         if self.typed.init_from and not self._resumes():
+            from bci_decode.runs.load import load_initial_weights
+
             load_initial_weights(decoder, Path(self.typed.init_from), data)
         return self._trainer(decoder, data, md5, about).fit
 
