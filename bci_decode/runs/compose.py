@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -17,8 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from bci_decode.config import TARGETS, TrainConfig, described_keys
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import expand_user
+from bci_decode.runs.config_source import register_config_source
 from bci_decode.runs.messages import error_line
-from bci_decode.runs.published_sessions import register_published_sessions
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _PACKAGED = _PACKAGE / "conf"  # in an installed wheel; a clone has it beside the package
@@ -29,8 +28,7 @@ PATHS = ("session.path", "data_dir", "output_dir", "init_from")  # keys whose va
 
 def register_configs() -> None:
     """Give Hydra the types of the keys, the published sessions and the resolvers."""
-    ConfigStore.instance().store(name="schema", node=TrainConfig)
-    register_published_sessions()
+    register_config_source()
     for resolver in (stem, by_target, key_table):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -138,7 +140,7 @@ class _Job:
         with ThreadPoolExecutor(1) as pool:
             md5 = pool.submit(md5_of, self.data_file)
             with self.stopwatch.part("import"):
-                import bci_decode.training.trainer  # noqa: F401
+                import_libraries()
                 from bci_decode.data.binning import bin_session
                 from bci_decode.data.dataset import prepare
                 from bci_decode.data.session import read_session
@@ -251,6 +253,24 @@ class _Job:
         report = write_report(self.working, data, decoded, history, self.typed, about)
         draw_run(self.working, self.typed.figures, self.typed.trajectory)
         return report
+
+
+def import_libraries() -> None:
+    """Import what reading and training need; other slow preparations for them belong here too.
+
+    While PyTorch makes half a million objects, Python's garbage collector would go through them
+    several times, and through all of them again in the first epochs. So it waits, and then leaves
+    what was imported alone.
+    """
+    pause = "torch" not in sys.modules and gc.isenabled()
+    if pause:
+        gc.disable()
+    try:
+        import bci_decode.training.trainer  # noqa: F401
+    finally:
+        if pause:
+            gc.freeze()
+            gc.enable()
 
 
 @contextmanager

@@ -23,19 +23,20 @@ def __getattr__(name: str) -> Any:
     kind = getattr(torch.optim, name, None)
     if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return _uncompiled(kind)
+    return _uncompiled(name)
 
 
 @cache
-def _uncompiled(kind: Any) -> type[Optimizer]:
+def _uncompiled(name: str) -> type:
     """A subclass of an optimizer with its undecorated methods.
 
     `inspect.unwrap` follows `__wrapped__`, which `functools.wraps` sets, and leaves a function that
     has no decorator as it is.
     """
+    kind: Any = getattr(torch.optim, name)
     methods: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in DECORATED}
     methods |= {"step": _step(inspect.unwrap(kind.step)), "__module__": __name__}
-    return type(kind.__name__, (kind,), methods)
+    return type(name, (kind,), methods)
 
 
 def _step(plain: Callable[..., Any]) -> Callable[..., Any]:
