@@ -53,13 +53,14 @@ atexit.register(lambda: print("imported:", {LARGE} & set(sys.modules)))
 main()
 """
 WATCH_TRAINING = """
-import logging, sys
+import gc, logging, sys
 LATER = {"torch._dynamo", "sklearn", "scipy", "matplotlib"}
 from bci_decode.train import main
 
 class Watch(logging.Handler):
     def emit(self, record):
         if record.msg.startswith("epoch") and record.args[0] == 1:
+            assert gc.isenabled()  # it pauses during imports
             print("imported:", LATER & set(sys.modules))
             sys.exit()
 
