@@ -1,6 +1,7 @@
-"""Every module can be imported where the modules of POSIX systems are absent, as on Windows.
+"""What is imported when: modules of POSIX systems nowhere, large libraries not before their use.
 
-The import of `fcntl`, `resource`, `pwd`, `grp` or `termios` by a module of this project fails here.
+Every module can be imported where the modules of POSIX systems are absent, as on Windows. The
+import of `fcntl`, `resource`, `pwd`, `grp` or `termios` by a module of this project fails here.
 Nothing else of Windows is covered: its paths, file locks, signals and processes, functions of `os`
 that it lacks, and imports inside functions. No test has run on Windows.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 from recordings import ROOT
 
 IMPORT_ALL = """
@@ -41,3 +43,46 @@ def test_every_module_is_imported_without_posix():
     )
     assert done.stderr == ""
     assert "bci_decode.data.download" in done.stdout and done.returncode == 0
+
+
+LARGE = {"torch", "numpy", "pandas", "scipy", "sklearn", "matplotlib", "h5py"}
+HELP = f"""
+import atexit, sys
+from bci_decode.cli import main
+atexit.register(lambda: print("imported:", {LARGE} & set(sys.modules)))
+main()
+"""
+WATCH_TRAINING = """
+import gc, logging, sys
+LATER = {"torch._dynamo", "sklearn", "scipy", "matplotlib"}
+from bci_decode.train import main
+
+class Watch(logging.Handler):
+    def emit(self, record):
+        if record.msg.startswith("epoch") and record.args[0] == 1:
+            assert gc.isenabled()  # it pauses during imports
+            print("imported:", LATER & set(sys.modules))
+            sys.exit()
+
+logging.getLogger("bci_decode").addHandler(Watch())
+main()
+"""
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "compare", "inspect", "download"])
+def test_help_imports_nothing_large(command):
+    assert imported(HELP, command, "--help") == "set()"
+
+
+def test_training_imports_no_compiler_and_nothing_that_comes_after_it(mat_file, tmp_path):
+    words = ["session=local", f"session.path={mat_file}", f"output_dir={tmp_path}"]
+    short = ["data.bin_width=0.02", "data.window.length=8", "data.window.burn_in=2"]
+    assert imported(WATCH_TRAINING, *words, *short) == "set()"
+
+
+def imported(program: str, *words: str) -> str:
+    """What a program says of its imports in its last line."""
+    command = [sys.executable, "-c", program, *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()[-1].removeprefix("imported: ")

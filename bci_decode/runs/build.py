@@ -68,8 +68,19 @@ def instantiate(config: DictConfig | None, key: str, words: Sequence[str] = (), 
     if not config:
         return None
     guarded = partial(_with_user_error, key, words)
-    made = guarded(hydra.utils.instantiate, config, **sizes)
+    make = _instantiate_optimizer if key == "optimizer" else hydra.utils.instantiate
+    made = guarded(make, config, **sizes)
     return partial(guarded, made) if isinstance(made, partial) else made
+
+
+def _instantiate_optimizer(config: DictConfig) -> Any:
+    """One of `torch.optim` without the import of PyTorch's compiler: see `training.optimizers`."""
+    from bci_decode.training import optimizers
+
+    module, _, name = str(config.get("_target_")).rpartition(".")
+    known = module == "torch.optim" and hasattr(optimizers, name)
+    target = {"_target_": f"{optimizers.__name__}.{name}"} if known else {}
+    return hydra.utils.instantiate(config, **target)
 
 
 def _with_user_error(key: str, words: Sequence[str], make, *arguments, **sizes):

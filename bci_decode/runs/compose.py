@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from bci_decode.config import TARGETS, TrainConfig, described_keys
-from bci_decode.data.catalog import catalog
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import expand_user
+from bci_decode.runs.config_source import register_config_source
 from bci_decode.runs.messages import error_line
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -29,16 +28,7 @@ PATHS = ("session.path", "data_dir", "output_dir", "init_from")  # keys whose va
 
 def register_configs() -> None:
     """Give Hydra the types of the keys, the published sessions and the resolvers."""
-    store = ConfigStore.instance()
-    store.store(name="schema", node=TrainConfig)
-    for name in catalog():
-        node = {
-            "_target_": "bci_decode.data.catalog.downloaded_file",
-            "name": name,
-            "session": name,
-            "folder": "${data_dir}",
-        }
-        store.store(group="session", name=name, node=node)
+    register_config_source()
     for resolver in (stem, by_target, key_table):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -138,7 +140,7 @@ class _Job:
         with ThreadPoolExecutor(1) as pool:
             md5 = pool.submit(md5_of, self.data_file)
             with self.stopwatch.part("import"):
-                import bci_decode.training.trainer  # noqa: F401
+                import_libraries()
                 from bci_decode.data.binning import bin_session
                 from bci_decode.data.dataset import prepare
                 from bci_decode.data.session import read_session
@@ -166,13 +168,15 @@ class _Job:
     def _training(self, decoder, data, md5: str) -> Callable[[OnEpoch], Any]:
         """A function that trains or fits and returns the history; bad settings are refused here."""
         from bci_decode.models.decoder import Decoder
-        from bci_decode.runs.load import load_initial_weights
-        from bci_decode.training.closed_form import fit_closed_form
 
         about = self._about(data, md5)
         if not isinstance(decoder, Decoder):
+            from bci_decode.training.closed_form import fit_closed_form
+
             return lambda _: fit_closed_form(decoder, data, self.working, about)
         if self.typed.init_from and not self._resumes():
+            from bci_decode.runs.load import load_initial_weights
+
             load_initial_weights(decoder, Path(self.typed.init_from), data)
         return self._trainer(decoder, data, md5, about).fit
 
@@ -245,6 +249,24 @@ class _Job:
         report = write_report(self.working, data, decoded, history, self.typed, about)
         draw_run(self.working, self.typed.figures, self.typed.trajectory)
         return report
+
+
+def import_libraries() -> None:
+    """Import what reading and training need; other slow preparations for them belong here too.
+
+    While PyTorch makes half a million objects, Python's garbage collector would go through them
+    several times, and through all of them again in the first epochs. So it waits, and then leaves
+    what was imported alone.
+    """
+    pause = "torch" not in sys.modules and gc.isenabled()
+    if pause:
+        gc.disable()
+    try:
+        import bci_decode.training.trainer  # noqa: F401
+    finally:
+        if pause:
+            gc.freeze()
+            gc.enable()
 
 
 @contextmanager
