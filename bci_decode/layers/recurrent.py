@@ -1,4 +1,4 @@
-"""GRU and LayerNorm GRU: the readable loop, and when the fused path for CPUs replaces it.
+"""GRU and LayerNorm GRU: the readable loop, and when a fused path replaces it.
 
 Shapes: B sequences, T bins, I inputs, H hidden_size.
 """
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bci_decode.layers import cuda
 from bci_decode.layers.cpu.autograd import fused_gru
 from bci_decode.layers.stacked import StackedRecurrent
 from bci_decode.layers.weights import gate_weights, layer_names
@@ -36,8 +37,8 @@ class LayerNormGRU(StackedRecurrent):
     initial value of the gains: 1 in the paper. A smaller one keeps gates and tanh away from
     saturation at first (Cooijmans et al. 2017 use 0.1 for batch normalization inside an LSTM).
 
-    On a CPU the fused path runs unless `use_fused` is False. It has no second derivatives and does
-    not work under `torch.func`; the loop does both.
+    On a CPU, and in float32 on a GPU that has Triton, a fused path runs unless `use_fused` is
+    False. It has no second derivatives and does not work under `torch.func`; the loop does both.
     """
 
     use_fused = True
@@ -102,6 +103,11 @@ class LayerNormGRU(StackedRecurrent):
         inputs, recurrent = (gate_weights(self, side, suffix) for side in ("ih", "hh"))
         bins = len(x if index is None else index)
         fused = self.use_fused and type(self).normalize is LayerNormGRU.normalize
+        if fused and cuda.fused_supported(x, state, recurrent.weight):
+            from bci_decode.layers.cuda.autograd import fused_gru_cuda  # needs triton
+
+            y = fused_gru_cuda(x if index is None else x[index], state, inputs, recurrent, self.eps)
+            return y, y[-1]
         if fused and _fused_supported(x, state, recurrent.weight) and _fused_worthwhile(bins):
             y = fused_gru(x, state, inputs, recurrent, self.eps, index)
             return y, y[-1]
