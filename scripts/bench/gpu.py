@@ -6,8 +6,8 @@ of the Triton kernels ("fused"), of the loop, and of the loop under autocast to 
 float32 is above 1e-5, the exit code is 1. Second table: time of a training step of nn.GRU in ms,
 and as multiples of it those of the kernels, of the loop (without changes, as a CUDA graph of
 forward and backward, and with torch.compile), and of nn.GRU and the loop under autocast. Medians
-over rounds in which the sides take turns. The aim is 1.5 for the kernels;
-"-" is what does not run here.
+over rounds in which the sides take turns. The aim is 1.5 for the
+kernels; "-" is what does not run here.
 
 TF32 is off, for cuDNN too. `--device cpu` runs everything except the kernels and the CUDA graph.
 """
