@@ -11,7 +11,7 @@ import importlib.util
 import torch
 from torch import Tensor, nn
 
-MAX_HIDDEN = 1024  # rows of that many columns still fit into a program's registers
+MAX_HIDDEN = 512  # beyond it, a program's tiles do not fit into its registers
 
 
 def fused_supported(x: Tensor, h: Tensor | None, weight: Tensor) -> bool:
@@ -33,5 +33,5 @@ def fused_supported(x: Tensor, h: Tensor | None, weight: Tensor) -> bool:
 @functools.cache
 def _has_triton(device: torch.device) -> bool:
     """Whether triton is installed and supports the GPU."""
-    installed = importlib.util.find_spec("triton") is not None
-    return installed and torch.cuda.get_device_capability(device) >= (8, 0)
+    supported = torch.cuda.get_device_capability(device) >= (8, 0)
+    return supported and importlib.util.find_spec("triton") is not None

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from bci_decode.layers.cuda import kernels
 from bci_decode.layers.weights import GateWeights
 
-# Sequences of a program, of which the smallest is chosen that gives each multiprocessor one program
-# at most. Older versions cannot multiply tiles of fewer than 16 rows.
-TILES = (4, 8, 16) if tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 5) else (16,)
+# Sequences of a program: the fewest that give each multiprocessor one program at most. Older
+# versions cannot multiply tiles of fewer than 16 rows.
+TILES = (4, 8) if tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 5) else (16,)
 
 
 def fused_gru_cuda(
@@ -114,15 +114,16 @@ def _options(states: Tensor, eps: float | None) -> dict[str, Any]:
     block = max(16, triton.next_power_of_2(hidden))
     processors, memory = _chip(states.device)
     tile = next((rows for rows in TILES if triton.cdiv(sequences, rows) <= processors), TILES[-1])
+    room = (memory - 12 * block**2) // (4 * block * tile)  # for how many tiles beside the weights
     return {
         "H": hidden,
         "NORM": eps is not None,
-        "RESIDENT": 4 * block * (3 * block + tile) < memory,  # the weights and a tile of states
+        "RESIDENT": room > 0,
         "BLOCK_B": tile,
         "BLOCK_H": block,
         "BLOCK_K": min(64, max(16, 8192 // block)),
         "num_warps": 8 if block <= 256 else 16,
-        "num_stages": 2,
+        "num_stages": 1 if 0 < room < 9 else 2,  # 2 fetches the next bin's 8 tiles
         "enable_fp_fusion": True,
     }
 
@@ -134,4 +135,4 @@ def _chip(device: torch.device) -> tuple[int, int]:
         return 2, 2**16  # any numbers do for Triton's interpreter
     chip = torch.cuda.get_device_properties(device)
     memory = getattr(chip, "shared_memory_per_block_optin", 48 * 2**10)  # old PyTorch lacks it
-    return chip.multi_processor_count, memory
+    return chip.multi_processor_count, memory - 2**11  # sums over columns need some too

@@ -43,11 +43,10 @@ def forward_kernel(
         square = columns[:, None] * (3 * H) + columns[None, :]
         w_z, w_r, w_c = _load(weight, square, Z, R, C, inside[:, None] & inside[None, :], 0.0)
     h = tl.load(states + rows[:, None] * H + columns[None, :], mask=mask, other=0.0)
+    zeros = tl.zeros((BLOCK_B, BLOCK_H), tl.float32)
     for t in range(T):
         at = t * B + rows
-        a_z = tl.zeros((BLOCK_B, BLOCK_H), tl.float32) + bias_z[None, :]
-        a_r = tl.zeros((BLOCK_B, BLOCK_H), tl.float32) + bias_r[None, :]
-        a_c = tl.zeros((BLOCK_B, BLOCK_H), tl.float32) + bias_c[None, :]
+        a_z, a_r, a_c = zeros + bias_z[None, :], zeros + bias_r[None, :], zeros + bias_c[None, :]
         if RESIDENT:
             a_z = tl.dot(h, w_z, a_z, input_precision="ieee")
             a_r = tl.dot(h, w_r, a_r, input_precision="ieee")
