@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -68,6 +69,9 @@ def test_the_kernels_compute_what_the_loop_does():
 @needs_triton
 def test_the_kernels_compile_for_a_gpu(tmp_path):
     """Which the interpreter does not show. No GPU is needed."""
+    version = importlib.metadata.version("triton").split(".")
+    if [int(number) for number in version[:2]] < [3, 3]:
+        pytest.skip("older versions describe a kernel's arguments in another way")
     done = python("-c", COMPILE, TRITON_CACHE_DIR=str(tmp_path), TRITON_INTERPRET="0")
     assert len(done.stdout.splitlines()) == 4, done.stderr
 
