@@ -45,7 +45,7 @@ $(READY): pyproject.toml
 	@echo "  make setup TORCH_INDEX=URL     (pytorch.org/get-started shows the URL)"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) --quiet --upgrade pip
-	$(PIP_INSTALL) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[dev,docs,sweep]'
+	$(PIP_INSTALL) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[dev,docs,fast,sweep]'
 	@touch $@
 	@$(BIN)/python -c "import torch; print('$(VENV) is ready, with PyTorch', torch.__version__)"
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bci_decode.layers import cpu
+from bci_decode.layers import cpu, cuda
 from bci_decode.layers.stacked import StackedRecurrent
 from bci_decode.layers.weights import GateWeights, gate_weights, layer_names
 
@@ -43,8 +43,9 @@ class LayerNormGRU(StackedRecurrent):
     "sum2", LN(W_x x + W_h h) for the gates and tanh(LN(W x + r * U h)). A norm of a sum has its
     gain and bias among the recurrent side's parameters.
 
-    On a CPU compiled kernels run (see `layers.cpu`) unless `use_fused` is False. They have no
-    second derivatives and do not work under `torch.func`; the loop does both.
+    On a CPU compiled kernels run (see `layers.cpu`), and Triton's on a GPU for "apart" in float32,
+    unless `use_fused` is False. They have no second derivatives and do not work under
+    `torch.func`; the loop does both.
     """
 
     use_fused = True
@@ -111,9 +112,14 @@ class LayerNormGRU(StackedRecurrent):
     ) -> tuple[Tensor, Tensor]:
         """Run the kernels, or else all arithmetic of the layer as a loop; tests compare them."""
         inputs, recurrent = (gate_weights(self, side, suffix) for side in ("ih", "hh"))
-        form = kernel_form(self)
-        if self.use_fused and form and cpu.serves(x, state, recurrent.weight, form):
-            from bci_decode.layers.cpu.autograd import fused_gru
+        form = kernel_form(self) if self.use_fused else None
+        if form == "apart" and cuda.serves(x, state, recurrent.weight):
+            from bci_decode.layers.cuda.autograd import fused_gru_cuda  # needs triton
+
+            y = fused_gru_cuda(x if index is None else x[index], state, inputs, recurrent, self.eps)
+            return y, y[-1]
+        if form and cpu.serves(x, state, recurrent.weight, form):
+            from bci_decode.layers.cpu.autograd import fused_gru  # needs numba
 
             y = fused_gru(x, state, inputs, recurrent, form, self.eps, index)
             return y, y[-1]
@@ -127,6 +133,12 @@ class LayerNormGRU(StackedRecurrent):
             h = (1 - z) * h + z * torch.tanh(candidate)
             states.append(h)
         return torch.stack(states), h
+
+    def prepare(self) -> None:
+        """Compile the kernels that this layer runs, or load them; see `layers.cpu`."""
+        form = kernel_form(self) if self.use_fused else None
+        if form and self.weight_hh_l0.device.type == "cpu":
+            cpu.prepare(form, self.weight_hh_l0.dtype)
 
     def project(self, x: Tensor, inputs: GateWeights) -> Tensor:
         """The input side of bins x (..., I): (..., 3 H), normalized if the sides are so apart."""
@@ -199,6 +211,8 @@ class GRU(StackedRecurrent, nn.GRU):
             return super().forward_windows(bins, windows)
         return nn.GRU.forward(self, bins[windows])
 
+    prepare = LayerNormGRU.prepare
+
     def _fused(self, x: Tensor, h: Tensor | None) -> bool:
         return self.use_fused and cpu.serves(x, h, self.weight_hh_l0, "plain")
 
@@ -219,8 +233,9 @@ class GRU(StackedRecurrent, nn.GRU):
 
 
 def kernel_form(layer: GRU | LayerNormGRU) -> str | None:
-    """Which kernels compute the layer: "plain", or the place of its norm; None for a subclass with
-    arithmetic of its own.
+    """The kernels that compute the layer: "plain", or the place of its norm.
+
+    None for a subclass with arithmetic of its own.
     """
     if isinstance(layer, GRU):
         return "plain"

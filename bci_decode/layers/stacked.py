@@ -84,6 +84,9 @@ class StackedRecurrent(nn.Module):
         y, final = self._run_layers(bins, None, windows.t() if self.batch_first else windows)
         return (y.transpose(0, 1) if self.batch_first else y), final
 
+    def prepare(self) -> None:
+        """Load now what the first forward with gradients would load; by default there is nothing."""
+
     def flatten_parameters(self) -> None:
         """Do nothing: only cuDNN needs flat weights. Code written for `torch.nn.GRU` calls this."""
 

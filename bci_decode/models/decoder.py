@@ -72,12 +72,15 @@ class Decoder(nn.Module):
 
         Each window starts from a zero state. The result is that of counts[windows]; but where
         windows lie so close together that they share bins, a layer with a method `forward_windows`
-        projects each bin once. Dropout of the counts falls on each window separately.
+        projects each bin once on a CPU. Dropout of the counts falls on each window separately.
         """
-        first, last = (int(end) for end in torch.aminmax(windows))
-        shared = windows.numel() > MIN_OVERLAP * (last + 1 - first)
         drops = self.training and isinstance(self.dropout, nn.Dropout)
-        if drops or not shared or not hasattr(self.recurrent, "forward_windows"):
+        # no layer gains on a GPU, which training would have to wait for to read `first` and `last`
+        may_share = hasattr(self.recurrent, "forward_windows") and windows.device.type == "cpu"
+        if drops or not may_share:
+            return self(counts[windows], first_output=first_output)[0]
+        first, last = (int(end) for end in torch.aminmax(windows))
+        if windows.numel() <= MIN_OVERLAP * (last + 1 - first):
             return self(counts[windows], first_output=first_output)[0]
         y, _ = self.recurrent.forward_windows(counts[first : last + 1], windows - first)  # type: ignore[operator]
         return self.head(self.norm(y)[:, first_output:])

@@ -140,7 +140,7 @@ class _Job:
         with ThreadPoolExecutor(1) as pool:
             md5 = pool.submit(md5_of, self.data_file)
             with self.stopwatch.part("import"):
-                import_libraries()
+                import_libraries(recurrent="recurrent" in self.settings["model"])
                 from bci_decode.data.binning import bin_session
                 from bci_decode.data.dataset import prepare
                 from bci_decode.data.session import read_session
@@ -251,8 +251,8 @@ class _Job:
         return report
 
 
-def import_libraries() -> None:
-    """Import what reading and training need; other slow preparations for them belong here too.
+def import_libraries(recurrent: bool) -> None:
+    """Import what reading and training need; recurrent models need the compiled layers too.
 
     While PyTorch makes half a million objects, Python's garbage collector would go through them
     several times, and through all of them again in the first epochs. So it waits, and then leaves
@@ -263,6 +263,11 @@ def import_libraries() -> None:
         gc.disable()
     try:
         import bci_decode.training.trainer  # noqa: F401
+
+        if recurrent:
+            from bci_decode.layers.cpu import import_kernels
+
+            import_kernels()
     finally:
         if pause:
             gc.freeze()

@@ -26,9 +26,11 @@ from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation import metrics
 from bci_decode.evaluation.decoding import decode_parts
 from bci_decode.files import written_whole
+from bci_decode.layers.stacked import StackedRecurrent
 from bci_decode.models.decoder import Decoder, check_window
 from bci_decode.training.checkpoint import data_state, load_checkpoint, save_checkpoint
 from bci_decode.training.monitor import LayerMonitor, monitor_input
+from bci_decode.training.reproducible import reproducible
 from bci_decode.training.timing import Stopwatch
 
 log = logging.getLogger(__name__)
@@ -117,11 +119,16 @@ class Trainer:
         `on_epoch` gets each new row of the history.
         """
         self.on_epoch = on_epoch
-        self._fit()
+        with reproducible(self.device):
+            self._fit()
         return pd.DataFrame(self.history, columns=self.columns)
 
     def _fit(self) -> None:
         self._resume()
+        with self.stopwatch.part("load compiled layers"):
+            for layer in self.decoder.modules():
+                if isinstance(layer, StackedRecurrent):
+                    layer.prepare()
         if not self.history:
             with self.stopwatch.part("untrained scores"):
                 row = self._epoch_record(0, *self._score_training_windows())
@@ -156,6 +163,13 @@ class Trainer:
 
         Returns loss and R2 of the outputs while they are learned from.
         """
+        return self._loss_and_r2(*self._train_batches())
+
+    def _train_batches(self) -> tuple[Tensor, Tensor]:
+        """Learn from each window once; the target and the outputs, scaled (bins, D).
+
+        Nothing here waits for the device, which would leave a GPU without work.
+        """
         self.decoder.train()
         counts, target, first = (
             self.counts["train"],
@@ -164,9 +178,10 @@ class Trainer:
         )
         windows, started = self.windows, time.perf_counter()
         if self.config.shuffle:
-            windows = windows[
-                torch.randperm(len(windows), generator=self.shuffle_rng).to(self.device)
-            ]
+            order = torch.randperm(len(windows), generator=self.shuffle_rng)
+            if self.device.type == "cuda":
+                order = order.pin_memory()  # only then does its copy wait for nothing
+            windows = windows[order.to(self.device, non_blocking=True)]
         decoded, wanted = [], []
         for bins in windows.split(self.config.batch_size):  # (B, T)
             y = target[bins[:, first:]]
@@ -182,7 +197,7 @@ class Trainer:
             decoded.append(outputs.detach().flatten(0, 1))
             wanted.append(y.flatten(0, 1))
             self.stopwatch.once("first batch", started)
-        return self._loss_and_r2(torch.cat(wanted), torch.cat(decoded))
+        return torch.cat(wanted), torch.cat(decoded)
 
     @torch.no_grad()
     def _score_training_windows(self) -> tuple[float, np.ndarray]:

@@ -1,12 +1,15 @@
-"""Check the LayerNorm GRU's loop on a GPU, and measure it against cuDNN's torch.nn.GRU.
+"""Check the LayerNorm GRU on a GPU, and measure it against cuDNN's torch.nn.GRU.
 
-First table: the largest relative error (Frobenius) of float32 outputs and gradients against float64
-on the CPU, over one and two layers, one and both directions, with and without `affine` and
-`batch_first`. If one is above 1e-5, the exit code is 1. Second table: time of a training step of
-nn.GRU in ms, and of the loop as a multiple of it: without changes, as a CUDA graph of forward and
-backward, and with torch.compile. Medians over rounds in which the sides take turns.
+First table: the largest relative error (Frobenius) of outputs and gradients against float64 on the
+CPU, over one and two layers, one and both directions, with and without `affine` and `batch_first`:
+of the Triton kernels ("fused"), of the loop, and of the loop under autocast to bfloat16. If one in
+float32 is above 1e-5, the exit code is 1. Second table: time of a training step of nn.GRU in ms,
+and as multiples of it those of the kernels, of the loop (without changes, as a CUDA graph of
+forward and backward, and with torch.compile), and of nn.GRU and the loop under autocast. Medians
+over rounds in which the sides take turns. The aim is 1.5 for the
+kernels; "-" is what does not run here.
 
-TF32 is off, for cuDNN too. `--device cpu` runs everything except the CUDA graph.
+TF32 is off, for cuDNN too. `--device cpu` runs everything except the kernels and the CUDA graph.
 """
 
 from __future__ import annotations
@@ -32,38 +35,52 @@ from torch import Tensor, nn
 
 from bci_decode.errors import BciDecodeError, run_cli
 from bci_decode.layers import LayerNormGRU
+from bci_decode.layers.cuda import serves
 
 CHECKED: list[Shape] = [(1, 7, 8, 5, 1), (16, 10, 256, 96, 1), (32, 50, 128, 96, 1)]
 TOLERANCE = 1e-5
 PREFIXES = {"weight": "weights", "bias": "biases", "norm": "norms"}  # of the parameters' names
 KINDS = ("output", "last state", "input", "first state", *PREFIXES.values())
 OPTIONS = ("bidirectional", "affine", "batch_first")
+WAYS = ("fused", "loop", "loop, bfloat16")  # of the first table
+SIDES = ("fused", "loop", "graph", "compiled", "nn.GRU, bfloat16", "loop, bfloat16")
 
 
 class States(nn.Module):
     """Only the outputs of a recurrent layer, because a CUDA graph needs a module of tensors."""
 
-    def __init__(self, layer: nn.Module):
+    def __init__(self, layer: nn.Module, name: str):
         super().__init__()
-        self.layer = layer
+        self.layer, self.autocast = layer, name.endswith("bfloat16")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x)[0]
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
+            return self.layer(x)[0]
 
 
-def loop(inputs: int, hidden: int, layers: int, **options: Any) -> LayerNormGRU:
-    """The layer without its fused path for CPUs: the loop that a GPU runs."""
+def made(name: str, inputs: int, hidden: int, layers: int, **options: Any) -> nn.Module:
+    """The layer of one of SIDES or WAYS."""
+    if name.startswith("nn.GRU"):
+        return nn.GRU(inputs, hidden, layers, **options)
     layer = LayerNormGRU(inputs, hidden, layers, **options)
-    layer.use_fused = False
+    layer.use_fused = name == "fused"
     return layer
 
 
-def errors(shape: Shape, device: str) -> dict[str, float]:
+def fused_runs(device: str, hidden: int) -> bool:
+    """Whether "fused" would be the kernels: where Triton is absent, it would be the loop."""
+    x, weight = torch.empty(1, 1, 1, device=device), torch.empty(3 * hidden, hidden, device=device)
+    return serves(x, None, weight)
+
+
+def errors(shape: Shape, device: str, way: str) -> dict[str, float]:
     """The largest relative error of each of KINDS, over layers, directions and options."""
     result: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
     for layers, flags in itertools.product((1, 2), itertools.product((False, True), repeat=3)):
-        layer, tensors = example(shape, layers, dict(zip(OPTIONS, flags, strict=True)))
-        given = results(layer.to(device), *(tensor.to(device) for tensor in tensors))
+        layer, tensors = example(way, shape, layers, dict(zip(OPTIONS, flags, strict=True)))
+        with torch.autocast(device, torch.bfloat16, enabled=way.endswith("bfloat16")):
+            given = results(layer.to(device), *(tensor.to(device) for tensor in tensors))
+        layer.use_fused = False  # type: ignore[assignment]
         true = results(layer.to("cpu", torch.float64), *(tensor.double() for tensor in tensors))
         for name, tensor in true.items():
             kind = PREFIXES.get(name.split("_")[0], name)
@@ -72,11 +89,11 @@ def errors(shape: Shape, device: str) -> dict[str, float]:
 
 
 def example(
-    shape: Shape, layers: int, options: dict[str, bool]
-) -> tuple[LayerNormGRU, tuple[Tensor, ...]]:
+    way: str, shape: Shape, layers: int, options: dict[str, bool]
+) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """A layer, and x, first states, dy and dh for it."""
     batch, bins, hidden, inputs = shape[:4]
-    layer = loop(inputs, hidden, layers, bias=not options["affine"], **options)
+    layer = made(way, inputs, hidden, layers, bias=not options["affine"], **options)
     with torch.no_grad():
         for name, parameter in layer.named_parameters():
             if name.startswith("norm"):  # gains of 1 and biases of 0 would hide errors in their use
@@ -89,13 +106,14 @@ def example(
 
 
 def results(
-    layer: LayerNormGRU, x: Tensor, states: Tensor, dy: Tensor, dh: Tensor
+    layer: nn.Module, x: Tensor, states: Tensor, dy: Tensor, dh: Tensor
 ) -> dict[str, Tensor]:
     """Outputs and all gradients, by the name of the tensor."""
     leaves = {"input": x.requires_grad_(), "first state": states.requires_grad_()}
     leaves |= dict(layer.named_parameters())
     y, h = layer(x, states)
-    gradients = torch.autograd.grad((y, h), list(leaves.values()), (dy, dh))
+    factors = dy.to(y.dtype), dh.to(h.dtype)
+    gradients = torch.autograd.grad((y, h), list(leaves.values()), factors)
     outputs = {"output": y.detach(), "last state": h.detach()}
     return outputs | dict(zip(leaves, gradients, strict=True))
 
@@ -105,25 +123,25 @@ def times(shape: Shape, arguments: argparse.Namespace) -> list[str]:
     batch, bins, hidden, inputs, layers = shape
     device = arguments.device
     x, dy = (torch.randn(bins, batch, columns, device=device) for columns in (inputs, hidden))
-    kinds: dict[str, nn.Module] = {"nn.GRU": nn.GRU(inputs, hidden, layers)}
-    names = ["loop", *["graph"] * (device == "cuda"), *["compiled"] * (bins <= arguments.compile)]
-    kinds |= {name: loop(inputs, hidden, layers) for name in names}
+    absent = set() if fused_runs(device, hidden) else {"fused"}
+    absent |= set() if device == "cuda" else {"graph"}
+    absent |= set() if bins <= arguments.compile else {"compiled"}
     sides: dict[str, Callable[[], object]] = {}
-    for name, layer in kinds.items():
-        outputs: Callable = States(layer).to(device)
+    for name in ("nn.GRU", *(name for name in SIDES if name not in absent)):
+        layer = made(name, inputs, hidden, layers).to(device)
+        outputs: Callable = States(layer, name)
         if name == "graph":
             outputs = torch.cuda.make_graphed_callables(outputs, (x,))
         elif name == "compiled":
             torch.compiler.reset()  # each shape is its own program
             outputs = torch.compile(outputs, dynamic=False)
-        sides[name] = training_step(outputs, list(layer.parameters()), x, dy)
+        dtype = outputs(x).dtype
+        sides[name] = training_step(outputs, list(layer.parameters()), x, dy.to(dtype))
     wait: Callable[[], object] = torch.cuda.synchronize if device == "cuda" else lambda: None
     medians = interleaved(sides, arguments.rounds, wait=wait)
     base = medians["nn.GRU"]
-    ratios = [
-        medians[name] / base if name in medians else None for name in ("loop", "graph", "compiled")
-    ]
-    return [f"{base * 1e3:.2f}", *("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios)]
+    ratios = [f"{medians[name] / base:.2f}" if name in medians else "-" for name in SIDES]
+    return [f"{base * 1e3:.2f}", *ratios]
 
 
 def main() -> None:
@@ -131,14 +149,16 @@ def main() -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(0)
     print(machine(arguments.device))
-    print(f"\n| B, T, H, I | {' | '.join(KINDS)} |\n|{'---|' * (1 + len(KINDS))}")
+    print(f"\n| B, T, H, I | | {' | '.join(KINDS)} |\n|{'---|' * (2 + len(KINDS))}")
     all_errors: list[float] = []
     for shape in arguments.shapes or CHECKED:
-        largest = errors(shape, arguments.device)
-        all_errors += largest.values()
-        print(row(shape[:4], [f"{error:.1e}" for error in largest.values()]), flush=True)
-    columns = "| B, T, H, I, layers | nn.GRU ms | loop / nn.GRU | CUDA graph | compiled |"
-    print(f"\n{columns}\n|---|---|---|---|---|")
+        for way in WAYS[0 if fused_runs(arguments.device, shape[2]) else 1 :]:
+            largest = errors(shape, arguments.device, way)
+            all_errors += [] if way.endswith("bfloat16") else largest.values()
+            cells = [way, *(f"{error:.1e}" for error in largest.values())]
+            print(row(shape[:4], cells), flush=True)
+    columns = f"| B, T, H, I, layers | nn.GRU ms | {' | '.join(SIDES)} |"
+    print(f"\n{columns}\n|{'---|' * (2 + len(SIDES))}")
     for shape in arguments.shapes or KEY + GRID:
         print(row(shape, times(shape, arguments)), flush=True)
     wrong = [error for error in all_errors if not error < TOLERANCE]  # NaN too

@@ -38,10 +38,13 @@ def script(monkeypatch):
 def test_gpu_script_runs_without_a_gpu():
     done = run("gpu.py 2,3,8,4 --device cpu --rounds 1")
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    checked, timed = rows(done.stdout)
-    assert checked[0] == "2, 3, 8, 4" and len(checked) == 8
-    assert all(0 < float(cell) < 1e-5 for cell in checked[1:])
-    assert timed[0] == "2, 3, 8, 4, 1" and timed[3:] == ["-", "-"] and float(timed[2]) > 0
+    checked, cast, timed = rows(done.stdout)
+    assert checked[:2] == ["2, 3, 8, 4", "loop"] and len(checked) == 9
+    assert all(0 < float(cell) < 1e-5 for cell in checked[2:])
+    assert cast[1] == "loop, bfloat16" and all(1e-5 < float(cell) < 0.5 for cell in cast[2:])
+    no_gpu = [timed[column] for column in (2, 4, 5)]
+    assert timed[0] == "2, 3, 8, 4, 1" and no_gpu == ["-"] * 3
+    assert all(float(timed[column]) > 0 for column in (1, 3, 6, 7))
 
 
 @pytest.mark.parametrize("fault", [1e-3, float("nan")])

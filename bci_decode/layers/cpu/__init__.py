@@ -11,7 +11,9 @@ import sys
 import threading
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from bci_decode.layers.weights import are_plain
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +31,12 @@ def available() -> bool:
         )
         return False
     return True
+
+
+def import_kernels() -> None:
+    """Import numba and the kernels' source, where a CPU is going to train; compiles nothing."""
+    if not torch.cuda.is_available() and available():
+        import bci_decode.layers.cpu.autograd  # noqa: F401
 
 
 @functools.cache
@@ -58,19 +66,13 @@ def prepare(form: str, dtype: torch.dtype = torch.float32) -> bool:
 def serves(x: Tensor, h: Tensor | None, weight: Tensor, form: str) -> bool:
     """Whether the compiled kernels can run this call.
 
-    All tensors must be plain, on the CPU and of the weights' type, and PyTorch must not trace or
-    cast. Without gradients the kernels run only if training has loaded them: a single decoding
-    pass would not repay that numba is imported.
+    The tensors must be plain, in float32 or float64 on the CPU. Without gradients the kernels run
+    only if training has loaded them: one decoding pass would not repay the import of numba.
     """
-    given = [weight, x] if h is None else [weight, x, h]
     return (
         weight.device.type == "cpu"
         and weight.dtype in (torch.float32, torch.float64)
-        and all(type(a) in (Tensor, nn.Parameter) for a in given)
-        and all(a.dtype == weight.dtype and a.device == weight.device for a in given)
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and are_plain(weight, x, h)
         and (torch.is_grad_enabled() or "bci_decode.layers.cpu.autograd" in sys.modules)
         and prepare(form, weight.dtype)
     )

@@ -15,7 +15,7 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
 FEATURES = llvm.get_host_cpu_features()
 VECTOR_BYTES = 64 if FEATURES.get("avx512f") else 32 if FEATURES.get("avx2") else 16
@@ -152,14 +152,14 @@ def _float(bits: int) -> Any:
 _tile2, _tile3, _row2, _row3 = _tile(TILE_ROWS, 2), _tile(TILE_ROWS, 3), _tile(1, 2), _tile(1, 3)
 
 
-@njit(**JIT)
+@register_jitable(**JIT)
 def panel_vectors(columns, lanes):
     """Vectors in a panel's row: three are a little faster, two may waste fewer columns."""
     two, three = 2 * lanes, 3 * lanes
     return 2 if -(-columns // two) * two < -(-columns // three) * three else 3
 
 
-@njit(**JIT)
+@register_jitable(**JIT)
 def padded(columns, itemsize):
     """The columns that whole panels hold."""
     lanes = VECTOR_BYTES // itemsize
