@@ -85,7 +85,7 @@ class StackedRecurrent(nn.Module):
         return (y.transpose(0, 1) if self.batch_first else y), final
 
     def prepare(self) -> None:
-        """Load now what the first forward with gradients would load; by default there is nothing."""
+        """Load now what the first forward with gradients would load; here, nothing."""
 
     def flatten_parameters(self) -> None:
         """Do nothing: only cuDNN needs flat weights. Code written for `torch.nn.GRU` calls this."""

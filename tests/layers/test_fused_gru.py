@@ -459,11 +459,13 @@ def test_two_threads_give_the_bits_of_one(monkeypatch, batch, shared_bins):
         for threads in (1, 2):
             torch.set_num_threads(threads)
             found[threads] = gradients(layer)
+            with torch.no_grad():
+                found[threads].append(layer(x.repeat(20, 1, 1))[0])
     finally:
         torch.set_num_threads(before)
-    assert pools == [1, 1], "a forward and a backward with a second thread"
+    assert pools == [1, 1, 1], "two forwards and a backward with a second thread"
     assert all(torch.equal(a, b) for a, b in zip(found[1], found[2], strict=True))
-    assert error(found[1], gradients(reference)) < 1e-12
+    assert error(found[1][:-1], gradients(reference)) < 1e-12
 
 
 def test_an_error_in_the_second_thread_is_raised():

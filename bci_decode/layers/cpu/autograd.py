@@ -14,8 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bci_decode.layers.cpu.kernels import Kernels, kernels_of, shared_kernels
-from bci_decode.layers.cpu.product import padded
+from bci_decode.layers.cpu.kernels import (
+    BLOCK,
+    CHUNK,
+    Kernels,
+    backward_work,
+    kernels_of,
+    shared_kernels,
+)
+from bci_decode.layers.cpu.product import lanes_of, padded
 from bci_decode.layers.cpu.rows import FORMS, PLAIN, STATS
 from bci_decode.layers.weights import SIDES, GateWeights, gate_weights
 
@@ -70,17 +77,17 @@ def step_kernel(layer: Any, form: str) -> Callable[[Array, Array], Array]:
         x = layer.weight_hh_l0.new_zeros(1, 1, sides[0].weight.shape[1])
         call = _Call(form, 0.0, None, x, None, *sides[0], *sides[1])
         panels += [call.packed(side, True) for side in sides]
-        biases.append(call.biases())
+        biases += [call.biases(side) for side in sides]
         norms.append(call.norm)
     dtype = panels[0].dtype
     fixed = np.concatenate(panels), np.concatenate(biases), np.concatenate(norms)
     eps, sizes = dtype.type(getattr(layer, "eps", 0)), (layer.num_layers, inputs, hidden)
-    scratch = np.empty(5 * padded(3 * hidden, dtype.itemsize) + STATS, dtype)
+    work = np.empty(4 * padded(3 * hidden, lanes_of(dtype.itemsize)) + STATS, dtype)
 
     def run(x: Array, h: Array) -> Array:
         after = np.empty_like(h, order="C")
         flat = np.ascontiguousarray(x), np.ascontiguousarray(h).reshape(-1), after.reshape(-1)
-        step(*flat, *fixed, eps, sizes, scratch)
+        step(*flat, *fixed, eps, sizes, work)
         return after
 
     return run
@@ -144,35 +151,40 @@ class _Call:
 
     def forward(self, keep: bool) -> Tensor:
         """y (T, B, H); keeps what the backward needs, if asked to."""
-        bins, batch, inputs, hidden = self.sizes
-        places = bins * batch * keep
-        recurrent_columns, numbers = (hidden, 0) if self.form == PLAIN else (self.width, STATS)
-        sizes = (
-            self.rows * self.width * (keep or self.gathered),
-            places * recurrent_columns,
-            places * self.width,
-            places * numbers,
-        )
-        projected, recurrent, kept, stats = (np.empty(size, self.dtype) for size in sizes)
-        biases = self.biases()
-        panels_x, panels_h = (self.packed(s, True) for s in (self.inputs, self.recurrent))
+        bins, batch, _, hidden = self.sizes
+        panels_x, panels_h = (self.packed(side, True) for side in (self.inputs, self.recurrent))
+        biases_x, biases_h = self.biases(self.inputs), self.biases(self.recurrent)
+        whole = keep and self.form != PLAIN  # whether the backward needs the input side
+        rows = self.rows if whole or self.gathered else 0
+        kept = self._memory(rows, bins * batch if keep else 0)
         if self.gathered:
-            shared_kernels().project(
-                self.x_array, self.rows, inputs, panels_x, biases, self.width, projected
-            )
+            given = self.x_array, self.rows, self.sizes
+            shared_kernels().project(*given, panels_x, biases_x, kept[0])
         y = self.x.new_empty(bins, batch, hidden)
         y_array = _flat(y)
 
         def run(share: int, first: int, last: int) -> None:
+            own = self._memory(0 if rows else max(CHUNK, last - first), 0 if keep else BLOCK)
+            memory = [k if len(k) else o for k, o in zip(kept, own, strict=True)]
             self.kernels.forward(
                 self.x_array, self.index, self.h_array, self.h is not None, panels_x, panels_h,
-                biases, self.norm, self.eps, y_array, projected, recurrent, kept, stats, keep,
-                self.sizes, first, last,
+                biases_x, biases_h, self.norm, self.eps, y_array, *memory, keep, self.sizes,
+                first, last, np.empty(self.width, self.dtype),
             )  # fmt: skip
 
         self._share(run)
-        self.kept = [projected, recurrent, kept, stats]
+        self.kept = [kept[0] if whole else kept[0][:0], *kept[1:]]
         return y
+
+    def _memory(self, inputs: int, places: int) -> list[Array]:
+        """Padded rows of the input side and of the recurrent side; gates and candidate; statistics.
+
+        It is one block, because the C library reuses one of up to 32 MB and returns three of 10 MB
+        to the system, which then clears their pages again: a tenth of a training step.
+        """
+        stride, numbers = self._padded(self.width), STATS * (self.form != PLAIN)
+        sizes = inputs * stride, places * stride, places * self.width, places * numbers
+        return np.split(np.empty(sum(sizes), self.dtype), np.cumsum(sizes[:-1]))
 
     def backward(self, dy: Tensor, y: Tensor, needs_dx: bool) -> list[Tensor | None]:
         """Gradients of x, h and the tensors of both sides."""
@@ -183,12 +195,12 @@ class _Call:
         panels_h = self.packed(self.recurrent, False)
         dx = np.empty(self.x.numel() * needs_dx, self.dtype)
         d_projected = np.zeros((shares, self.rows * self.width * self.gathered), self.dtype)
-        dh = np.zeros(batch * hidden, self.dtype)
+        dh = np.zeros(batch * self._padded(hidden), self.dtype)
         d_weight_x, d_weight_h = (
-            np.zeros((shares, self.width * padded(columns, self.dtype.itemsize)), self.dtype)
+            np.zeros((shares, self.width * self._padded(columns)), self.dtype)
             for columns in (inputs, hidden)
         )
-        totals = np.zeros((shares, 18 * hidden))
+        totals, size = np.zeros((shares, 18 * hidden)), self.dtype.itemsize
         dy_array, y_array = _flat(dy), _flat(y)
 
         def run(share: int, first: int, last: int) -> None:
@@ -196,14 +208,17 @@ class _Call:
                 dy_array, self.x_array, self.index, self.h_array, y_array, self.h is not None,
                 panels_x, panels_h, self.norm, *self.kept, dx, d_projected[share], dh,
                 d_weight_x[share], d_weight_h[share], totals[share], biased, self.sizes,
-                first, last,
+                first, last, np.empty(backward_work(self.sizes, last - first, size), self.dtype),
             )  # fmt: skip
 
         self._share(run)
         if self.gathered:
+            work = np.empty(
+                backward_work((1, 0, inputs, hidden), min(self.rows, CHUNK), size), self.dtype
+            )
             shared_kernels().input_gradients(
-                _summed(d_projected), self.x_array, self.rows, inputs, self.width, panels_x,
-                d_weight_x[0], dx,
+                _summed(d_projected), self.x_array, self.rows, self.sizes, panels_x,
+                d_weight_x[0], dx, work,
             )  # fmt: skip
         of_x, of_h = (
             torch.from_numpy(_summed(d)).view(self.width, -1)[:, :columns]
@@ -211,7 +226,7 @@ class _Call:
         )
         return [
             torch.from_numpy(dx).view_as(self.x) if needs_dx else None,
-            None if self.h is None else torch.from_numpy(dh).view(batch, hidden),
+            None if self.h is None else torch.from_numpy(dh).view(batch, -1)[:, :hidden],
             *self._by_parameter(of_x, of_h, totals.sum(0).astype(self.dtype)),
         ]
 
@@ -227,14 +242,24 @@ class _Call:
         given = (*self.inputs, *self.recurrent)
         return [None if t is None else d for t, d in zip(given, found, strict=True)]
 
-    def biases(self) -> Array:
-        return np.concatenate([self._or(side.bias, 0) for side in (self.inputs, self.recurrent)])
+    def biases(self, side: GateWeights) -> Array:
+        """A padded row."""
+        row = np.zeros(self._padded(self.width), self.dtype)
+        row[: self.width] = self._or(side.bias, 0)
+        return row
 
     def _or(self, values: Tensor | None, default: float) -> Array:
         return np.full(self.width, default, self.dtype) if values is None else _flat(values)
 
     def packed(self, side: GateWeights, transposed: bool) -> Array:
-        return shared_kernels().packed(_flat(side.weight), *side.weight.shape, transposed)
+        outputs, inputs = side.weight.shape
+        depth, columns = (inputs, outputs) if transposed else (outputs, inputs)
+        panels = np.empty(depth * self._padded(columns), self.dtype)
+        shared_kernels().packed(_flat(side.weight), outputs, inputs, transposed, panels)
+        return panels
+
+    def _padded(self, columns: int) -> int:
+        return padded(columns, lanes_of(self.dtype.itemsize))
 
     def _shares(self) -> list[tuple[int, int]]:
         """First and last sequence of each share.

@@ -2,11 +2,12 @@
 
 Shapes: T bins, B sequences, I inputs, H hidden_size. All arrays are flat: inputs and their
 gradients (T, B, I), states (T, B, H), and rows of 3 H columns as in `rows`: `projected`, the input
-side, (T, B) rows or one for each bin that `index` (T, B) names; `recurrent`, the recurrent side, of
-the plain form only the candidate's H columns; `kept`, gates and candidate.
+side; `recurrent`, the recurrent side, of the plain form only the candidate's H columns; `kept`,
+gates and candidate. With `index` (T, B), `projected` has a row for each bin that it names.
 
-A call works on the sequences `first` to `last` without the interpreter's lock and in memory of its
-own, so threads can share a batch. A state depends on no other sequence and on no later bin.
+A call works on the sequences `first` to `last` without the interpreter's lock and in the memory
+`work` that is its own, so threads can share a batch. A state depends on no other sequence and on no
+later bin. The caller makes all memory: the kernels use pointers, which keep no array alive.
 
 `kernels_of` and `shared_kernels` compile at first use. numba keeps the code on disk under the hash
 of a function's own text and closure. So `sources`, a hash of all compiled text, is in each closure.
@@ -20,10 +21,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from numba import njit
 
-from bci_decode.layers.cpu.product import JIT, add_product, pack, padded, row
+from bci_decode.layers.cpu.product import (
+    JIT,
+    add_product,
+    at,
+    lanes,
+    lanes_of,
+    pack,
+    padded,
+    set_zero,
+)
 from bci_decode.layers.cpu.rows import (
     APART,
     PLAIN,
@@ -41,7 +50,8 @@ from bci_decode.layers.cpu.rows import (
 )
 
 BLOCK = 8  # sequences whose products and gates follow each other while they are in the L1 cache
-CHUNK = 512  # rows of inputs, and of gradients, that are multiplied together
+ROWS = 64  # rows of the input side that are multiplied together
+CHUNK = 512  # rows whose gradients are multiplied together
 
 
 def _hash_of_sources() -> str:
@@ -69,38 +79,55 @@ class SharedKernels(NamedTuple):
     input_gradients: Callable
 
 
+def backward_work(sizes, sequences, itemsize):
+    """Elements of `work` that `backward` needs."""
+    bins, _, inputs, n = sizes
+    most = min(max(1, CHUNK // max(1, sequences)), bins) * sequences
+    widest = max(padded(n, lanes_of(itemsize)), padded(inputs, lanes_of(itemsize)))
+    return (ROWS + most) * widest + 24 * n + 2 * most * 3 * n
+
+
 @njit(**JIT)
-def _project(x, start, count, inputs, panels, biases, columns, out, place):
-    """Write `count` rows of x W^T + bias to `out` from element `place`."""
-    stride = padded(columns, x.itemsize)
-    product = np.zeros(count * stride, x.dtype)
-    add_product(x, start, inputs, 1, count, panels, inputs, columns, product)
+def _map(x, stride, count, inputs, panels, biases, width, out):
+    """Write x W^T + bias, `count` rows (padded), to `out`; without x only the bias."""
+    out_stride = padded(width, lanes(out))
     for i in range(count):
-        source, target = row(product, i * stride, columns), row(out, place + i * columns, columns)
-        for j in range(columns):
-            target[j] = source[j] + biases[j]
+        target = at(out, i * out_stride)
+        for j in range(out_stride):
+            target[j] = biases[j]
+    if inputs:
+        add_product(x, stride, 1, count, panels, inputs, width, out)
 
 
 @njit(**JIT)
-def _input_gradients(d, x, first, groups, size, distance, inputs, width, panels, d_weight, dx):
+def _project(x, count, inputs, panels, biases, width, out):
+    """`_map` of any number of rows, in parts that stay in the cache."""
+    out_stride = padded(width, lanes(out))
+    for first in range(0, count, ROWS):
+        part, target = at(x, first * inputs), at(out, first * out_stride)
+        _map(part, inputs, min(ROWS, count - first), inputs, panels, biases, width, target)
+
+
+@njit(**JIT)
+def _input_gradients(d, x, groups, size, distance, sizes, panels, d_weight, dx, wanted, work):
     """Add d^T x to W's gradient and, if dx is wanted, write dx = d W.
 
     The rows of x lie in `groups` of `size`, which begin `distance` rows apart.
     """
-    stride, rows = padded(inputs, x.itemsize), groups * size
-    columns = np.empty(rows * stride, x.dtype)
+    inputs, width = sizes[2], 3 * sizes[3]
+    stride, rows = padded(inputs, lanes(x)), groups * size
+    product, columns = work, at(work, ROWS * stride)
     for g in range(groups):
-        start = (first + g * distance) * inputs
-        pack(x, start, inputs, 1, size, inputs, columns, g * size, rows)
-    add_product(d, 0, 1, width, width, columns, rows, inputs, d_weight)
-    if len(dx):
-        product = columns  # its memory is free now
-        product[:] = 0
-        add_product(d, 0, width, 1, rows, panels, width, inputs, product)
-        for i in range(rows):
-            group, place = divmod(i, size)
-            source = row(product, i * stride, inputs)
-            target = row(dx, (first + group * distance + place) * inputs, inputs)
+        pack(at(x, g * distance * inputs), inputs, 1, size, inputs, columns, g * size, rows)
+    add_product(d, 1, width, width, columns, rows, inputs, d_weight)
+    for first in range(0, rows if wanted else 0, ROWS):
+        count = min(ROWS, rows - first)
+        set_zero(product, count * stride)
+        add_product(at(d, first * width), width, 1, count, panels, width, inputs, product)
+        for i in range(count):
+            group, place = divmod(first + i, size)
+            source = at(product, i * stride)
+            target = at(dx, (group * distance + place) * inputs)
             for j in range(inputs):
                 target[j] = source[j]
 
@@ -108,33 +135,31 @@ def _input_gradients(d, x, first, groups, size, distance, inputs, width, panels,
 @functools.cache
 def shared_kernels(sources: str = SOURCES) -> SharedKernels:
     @njit(cache=True, **JIT)
-    def packed(weight, outputs, inputs, transposed):
-        """The weight (outputs, inputs) as panels of W^T, or of W if not `transposed`."""
+    def packed(weight, outputs, inputs, transposed, panels):
+        """Write the weight (outputs, inputs) as panels of W^T, or of W if not `transposed`."""
         text = sources  # noqa: F841
         if transposed:
-            panels = np.empty(padded(outputs, weight.itemsize) * inputs, weight.dtype)
-            pack(weight, 0, 1, inputs, inputs, outputs, panels, 0, inputs)
+            pack(at(weight, 0), 1, inputs, inputs, outputs, at(panels, 0), 0, inputs)
         else:
-            panels = np.empty(padded(inputs, weight.itemsize) * outputs, weight.dtype)
-            pack(weight, 0, inputs, 1, outputs, inputs, panels, 0, outputs)
-        return panels
+            pack(at(weight, 0), inputs, 1, outputs, inputs, at(panels, 0), 0, outputs)
 
     @njit(cache=True, **JIT)
-    def project(x, count, inputs, panels, biases, width, out):
-        """Project all rows of x."""
-        text = sources  # noqa: F841
-        for first in range(0, count, CHUNK):
-            rows, place = min(CHUNK, count - first), first * width
-            _project(x, first * inputs, rows, inputs, panels, biases, width, out, place)
+    def project(x, count, sizes, panels, biases, out):
+        """The input side of all rows of x."""
+        text, inputs, width = sources, sizes[2], 3 * sizes[3]  # noqa: F841
+        weights = at(panels, 0), at(biases, 0)
+        _project(at(x, 0), count, inputs, *weights, width, at(out, 0))
 
     @njit(cache=True, **JIT)
-    def input_gradients(d, x, count, inputs, width, panels, d_weight, dx):
+    def input_gradients(d, x, count, sizes, panels, d_weight, dx, work):
         """The gradients of `project`."""
-        text = sources  # noqa: F841
+        text, inputs, width = sources, sizes[2], 3 * sizes[3]  # noqa: F841
         for first in range(0, count, CHUNK):
-            rows = min(CHUNK, count - first)
-            part = row(d, first * width, rows * width)
-            _input_gradients(part, x, first, 1, rows, 0, inputs, width, panels, d_weight, dx)
+            rows, place = min(CHUNK, count - first), first * inputs
+            _input_gradients(
+                at(d, first * width), at(x, place), 1, rows, 0, sizes, at(panels, 0),
+                at(d_weight, 0), at(dx, place), len(dx) > 0, at(work, 0),
+            )  # fmt: skip
 
     return SharedKernels(packed, project, input_gradients)
 
@@ -143,95 +168,76 @@ def shared_kernels(sources: str = SOURCES) -> SharedKernels:
 def kernels_of(form: int, sources: str = SOURCES) -> Kernels:
     @njit(cache=True, **JIT)
     def forward(
-        x, index, h, has_state, panels_x, panels_h, biases, norm, eps,
-        y, projected, recurrent, kept, stats, keep, sizes, first, last,
+        x, index, h, has_state, panels_x, panels_h, biases_x, biases_h, norm, eps,
+        y, projected, recurrent, kept, stats, keep, sizes, first, last, total,
     ):  # fmt: skip
-        """Write the states y; `projected` is given if there is an index."""
+        """Write the states y.
+
+        `projected` holds all bins if their input side is kept, else as many as are projected at
+        once. Without `keep`, `recurrent`, `kept` and `stats` hold a block.
+        """
         bins, batch, inputs, n = sizes
         width, sequences, text = 3 * n, last - first, sources  # noqa: F841
-        wide, stride, gathered = (
-            n if form == PLAIN else width,
-            padded(width, x.itemsize),
-            len(index),
-        )
-        biases_h = row(biases, width, width)
-        product, a = np.empty(BLOCK * stride, x.dtype), np.empty(width, x.dtype)
-        total = np.empty(width, x.dtype)
+        stride, gathered = padded(width, lanes(at(x, 0))), len(index) > 0
+        whole = form != PLAIN and keep
+        norms, totals = at(norm, 0), at(total, 0)
         # bins whose rows lie one after another
         chunk = max(1, CHUNK // max(1, batch)) if batch == sequences else 1
-        if not keep:
-            kept, stats = np.empty(width, x.dtype), np.empty(STATS, x.dtype)
-            if not gathered:
-                projected = np.empty(min(chunk, bins) * sequences * width, x.dtype)
         for t in range(bins):
             if not gathered and t % chunk == 0:
                 start, count = t * batch + first, sequences * min(chunk, bins - t)
-                at = start * width if keep else 0
-                _project(x, start * inputs, count, inputs, panels_x, biases, width, projected, at)
+                target = at(projected, start * stride if whole else 0)
+                part = at(x, start * inputs)
+                _project(part, count, inputs, at(panels_x, 0), at(biases_x, 0), width, target)
             for i in range(first, last, BLOCK):
-                count = min(BLOCK, last - i)
-                product[:] = 0
-                if t:
-                    before = ((t - 1) * batch + i) * n
-                    add_product(y, before, n, 1, count, panels_h, n, width, product)
-                elif has_state:
-                    add_product(h, i * n, n, 1, count, panels_h, n, width, product)
+                count, row = min(BLOCK, last - i), t * batch + i if keep else 0
+                before = at(y, ((t - 1) * batch + i) * n) if t else at(h, i * n)
+                _map(
+                    before, n, count, n if t or has_state else 0, at(panels_h, 0), at(biases_h, 0),
+                    width, at(recurrent, row * stride),
+                )  # fmt: skip
                 for b in range(i, i + count):
                     place = t * batch + b
-                    source = place if keep else (t % chunk) * sequences + b - first
+                    source = place if whole else (t % chunk) * sequences + b - first
                     if gathered:
                         source = index[place]
-                    product_row = row(product, (b - i) * stride, width)
-                    for j in range(width):
-                        a[j] = product_row[j] + biases_h[j]
-                    at = place if keep else 0
-                    rows = (
-                        row(projected, source * width, width),
-                        a,
-                        norm,
-                        row(y, (place - batch) * n, n) if t else row(h, b * n, n),
-                        total,
-                        row(kept, at * width, width),
-                        row(stats, at * STATS, STATS),
-                        row(y, place * n, n),
-                    )
+                    x_row, h_row = at(projected, source * stride), at(before, (b - i) * n)
+                    a, y_row = at(recurrent, (row + b - i) * stride), at(y, place * n)
+                    kept_row = at(kept, (row + b - i) * width)
+                    stats_row = at(stats, (row + b - i) * STATS)
                     if form == PLAIN:
-                        plain_forward(*rows, n, eps)
+                        plain_forward(x_row, a, h_row, kept_row, y_row, n)
                     elif form == APART:
-                        apart_forward(*rows, n, eps)
+                        apart_forward(x_row, a, norms, h_row, kept_row, stats_row, y_row, n, eps)
                     elif form == SUM:
-                        sum_forward(*rows, n, eps)
-                    else:
-                        sum2_forward(*rows, n, eps)
-                    if keep:
-                        part, target = (
-                            row(a, width - wide, wide),
-                            row(recurrent, place * wide, wide),
+                        sum_forward(
+                            x_row, a, norms, h_row, totals, kept_row, stats_row, y_row, n, eps
                         )
-                        for j in range(wide):
-                            target[j] = part[j]
+                    else:
+                        sum2_forward(
+                            x_row, a, norms, h_row, totals, kept_row, stats_row, y_row, n, eps
+                        )
 
     @njit(cache=True, **JIT)
     def backward(
         dy, x, index, h, y, has_state, panels_x, panels_h, norm,
         projected, recurrent, kept, stats,
-        dx, d_projected, dh, d_weight_x, d_weight_h, totals, biased, sizes, first, last,
+        dx, d_projected, dh, d_weight_x, d_weight_h, totals, biased, sizes, first, last, work,
     ):  # fmt: skip
-        """Add to the weights' gradients, to `dh` and to `totals` (18 H): gains, biases of norms,
+        """Add to the weights' gradients, to `dh` and to `totals` (18 H): gains and biases of norms,
         biases of maps. With an index, add to `d_projected`; else write `dx` if it is wanted."""
         bins, batch, inputs, n = sizes
         width, sequences, text = 3 * n, last - first, sources  # noqa: F841
-        wide, stride = n if form == PLAIN else width, padded(n, x.itemsize)
-        gathered = len(index) > 0
-        chunk = max(1, CHUNK // max(1, sequences))
+        some = lanes(at(x, 0))
+        wide, stride = padded(width, some), padded(n, some)
+        chunk, gathered = max(1, CHUNK // max(1, sequences)), len(index) > 0
         most = min(chunk, bins) * sequences
-        product, panels = np.empty(BLOCK * stride, x.dtype), np.empty(most * stride, x.dtype)
-        d_recurrent, d_inputs = np.empty(most * width, x.dtype), np.empty(most * width, x.dtype)
-        total, d = np.empty(width, x.dtype), np.empty(width, x.dtype)
-        sums = np.empty(len(totals), x.dtype)
+        total = at(work, (ROWS + most) * max(stride, padded(inputs, some)))
+        d, sums, d_inputs = at(total, width), at(total, 2 * width), at(total, 8 * width)
+        d_recurrent, norms = at(d_inputs, most * width), at(norm, 0)
         for stop in range(bins, 0, -chunk):
             start = max(0, stop - chunk)
-            sums[:] = 0  # begun anew in each chunk and added up in float64
+            set_zero(sums, 18 * n)  # begun anew in each chunk and added up in float64
             for t in range(stop - 1, start - 1, -1):
                 for i in range(first, last, BLOCK):
                     count = min(BLOCK, last - i)
@@ -239,88 +245,80 @@ def kernels_of(form: int, sources: str = SOURCES) -> Kernels:
                     for b in range(i, i + count):
                         place, local = t * batch + b, block + (b - i) * width
                         source = index[place] if gathered else place
-                        dh_row = row(dh, b * n, n)
-                        add(dh_row, row(dy, place * n, n), n)
-                        dx_row, da_row = row(d_inputs, local, width), row(d_recurrent, local, width)
-                        rows = (
-                            dh_row,
-                            row(y, (place - batch) * n, n) if t else row(h, b * n, n),
-                            row(projected, source * width, width),
-                            row(recurrent, place * wide, wide),
-                            row(kept, place * width, width),
-                            row(stats, place * STATS, STATS),
-                            norm, sums, total, d, dx_row, da_row,
-                        )  # fmt: skip
+                        dh_row, h_row = at(dh, b * stride), at(h, b * n)
+                        if t:
+                            h_row = at(y, (place - batch) * n)
+                        add(dh_row, at(dy, place * n), n)
+                        x_row, a_row = at(projected, source * wide), at(recurrent, place * wide)
+                        kept_row, stats_row = at(kept, place * width), at(stats, place * STATS)
+                        dx_row, da_row = at(d_inputs, local), at(d_recurrent, local)
                         if form == PLAIN:
-                            plain_backward(*rows, n)
+                            plain_backward(dh_row, h_row, a_row, kept_row, dx_row, da_row, n)
                         elif form == APART:
-                            apart_backward(*rows, n)
+                            apart_backward(
+                                dh_row, h_row, x_row, a_row, kept_row, stats_row,
+                                norms, sums, total, d, dx_row, da_row, n,
+                            )  # fmt: skip
                         elif form == SUM:
-                            sum_backward(*rows, n)
+                            sum_backward(
+                                dh_row, h_row, x_row, a_row, kept_row, stats_row,
+                                norms, sums, total, d, dx_row, da_row, n,
+                            )  # fmt: skip
                         else:
-                            sum2_backward(*rows, n)
+                            sum2_backward(
+                                dh_row, h_row, x_row, a_row, kept_row, stats_row,
+                                norms, sums, total, d, dx_row, da_row, n,
+                            )  # fmt: skip
                         if biased:
-                            add(row(sums, 12 * n, width), dx_row, width)
-                            add(row(sums, 15 * n, width), da_row, width)
+                            add(at(sums, 4 * width), dx_row, width)
+                            add(at(sums, 5 * width), da_row, width)
                         if gathered:
-                            add(row(d_projected, source * width, width), dx_row, width)
+                            add(at(d_projected, source * width), dx_row, width)
                     if t or has_state:
-                        product[:] = 0
-                        add_product(
-                            d_recurrent, block, width, 1, count, panels_h, width, n, product
-                        )
-                        for b in range(count):
-                            add(row(dh, (i + b) * n, n), row(product, b * stride, n), n)
-            bins_here, rows_here = stop - start, (stop - start) * sequences
+                        given, target = at(d_recurrent, block), at(dh, i * stride)
+                        add_product(given, width, 1, count, at(panels_h, 0), width, n, target)
+            rows, columns = (stop - start) * sequences, at(work, 0)
             for t in range(start, stop):
-                before, above = ((t - 1) * batch + first) * n, (t - start) * sequences
-                if t:
-                    pack(y, before, n, 1, sequences, n, panels, above, rows_here)
-                else:
-                    pack(h, first * n, n, 1, sequences, n, panels, above, rows_here)
-            add_product(d_recurrent, 0, 1, width, width, panels, rows_here, n, d_weight_h)
+                before = at(y, ((t - 1) * batch + first) * n) if t else at(h, first * n)
+                pack(before, n, 1, sequences, n, columns, (t - start) * sequences, rows)
+            add_product(d_recurrent, 1, width, width, columns, rows, n, at(d_weight_h, 0))
             if not gathered:
+                place = (start * batch + first) * inputs
                 _input_gradients(
-                    d_inputs, x, start * batch + first, bins_here, sequences, batch, inputs, width,
-                    panels_x, d_weight_x, dx,
+                    d_inputs, at(x, place), stop - start, sequences, batch, sizes, at(panels_x, 0),
+                    at(d_weight_x, 0), at(dx, place), len(dx) > 0, columns,
                 )  # fmt: skip
-            for j in range(len(totals)):
+            for j in range(18 * n):
                 totals[j] += sums[j]
 
     @njit(cache=True, **JIT)
-    def step(x, h, after, panels, biases, norm, eps, sizes, scratch):
+    def step(x, h, after, panels, biases, norm, eps, sizes, work):
         """One bin of one sequence through all layers: h and `after` (layers, H).
 
         The layers' panels (W_x^T, then W_h^T), biases (6 H) and norms (12 H) follow each other.
         """
         layers, inputs, n = sizes
         width, text = 3 * n, sources  # noqa: F841
-        stride = padded(width, x.itemsize)
-        product, u, a, total, kept = (
-            row(scratch, 0, stride), row(scratch, stride, stride), row(scratch, 2 * stride, stride),
-            row(scratch, 3 * stride, stride), row(scratch, 4 * stride, stride),
+        source, matrix, stride = at(x, 0), at(panels, 0), padded(width, lanes(at(x, 0)))
+        u, a, total, kept = (
+            at(work, 0), at(work, stride), at(work, 2 * stride), at(work, 3 * stride)
         )  # fmt: skip
-        stats, place, source = row(scratch, 5 * stride, STATS), 0, row(x, 0, inputs)
+        stats = at(work, 4 * stride)
         for layer in range(layers):
-            h_row, y_row = row(h, layer * n, n), row(after, layer * n, n)
-            for side in range(2):
-                given, columns, target = (source, inputs, u) if side == 0 else (h_row, n, a)
-                bias = row(biases, (2 * layer + side) * width, width)
-                matrix = row(panels, place, stride * columns)
-                product[:] = 0
-                add_product(given, 0, columns, 1, 1, matrix, columns, width, product)
-                for j in range(width):
-                    target[j] = product[j] + bias[j]
-                place += stride * columns
-            rows = (u, a, row(norm, 4 * layer * width, 4 * width), h_row, total, kept, stats, y_row)
+            h_row, y_row = at(h, layer * n), at(after, layer * n)
+            norms, bias = at(norm, 4 * layer * width), at(biases, 2 * layer * stride)
+            _map(source, inputs, 1, inputs, matrix, bias, width, u)
+            matrix = at(matrix, stride * inputs)
+            _map(h_row, n, 1, n, matrix, at(bias, stride), width, a)
+            matrix = at(matrix, stride * n)
             if form == PLAIN:
-                plain_forward(*rows, n, eps)
+                plain_forward(u, a, h_row, kept, y_row, n)
             elif form == APART:
-                apart_forward(*rows, n, eps)
+                apart_forward(u, a, norms, h_row, kept, stats, y_row, n, eps)
             elif form == SUM:
-                sum_forward(*rows, n, eps)
+                sum_forward(u, a, norms, h_row, total, kept, stats, y_row, n, eps)
             else:
-                sum2_forward(*rows, n, eps)
+                sum2_forward(u, a, norms, h_row, total, kept, stats, y_row, n, eps)
             source, inputs = y_row, n
 
     return Kernels(forward, backward, step)

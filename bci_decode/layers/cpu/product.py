@@ -1,4 +1,4 @@
-"""The matrix product of the compiled kernels, and views of rows that cost nothing.
+"""The matrix product of the compiled kernels, and the pointers that they work on.
 
 A product C += A B keeps a tile of C in registers: `TILE_ROWS` rows by two or three vectors. The
 tile is written in LLVM's own language, with one fused multiply-add per element in the order of k.
@@ -15,7 +15,7 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
-from numba.extending import intrinsic, register_jitable
+from numba.extending import intrinsic, overload, register_jitable
 
 FEATURES = llvm.get_host_cpu_features()
 VECTOR_BYTES = 64 if FEATURES.get("avx512f") else 32 if FEATURES.get("avx2") else 16
@@ -25,29 +25,43 @@ JIT = {"nogil": True, "error_model": "numpy"}
 
 
 @intrinsic
-def row(typing: Any, array: Any, start: Any, length: Any) -> Any:
-    """The view array[start:start + length] of a contiguous array's elements, without bookkeeping.
+def at(typing: Any, memory: Any, start: Any) -> Any:
+    """A pointer to element `start` of a contiguous array, or of the memory behind a pointer.
 
-    A slice would count a reference, which costs as much as ten elements. The caller keeps the
-    array alive.
+    A slice would count a reference, which costs as much as ten elements, and would ask at every
+    index whether it is negative. The caller keeps the array alive.
     """
-    view = types.Array(array.dtype, 1, "C")
+    pointer = types.CPointer(memory.dtype)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source = context.make_array(array)(context, builder, arguments[0])
-        result = context.make_array(view)(context, builder)
-        size = context.get_constant(types.intp, array.dtype.bitwidth // 8)
-        context.populate_array(
-            result,
-            data=builder.gep(source.data, [arguments[1]]),
-            shape=[arguments[2]],
-            strides=[size],
-            itemsize=size,
-            meminfo=None,
-        )
-        return result._getvalue()
+        data = arguments[0]
+        if isinstance(memory, types.Array):
+            data = context.make_array(memory)(context, builder, data).data
+        return builder.gep(data, [arguments[1]])
 
-    return view(array, types.intp, types.intp), generate
+    return pointer(memory, types.intp), generate
+
+
+def number(value: Any, pointer: Any) -> Any:
+    """The value in the type that the pointer points to."""
+    raise NotImplementedError("only in compiled code")
+
+
+@overload(number)
+def _number(value, pointer):
+    kind = pointer.dtype
+    return lambda value, pointer: kind(value)
+
+
+def lanes(pointer: Any) -> int:
+    """Numbers in a vector."""
+    raise NotImplementedError("only in compiled code")
+
+
+@overload(lanes)
+def _lanes(pointer):
+    count = lanes_of(pointer.dtype.bitwidth // 8)
+    return lambda pointer: count
 
 
 def _tile(rows: int, vectors: int) -> Any:
@@ -55,18 +69,14 @@ def _tile(rows: int, vectors: int) -> Any:
 
     @intrinsic
     def tile(
-        typing: Any, a: Any, a_start: Any, a_row: Any, a_column: Any, b: Any, b_start: Any,
-        c: Any, c_start: Any, c_row: Any, depth: Any,
-    ) -> Any:  # fmt: skip
+        typing: Any, a: Any, a_row: Any, a_column: Any, b: Any, c: Any, c_row: Any, depth: Any
+    ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            arrays = zip((a, b, c), (arguments[0], arguments[4], arguments[6]), strict=True)
-            data = [context.make_array(kind)(context, builder, v).data for kind, v in arrays]
-            places = [*arguments[1:4], arguments[5], *arguments[7:]]
-            _Tile(context, builder, a.dtype.bitwidth, rows, vectors, data).build(*places)
+            _Tile(context, builder, a.dtype.bitwidth, rows, vectors).build(*arguments)
             return context.get_dummy_value()
 
-        number = types.intp
-        return types.void(a, number, number, number, b, number, c, number, number, number), generate
+        size = types.intp
+        return types.void(a, size, size, b, c, size, size), generate
 
     return tile
 
@@ -74,10 +84,8 @@ def _tile(rows: int, vectors: int) -> Any:
 class _Tile:
     """Writes the instructions of one tile."""
 
-    def __init__(
-        self, context: Any, builder: Any, bits: int, rows: int, vectors: int, data: list[Any]
-    ):
-        self.builder, self.vectors, (self.a, self.b, self.c) = builder, vectors, data
+    def __init__(self, context: Any, builder: Any, bits: int, rows: int, vectors: int):
+        self.builder, self.vectors = builder, vectors
         self.lanes, self.align = 8 * VECTOR_BYTES // bits, bits // 8
         self.vector = ir.VectorType(context.get_value_type(_float(bits)), self.lanes)
         self.index = context.get_value_type(types.intp)
@@ -89,26 +97,24 @@ class _Tile:
         ]
 
     def build(
-        self, a_start: Any, a_row: Any, a_column: Any, b_start: Any, c_start: Any, c_row: Any,
-        depth: Any,
-    ) -> None:  # fmt: skip
-        builder, width = self.builder, self.lanes * self.vectors
-        tiles = [
-            self._plus(c_start, builder.mul(c_row, self._number(r))) for r in range(len(self.sums))
-        ]
-        for place, sums in zip(tiles, self.sums, strict=True):
+        self, a: Any, a_row: Any, a_column: Any, b: Any, c: Any, c_row: Any, depth: Any
+    ) -> None:
+        builder = self.builder
+        tile = [builder.mul(c_row, self._number(r)) for r in range(len(self.sums))]
+        for place, sums in zip(tile, self.sums, strict=True):
             for v, total in enumerate(sums):
-                builder.store(self._load(self.c, self._plus(place, v * self.lanes)), total)
+                builder.store(builder.load(self._vector(c, place, v), align=self.align), total)
 
         def add_product(k: Any) -> None:
-            start = self._plus(b_start, builder.mul(k, self._number(width)))
+            start = builder.mul(k, self._number(self.lanes * self.vectors))
             columns = [
-                self._load(self.b, self._plus(start, v * self.lanes)) for v in range(self.vectors)
+                builder.load(self._vector(b, start, v), align=self.align)
+                for v in range(self.vectors)
             ]
-            place = self._plus(a_start, builder.mul(k, a_column))
+            place = builder.mul(k, a_column)
             for r, sums in enumerate(self.sums):
-                at = self._plus(place, builder.mul(a_row, self._number(r)))
-                factor = self._repeat(builder.load(builder.gep(self.a, [at])))
+                here = builder.add(place, builder.mul(a_row, self._number(r)))
+                factor = self._repeat(builder.load(builder.gep(a, [here])))
                 for column, total in zip(columns, sums, strict=True):
                     value = builder.call(self.fma, [factor, column, builder.load(total)])
                     builder.store(value, total)
@@ -117,26 +123,22 @@ class _Tile:
         with cgutils.for_range(builder, whole) as loop:
             first = builder.mul(loop.index, self._number(UNROLLED))
             for step in range(UNROLLED):
-                add_product(self._plus(first, step))
+                add_product(builder.add(first, self._number(step)))
         done = builder.mul(whole, self._number(UNROLLED))
         with cgutils.for_range(builder, builder.sub(depth, done)) as loop:
             add_product(builder.add(done, loop.index))
-        for place, sums in zip(tiles, self.sums, strict=True):
+        for place, sums in zip(tile, self.sums, strict=True):
             for v, total in enumerate(sums):
-                pointer = self._pointer(self.c, self._plus(place, v * self.lanes))
+                pointer = self._vector(c, place, v)
                 builder.store(builder.load(total), pointer, align=self.align)
 
     def _number(self, value: int) -> Any:
         return ir.Constant(self.index, value)
 
-    def _plus(self, a: Any, b: Any) -> Any:
-        return self.builder.add(a, self._number(b) if isinstance(b, int) else b)
-
-    def _pointer(self, data: Any, place: Any) -> Any:
+    def _vector(self, data: Any, place: Any, number: int) -> Any:
+        """A pointer to a vector: `number` vectors after element `place`."""
+        place = self.builder.add(place, self._number(number * self.lanes))
         return self.builder.bitcast(self.builder.gep(data, [place]), self.vector.as_pointer())
-
-    def _load(self, data: Any, place: Any) -> Any:
-        return self.builder.load(self._pointer(data, place), align=self.align)
 
     def _repeat(self, value: Any) -> Any:
         undefined = ir.Constant(self.vector, ir.Undefined)
@@ -153,6 +155,11 @@ _tile2, _tile3, _row2, _row3 = _tile(TILE_ROWS, 2), _tile(TILE_ROWS, 3), _tile(1
 
 
 @register_jitable(**JIT)
+def lanes_of(itemsize):
+    return VECTOR_BYTES // itemsize
+
+
+@register_jitable(**JIT)
 def panel_vectors(columns, lanes):
     """Vectors in a panel's row: three are a little faster, two may waste fewer columns."""
     two, three = 2 * lanes, 3 * lanes
@@ -160,47 +167,55 @@ def panel_vectors(columns, lanes):
 
 
 @register_jitable(**JIT)
-def padded(columns, itemsize):
+def padded(columns, lanes):
     """The columns that whole panels hold."""
-    lanes = VECTOR_BYTES // itemsize
     width = lanes * panel_vectors(columns, lanes)
     return (columns + width - 1) // width * width
 
 
 @njit(**JIT)
-def pack(b, start, row_stride, column_stride, depth, columns, panels, above, height):
+def pack(b, row_stride, column_stride, depth, columns, panels, above, height):
     """Write B (depth, columns), given by its strides, to panels of `height` rows below `above`."""
-    lanes = VECTOR_BYTES // b.itemsize
-    width = lanes * panel_vectors(columns, lanes)
-    for first in range(0, padded(columns, b.itemsize), lanes):  # a vector is a cache line or less
-        panel = first // width
-        used = min(max(columns - first, 0), lanes)
+    some = lanes(b)  # a cache line or less
+    width = some * panel_vectors(columns, some)
+    for first in range(0, padded(columns, some), some):
+        used = min(max(columns - first, 0), some)
         for k in range(depth):
-            line = row(panels, (panel * height + above + k) * width + first % width, lanes)
-            source = start + k * row_stride + first * column_stride
-            for j in range(used):
-                line[j] = b[source + j * column_stride]
-            for j in range(used, lanes):
-                line[j] = 0
+            place = (first // width * height + above + k) * width + first % width
+            line, source = at(panels, place), at(b, k * row_stride + first * column_stride)
+            if column_stride == 1:
+                for j in range(used):
+                    line[j] = source[j]
+            else:
+                for j in range(used):
+                    line[j] = source[j * column_stride]
+            for j in range(used, some):
+                line[j] = number(0, line)
 
 
 @njit(**JIT)
-def add_product(a, start, row_stride, column_stride, rows, panels, depth, columns, c):
+def add_product(a, row_stride, column_stride, rows, panels, depth, columns, c):
     """C += A B for A (rows, depth), given by its strides, and B in panels; C's rows are padded."""
-    lanes = VECTOR_BYTES // a.itemsize
-    vectors, c_row = panel_vectors(columns, lanes), padded(columns, a.itemsize)
+    vectors, c_row = panel_vectors(columns, lanes(a)), padded(columns, lanes(a))
     whole = rows - rows % TILE_ROWS
-    for column in range(0, c_row, vectors * lanes):
-        b = column * depth
+    for column in range(0, c_row, vectors * lanes(a)):
+        b = at(panels, column * depth)
         for i in range(0, whole, TILE_ROWS):
-            at, to = start + i * row_stride, i * c_row + column
+            part, tile = at(a, i * row_stride), at(c, i * c_row + column)
             if vectors == 2:
-                _tile2(a, at, row_stride, column_stride, panels, b, c, to, c_row, depth)
+                _tile2(part, row_stride, column_stride, b, tile, c_row, depth)
             else:
-                _tile3(a, at, row_stride, column_stride, panels, b, c, to, c_row, depth)
+                _tile3(part, row_stride, column_stride, b, tile, c_row, depth)
         for i in range(whole, rows):
-            at, to = start + i * row_stride, i * c_row + column
+            part, tile = at(a, i * row_stride), at(c, i * c_row + column)
             if vectors == 2:
-                _row2(a, at, row_stride, column_stride, panels, b, c, to, c_row, depth)
+                _row2(part, row_stride, column_stride, b, tile, c_row, depth)
             else:
-                _row3(a, at, row_stride, column_stride, panels, b, c, to, c_row, depth)
+                _row3(part, row_stride, column_stride, b, tile, c_row, depth)
+
+
+@njit(**JIT)
+def set_zero(memory, size):
+    zero = number(0, memory)
+    for j in range(size):
+        memory[j] = zero

@@ -19,7 +19,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from bci_decode.layers.cpu.product import JIT, row
+from bci_decode.layers.cpu.product import JIT, at, number
 
 FAST: dict[str, Any] = {**JIT, "fastmath": {"contract", "reassoc", "nsz", "arcp", "afn"}}
 PLAIN, APART, SUM, SUM2 = range(4)
@@ -73,16 +73,16 @@ def _sigmoid(x):
 @njit(**FAST)
 def moments(v, n, eps):
     """Mean of v[:n], and 1 / sqrt(variance + eps)."""
-    total = v.dtype.type(0)
+    total = number(0, v)
     for j in range(n):
         total += v[j]
-    scale = v.dtype.type(1) / v.dtype.type(n)
+    scale = number(1, v) / number(n, v)
     mean = total * scale
-    squares = v.dtype.type(0)
+    squares = number(0, v)
     for j in range(n):
         deviation = v[j] - mean
         squares += deviation * deviation
-    return mean, v.dtype.type(1) / math.sqrt(squares * scale + eps)
+    return mean, number(1, v) / math.sqrt(squares * scale + eps)
 
 
 @njit(**FAST)
@@ -100,7 +100,7 @@ def _mix(h, z, c, y, n):
 @njit(**FAST)
 def _gates_of_sum(x, a, norm, total, kept, stats, group, n, eps):
     """Gates of LN(x + a), normalized over the first `group` columns; leaves the sum in `total`."""
-    gain, shift = row(norm, 6 * n, 3 * n), row(norm, 9 * n, 3 * n)
+    gain, shift = at(norm, 6 * n), at(norm, 9 * n)
     for j in range(group):
         total[j] = x[j] + a[j]
     mean, scale = moments(total, group, eps)
@@ -110,10 +110,10 @@ def _gates_of_sum(x, a, norm, total, kept, stats, group, n, eps):
 
 
 @njit(**FAST)
-def plain_forward(x, a, norm, h, total, kept, stats, y, n, eps):
+def plain_forward(x, a, h, kept, y, n):
     """h' = (1 - z) n + z h with n = tanh(x + r a), as in `torch.nn.GRU`."""
-    r, z, c = row(kept, 0, n), row(kept, n, n), row(kept, 2 * n, n)
-    x_c, a_c = row(x, 2 * n, n), row(a, 2 * n, n)
+    r, z, c = at(kept, 0), at(kept, n), at(kept, 2 * n)
+    x_c, a_c = at(x, 2 * n), at(a, 2 * n)
     for j in range(2 * n):
         kept[j] = sigmoid(x[j] + a[j])
     for j in range(n):
@@ -122,20 +122,20 @@ def plain_forward(x, a, norm, h, total, kept, stats, y, n, eps):
 
 
 @njit(**FAST)
-def apart_forward(x, a, norm, h, total, kept, stats, y, n, eps):
+def apart_forward(x, a, norm, h, kept, stats, y, n, eps):
     """Ba, Kiros and Hinton 2016, supplement: LN(W_x x) + LN(W_h h); r multiplies LN(U h)."""
-    z, r, c = row(kept, 0, n), row(kept, n, n), row(kept, 2 * n, n)
-    x_c, a_c = row(x, 2 * n, n), row(a, 2 * n, n)
-    gain_x, shift_x = row(norm, 0, 2 * n), row(norm, 3 * n, 2 * n)
-    gain_a, shift_a = row(norm, 6 * n, 2 * n), row(norm, 9 * n, 2 * n)
+    z, r, c = at(kept, 0), at(kept, n), at(kept, 2 * n)
+    x_c, a_c = at(x, 2 * n), at(a, 2 * n)
+    gain_x, shift_x = at(norm, 0), at(norm, 3 * n)
+    gain_a, shift_a = at(norm, 6 * n), at(norm, 9 * n)
     mean_x, scale_x = moments(x, 2 * n, eps)
     mean_a, scale_a = moments(a, 2 * n, eps)
     for j in range(2 * n):
         of_x = (x[j] - mean_x) * scale_x * gain_x[j] + shift_x[j]
         kept[j] = sigmoid(of_x + (a[j] - mean_a) * scale_a * gain_a[j] + shift_a[j])
     stats[0], stats[1], stats[2], stats[3] = mean_x, scale_x, mean_a, scale_a
-    gain_x, shift_x = row(norm, 2 * n, n), row(norm, 5 * n, n)
-    gain_a, shift_a = row(norm, 8 * n, n), row(norm, 11 * n, n)
+    gain_x, shift_x = at(norm, 2 * n), at(norm, 5 * n)
+    gain_a, shift_a = at(norm, 8 * n), at(norm, 11 * n)
     mean_x, scale_x = moments(x_c, n, eps)
     mean_a, scale_a = moments(a_c, n, eps)
     for j in range(n):
@@ -148,9 +148,9 @@ def apart_forward(x, a, norm, h, total, kept, stats, y, n, eps):
 @njit(**FAST)
 def sum_forward(x, a, norm, h, total, kept, stats, y, n, eps):
     """One LN over all of W x + U h; r multiplies the candidate's whole normalized value."""
-    z, r, c = row(kept, 0, n), row(kept, n, n), row(kept, 2 * n, n)
-    gain, shift = row(norm, 8 * n, n), row(norm, 11 * n, n)
-    total_c = row(total, 2 * n, n)
+    z, r, c = at(kept, 0), at(kept, n), at(kept, 2 * n)
+    gain, shift = at(norm, 8 * n), at(norm, 11 * n)
+    total_c = at(total, 2 * n)
     _gates_of_sum(x, a, norm, total, kept, stats, 3 * n, n, eps)
     mean, scale = stats[0], stats[1]
     for j in range(n):
@@ -161,9 +161,9 @@ def sum_forward(x, a, norm, h, total, kept, stats, y, n, eps):
 @njit(**FAST)
 def sum2_forward(x, a, norm, h, total, kept, stats, y, n, eps):
     """LN of the gates' W_x x + W_h h, and LN(W x + r * U h) for the candidate."""
-    z, r, c = row(kept, 0, n), row(kept, n, n), row(kept, 2 * n, n)
-    gain, shift = row(norm, 8 * n, n), row(norm, 11 * n, n)
-    x_c, a_c, total_c = row(x, 2 * n, n), row(a, 2 * n, n), row(total, 2 * n, n)
+    z, r, c = at(kept, 0), at(kept, n), at(kept, 2 * n)
+    gain, shift = at(norm, 8 * n), at(norm, 11 * n)
+    x_c, a_c, total_c = at(x, 2 * n), at(a, 2 * n), at(total, 2 * n)
     _gates_of_sum(x, a, norm, total, kept, stats, 2 * n, n, eps)
     for j in range(n):
         total_c[j] = x_c[j] + r[j] * a_c[j]
@@ -177,12 +177,12 @@ def sum2_forward(x, a, norm, h, total, kept, stats, y, n, eps):
 @njit(**FAST)
 def _norm_backward(d, v, mean, scale, gain, d_gain, out, n):
     """out: the gradient of v for the gradient d of LN(v) gain + bias; adds the gain's to d_gain."""
-    plain = moved = v.dtype.type(0)
+    plain = moved = number(0, v)
     for j in range(n):
         value = d[j] * gain[j]
         plain += value
         moved += value * (v[j] - mean)
-    share = v.dtype.type(1) / v.dtype.type(n)
+    share = number(1, v) / number(n, v)
     plain, moved = plain * share, moved * share * scale * scale
     for j in range(n):
         out[j] = scale * (d[j] * gain[j] - plain - (v[j] - mean) * moved)
@@ -193,7 +193,7 @@ def _norm_backward(d, v, mean, scale, gain, d_gain, out, n):
 @njit(**FAST)
 def _mix_backward(dh, h, z, c, d_z, d_c, n):
     """Gradients of z's and the candidate's arguments; dh becomes that of h through the mixture."""
-    one = h.dtype.type(1)
+    one = number(1, h)
     for j in range(n):
         d_c[j] = dh[j] * z[j] * (one - c[j] * c[j])
     for j in range(n):
@@ -203,16 +203,17 @@ def _mix_backward(dh, h, z, c, d_z, d_c, n):
 
 
 @njit(**FAST)
-def plain_backward(dh, h, x, a, kept, stats, norm, sums, total, d, dx, da, n):
-    one = h.dtype.type(1)
-    r, z, c = row(kept, 0, n), row(kept, n, n), row(kept, 2 * n, n)
-    dx_r, dx_z, dx_c, da_c = row(dx, 0, n), row(dx, n, n), row(dx, 2 * n, n), row(da, 2 * n, n)
+def plain_backward(dh, h, a, kept, dx, da, n):
+    one = number(1, h)
+    r, z, c = at(kept, 0), at(kept, n), at(kept, 2 * n)
+    dx_r, dx_z, dx_c, da_c = at(dx, 0), at(dx, n), at(dx, 2 * n), at(da, 2 * n)
+    a_c = at(a, 2 * n)
     for j in range(n):
         dx_c[j] = dh[j] * (one - z[j]) * (one - c[j] * c[j])
     for j in range(n):
         dx_z[j] = dh[j] * (h[j] - c[j]) * z[j] * (one - z[j])
     for j in range(n):
-        dx_r[j] = dx_c[j] * a[j] * r[j] * (one - r[j])  # only the candidate's a is kept
+        dx_r[j] = dx_c[j] * a_c[j] * r[j] * (one - r[j])
     for j in range(2 * n):
         da[j] = dx[j]
     for j in range(n):
@@ -223,35 +224,35 @@ def plain_backward(dh, h, x, a, kept, stats, norm, sums, total, d, dx, da, n):
 
 @njit(**FAST)
 def apart_backward(dh, h, x, a, kept, stats, norm, sums, total, d, dx, da, n):
-    one = h.dtype.type(1)
-    z, r, c = row(kept, 0, n), row(kept, n, n), row(kept, 2 * n, n)
-    d_z, d_r, d_c, d_n = row(d, 0, n), row(d, n, n), row(d, 2 * n, n), row(total, 0, n)
+    one = number(1, h)
+    z, r, c = at(kept, 0), at(kept, n), at(kept, 2 * n)
+    d_z, d_r, d_c, d_n = at(d, 0), at(d, n), at(d, 2 * n), at(total, 0)
     x_c, a_c, dx_c, da_c = (
-        row(x, 2 * n, n), row(a, 2 * n, n), row(dx, 2 * n, n), row(da, 2 * n, n)
+        at(x, 2 * n), at(a, 2 * n), at(dx, 2 * n), at(da, 2 * n)
     )  # fmt: skip
-    gain, shift, mean, scale = row(norm, 8 * n, n), row(norm, 11 * n, n), stats[6], stats[7]
+    gain, shift, mean, scale = at(norm, 8 * n), at(norm, 11 * n), stats[6], stats[7]
     _mix_backward(dh, h, z, c, d_z, d_c, n)
     for j in range(n):
         d_n[j] = d_c[j] * r[j]
     for j in range(n):
         of_a = (a_c[j] - mean) * scale * gain[j] + shift[j]
         d_r[j] = d_c[j] * of_a * r[j] * (one - r[j])
-    gain_x, gain_a = row(sums, 0, 3 * n), row(sums, 6 * n, 3 * n)
+    gain_x, gain_a = at(sums, 0), at(sums, 6 * n)
     _norm_backward(d, x, stats[0], stats[1], norm, gain_x, dx, 2 * n)
-    _norm_backward(d, a, stats[2], stats[3], row(norm, 6 * n, 2 * n), gain_a, da, 2 * n)
-    gain_x, gain_a = row(sums, 2 * n, n), row(sums, 8 * n, n)
-    _norm_backward(d_c, x_c, stats[4], stats[5], row(norm, 2 * n, n), gain_x, dx_c, n)
+    _norm_backward(d, a, stats[2], stats[3], at(norm, 6 * n), gain_a, da, 2 * n)
+    gain_x, gain_a = at(sums, 2 * n), at(sums, 8 * n)
+    _norm_backward(d_c, x_c, stats[4], stats[5], at(norm, 2 * n), gain_x, dx_c, n)
     _norm_backward(d_n, a_c, mean, scale, gain, gain_a, da_c, n)
-    add(row(sums, 3 * n, 3 * n), d, 3 * n)  # biases; those of the gates are of both sides
-    add(row(sums, 11 * n, n), d_n, n)
+    add(at(sums, 3 * n), d, 3 * n)  # biases; those of the gates are of both sides
+    add(at(sums, 11 * n), d_n, n)
 
 
 @njit(**FAST)
 def sum_backward(dh, h, x, a, kept, stats, norm, sums, total, d, dx, da, n):
-    one, mean, scale = h.dtype.type(1), stats[0], stats[1]
-    z, r, c = row(kept, 0, n), row(kept, n, n), row(kept, 2 * n, n)
-    d_z, d_r, d_c, total_c = row(d, 0, n), row(d, n, n), row(d, 2 * n, n), row(total, 2 * n, n)
-    gain, shift = row(norm, 8 * n, n), row(norm, 11 * n, n)
+    one, mean, scale = number(1, h), stats[0], stats[1]
+    z, r, c = at(kept, 0), at(kept, n), at(kept, 2 * n)
+    d_z, d_r, d_c, total_c = at(d, 0), at(d, n), at(d, 2 * n), at(total, 2 * n)
+    gain, shift = at(norm, 8 * n), at(norm, 11 * n)
     for j in range(3 * n):
         total[j] = x[j] + a[j]
     _mix_backward(dh, h, z, c, d_z, d_c, n)
@@ -260,34 +261,34 @@ def sum_backward(dh, h, x, a, kept, stats, norm, sums, total, d, dx, da, n):
         d_r[j] = d_c[j] * value * r[j] * (one - r[j])
     for j in range(n):
         d_c[j] = d_c[j] * r[j]
-    gains = row(norm, 6 * n, 3 * n)
-    _norm_backward(d, total, mean, scale, gains, row(sums, 6 * n, 3 * n), dx, 3 * n)
+    gains = at(norm, 6 * n)
+    _norm_backward(d, total, mean, scale, gains, at(sums, 6 * n), dx, 3 * n)
     for j in range(3 * n):
         da[j] = dx[j]
-    add(row(sums, 9 * n, 3 * n), d, 3 * n)
+    add(at(sums, 9 * n), d, 3 * n)
 
 
 @njit(**FAST)
 def sum2_backward(dh, h, x, a, kept, stats, norm, sums, total, d, dx, da, n):
-    one = h.dtype.type(1)
-    z, r, c = row(kept, 0, n), row(kept, n, n), row(kept, 2 * n, n)
-    d_z, d_r, d_c, total_c = row(d, 0, n), row(d, n, n), row(d, 2 * n, n), row(total, 2 * n, n)
+    one = number(1, h)
+    z, r, c = at(kept, 0), at(kept, n), at(kept, 2 * n)
+    d_z, d_r, d_c, total_c = at(d, 0), at(d, n), at(d, 2 * n), at(total, 2 * n)
     x_c, a_c, dx_c, da_c = (
-        row(x, 2 * n, n), row(a, 2 * n, n), row(dx, 2 * n, n), row(da, 2 * n, n)
+        at(x, 2 * n), at(a, 2 * n), at(dx, 2 * n), at(da, 2 * n)
     )  # fmt: skip
     for j in range(2 * n):
         total[j] = x[j] + a[j]
     for j in range(n):
         total_c[j] = x_c[j] + r[j] * a_c[j]
     _mix_backward(dh, h, z, c, d_z, d_c, n)
-    gain, d_gain = row(norm, 8 * n, n), row(sums, 8 * n, n)
+    gain, d_gain = at(norm, 8 * n), at(sums, 8 * n)
     _norm_backward(d_c, total_c, stats[2], stats[3], gain, d_gain, dx_c, n)
     for j in range(n):
         da_c[j] = dx_c[j] * r[j]
     for j in range(n):
         d_r[j] = dx_c[j] * a_c[j] * r[j] * (one - r[j])
-    gain, d_gain = row(norm, 6 * n, 2 * n), row(sums, 6 * n, 2 * n)
+    gain, d_gain = at(norm, 6 * n), at(sums, 6 * n)
     _norm_backward(d, total, stats[0], stats[1], gain, d_gain, dx, 2 * n)
     for j in range(2 * n):
         da[j] = dx[j]
-    add(row(sums, 9 * n, 3 * n), d, 3 * n)
+    add(at(sums, 9 * n), d, 3 * n)
