@@ -336,6 +336,7 @@ def test_the_stopwatch_knows_the_parts_of_training(tmp_path):
     trainer.fit()
     times = {name: number for name, (number, _) in trainer.stopwatch.parts.items()}
     assert times == {
+        "load compiled layers": 1,
         "untrained scores": 1,
         "write": 4,
         "start to first epoch": 1,

@@ -56,6 +56,9 @@ def prepare(form: str, dtype: torch.dtype = torch.float32) -> bool:
         from bci_decode.layers.cpu.autograd import compile_kernels
 
         seconds = compile_kernels(form, dtype)
+    except OSError as error:  # a full disk
+        _log.warning("%s: numba cannot keep compiled code; recurrent layers run as loops", error)
+        return False
     finally:
         timer.cancel()
     if seconds:

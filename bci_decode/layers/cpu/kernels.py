@@ -63,6 +63,14 @@ def _hash_of_sources() -> str:
 SOURCES = _hash_of_sources()
 
 
+def _kernel(function: Callable) -> Callable:
+    """Compile a function; keep the code on disk if numba finds a folder that it can write to."""
+    try:
+        return njit(cache=True, **JIT)(function)
+    except RuntimeError:
+        return njit(**JIT)(function)
+
+
 class Kernels(NamedTuple):
     """The compiled functions of one form."""
 
@@ -134,7 +142,7 @@ def _input_gradients(d, x, groups, size, distance, sizes, panels, d_weight, dx, 
 
 @functools.cache
 def shared_kernels(sources: str = SOURCES) -> SharedKernels:
-    @njit(cache=True, **JIT)
+    @_kernel
     def packed(weight, outputs, inputs, transposed, panels):
         """Write the weight (outputs, inputs) as panels of W^T, or of W if not `transposed`."""
         text = sources  # noqa: F841
@@ -143,14 +151,14 @@ def shared_kernels(sources: str = SOURCES) -> SharedKernels:
         else:
             pack(at(weight, 0), inputs, 1, outputs, inputs, at(panels, 0), 0, outputs)
 
-    @njit(cache=True, **JIT)
+    @_kernel
     def project(x, count, sizes, panels, biases, out):
         """The input side of all rows of x."""
         text, inputs, width = sources, sizes[2], 3 * sizes[3]  # noqa: F841
         weights = at(panels, 0), at(biases, 0)
         _project(at(x, 0), count, inputs, *weights, width, at(out, 0))
 
-    @njit(cache=True, **JIT)
+    @_kernel
     def input_gradients(d, x, count, sizes, panels, d_weight, dx, work):
         """The gradients of `project`."""
         text, inputs, width = sources, sizes[2], 3 * sizes[3]  # noqa: F841
@@ -166,7 +174,7 @@ def shared_kernels(sources: str = SOURCES) -> SharedKernels:
 
 @functools.cache
 def kernels_of(form: int, sources: str = SOURCES) -> Kernels:
-    @njit(cache=True, **JIT)
+    @_kernel
     def forward(
         x, index, h, has_state, panels_x, panels_h, biases_x, biases_h, norm, eps,
         y, projected, recurrent, kept, stats, keep, sizes, first, last, total,
@@ -218,7 +226,7 @@ def kernels_of(form: int, sources: str = SOURCES) -> Kernels:
                             x_row, a, norms, h_row, totals, kept_row, stats_row, y_row, n, eps
                         )
 
-    @njit(cache=True, **JIT)
+    @_kernel
     def backward(
         dy, x, index, h, y, has_state, panels_x, panels_h, norm,
         projected, recurrent, kept, stats,
@@ -291,7 +299,7 @@ def kernels_of(form: int, sources: str = SOURCES) -> Kernels:
             for j in range(18 * n):
                 totals[j] += sums[j]
 
-    @njit(cache=True, **JIT)
+    @_kernel
     def step(x, h, after, panels, biases, norm, eps, sizes, work):
         """One bin of one sequence through all layers: h and `after` (layers, H).
 
