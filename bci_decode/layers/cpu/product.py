@@ -1,7 +1,7 @@
 """The matrix product of the compiled kernels, and the pointers that they work on.
 
 A product C += A B keeps a tile of C in registers: `TILE_ROWS` rows by two or three vectors. The
-tile is written in LLVM's own language, with one fused multiply-add per element in the order of k.
+tile is written in LLVM's own language, with one multiply-add per element in the order of k.
 So an element has the same bits in any batch, in any tile and in any thread.
 
 B is packed into panels that are as wide as a tile, (panels, K, width), padded with zeros.
@@ -14,11 +14,20 @@ from typing import Any
 import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils
+from numba.core import cgutils, config
 from numba.extending import intrinsic, overload, register_jitable
 
-FEATURES = llvm.get_host_cpu_features()
-VECTOR_BYTES = 64 if FEATURES.get("avx512f") else 32 if FEATURES.get("avx2") else 16
+
+def _vector_bytes() -> int:
+    """Of the widest registers for which numba makes code here."""
+    features = config.CPU_FEATURES  # of the environment, as on clusters of unlike machines
+    if features is None:
+        features = llvm.get_host_cpu_features().flatten()
+    known = set(features.split(","))
+    return 64 if "+avx512f" in known else 32 if "+avx2" in known else 16
+
+
+VECTOR_BYTES = _vector_bytes()
 TILE_ROWS = 4 if VECTOR_BYTES == 32 else 8  # AVX2 has 16 registers, the others have 32
 UNROLLED = 4  # steps of k in the body of the tile's loop
 JIT = {"nogil": True, "error_model": "numpy"}
@@ -89,7 +98,7 @@ class _Tile:
         self.lanes, self.align = 8 * VECTOR_BYTES // bits, bits // 8
         self.vector = ir.VectorType(context.get_value_type(_float(bits)), self.lanes)
         self.index = context.get_value_type(types.intp)
-        name = f"llvm.fma.v{self.lanes}f{bits}"
+        name = f"llvm.fmuladd.v{self.lanes}f{bits}"
         kind = ir.FunctionType(self.vector, [self.vector] * 3)
         self.fma = cgutils.get_or_insert_function(builder.module, kind, name)
         self.sums = [  # LLVM keeps them in registers
