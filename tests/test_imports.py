@@ -46,11 +46,17 @@ def test_every_module_is_imported_without_posix():
     assert "bci_decode.data.download" in done.stdout and done.returncode == 0
 
 
-LARGE = {"torch", "numpy", "pandas", "scipy", "sklearn", "matplotlib", "h5py"}
+LARGE = {"torch", "numpy", "numba", "pandas", "scipy", "sklearn", "matplotlib", "h5py"}
 HELP = f"""
 import atexit, sys
 from bci_decode.cli import main
 atexit.register(lambda: print("imported:", {LARGE} & set(sys.modules)))
+main()
+"""
+COMMAND = """
+import atexit, sys
+from bci_decode.cli import main
+atexit.register(lambda: print("imported:", {"numba"} & set(sys.modules)))
 main()
 """
 WATCH_TRAINING = """
@@ -79,6 +85,16 @@ def test_training_imports_no_compiler_and_nothing_that_comes_after_it(mat_file, 
     words = ["session=local", f"session.path={mat_file}", f"output_dir={tmp_path}"]
     short = ["data.bin_width=0.02", "data.window.length=8", "data.window.burn_in=2"]
     assert imported(WATCH_TRAINING, *words, *short) == "set()"
+
+
+def test_only_training_a_recurrent_model_imports_numba(mat_file, tmp_path):
+    words = [f"session.path={mat_file}", "session=local", f"output_dir={tmp_path}"]
+    words += ["data.bin_width=0.02", "data.window.length=8", "data.window.burn_in=2"]
+    trained = imported(COMMAND, "train", "model=lngru", *words, "trainer.epochs=1")
+    assert trained == "{'numba'}"
+    assert imported(COMMAND, "train", "model=wiener", *words) == "set()"
+    run = next(tmp_path.glob("default/*/lngru/seed0"))
+    assert imported(COMMAND, "evaluate", str(run), "--session", str(mat_file)) == "set()"
 
 
 def imported(program: str, *words: str) -> str:
