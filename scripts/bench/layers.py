@@ -2,17 +2,17 @@
 
 All in float32 on the CPU. In each round the sides take turns; a side's time is its median over the
 rounds. With one thread it is the processor time of that thread, else wall time. Ratios below 1
-mean: faster than the side after the stroke. "Products" are a step's matrix products alone by
-PyTorch: a lower bound with that library. After the table come windows that share bins, one step at
-batch 1, the memory of a training step, the error of bfloat16 autocast, and the cost of compiling.
-For a GPU there is gpu.py.
+mean: faster than the side after the stroke. "LN of the sum" is place="sum"; "products" are a step's
+matrix products alone by PyTorch: a lower bound with that library. After the table come windows that
+share bins, one step at batch 1, the memory of a training step, the error of bfloat16 autocast, and
+the cost of compiling. For a GPU there is gpu.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -104,15 +104,13 @@ def norm_options(plain: bool) -> dict[str, Any]:
     return {"bias": plain, "affine": not plain}
 
 
-def lines(rounds: int, threads: int) -> list[str]:
+def lines(rounds: int, threads: int) -> Iterator[str]:
     """What a full measurement prints after its table."""
-    return [
-        *(windows(inputs, rounds, threads) for inputs in (96, 480)),
-        *(one_step(*sizes, rounds, threads) for sizes in ((128, 96, 1), (256, 192, 2))),
-        *(memory(shape) for shape in ("128,50,128,96", "64,256,256,192", "16,10,256,96")),
-        autocast(rounds, threads),
-        compiler(),
-    ]
+    yield from (windows(inputs, rounds, threads) for inputs in (96, 480))
+    yield from (one_step(*sizes, rounds, threads) for sizes in ((128, 96, 1), (256, 192, 2)))
+    yield from map(memory, ("128,50,128,96", "64,256,256,192", "16,10,256,96"))
+    yield autocast(rounds, threads)
+    yield compiler()
 
 
 def windows(inputs: int, rounds: int, threads: int, hidden: int = 256) -> str:
@@ -134,10 +132,9 @@ def windows(inputs: int, rounds: int, threads: int, hidden: int = 256) -> str:
         sides[name] = training_step(outputs, [*layer.parameters()], bins, dy)
     times = interleaved(sides, rounds, clock_of(threads))
     ratios = ", ".join(f"{head} {ratio(times, head)}" for head in (COLUMNS[2], COLUMNS[5]))
-    milliseconds = f"nn.GRU {times['nn.GRU'] * 1e3:.2f} ms"
-    return f"windows that share bins, B 16, T 10, H {hidden}, I {inputs}, 2 layers: " + (
-        f"{milliseconds}; {ratios}"
-    )
+    sizes = f"B {batch}, T {length}, H {hidden}, I {inputs}, 2 layers"
+    milliseconds = times["nn.GRU"] * 1e3
+    return f"windows that share bins, {sizes}: nn.GRU {milliseconds:.2f} ms; {ratios}"
 
 
 def _window_outputs(layer: Any, index: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -150,16 +147,14 @@ def one_step(hidden: int, inputs: int, layers: int, rounds: int, threads: int) -
     layer = LayerNormGRU(inputs, hidden, layers, bias=False)
     stepper, plain = Stepper(layer), NumpyStepper(layer)
     x, h = torch.randn(1, 1, inputs), torch.randn(layers, 1, hidden)
-    x_array, h_array = x[0, 0].numpy(), h[:, 0].numpy()
-    np.testing.assert_allclose(
-        plain.step(x_array, h_array), stepper.step(x_array, h_array), 0, 1e-5
-    )
+    given = x[0, 0].numpy(), h[:, 0].numpy()
+    np.testing.assert_allclose(plain.step(*given), stepper.step(*given), rtol=0, atol=1e-5)
     sides: dict[str, Callable[[], object]] = {"nn.GRU": lambda: gru(x, h)}
     if layers == 1:
         first = cast(nn.ModuleDict, cell.layers[0])
         sides["cell loop"] = lambda: cell.cell(first, x[0], h[0])
-    sides["NumPy"] = lambda: plain.step(x_array, h_array)
-    sides["Stepper"] = lambda: stepper.step(x_array, h_array)
+    sides["NumPy"] = lambda: plain.step(*given)
+    sides["Stepper"] = lambda: stepper.step(*given)
     with torch.no_grad():
         repeated = {name: _repeated(side, 500) for name, side in sides.items()}
         times = interleaved(repeated, rounds, clock_of(threads))

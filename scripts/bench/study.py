@@ -1,10 +1,11 @@
 """Estimate the hours that the source study takes: 47 sessions, two models, 75 epochs each.
 
 Simulates sessions with the lengths and numbers of channels of published ones, which are spread
-evenly over all 47 by channels and length; a channel has about 2.6 units. Trains both models on each with the study's settings: one
-epoch that is not counted, then two that are, scores and files included. A fit over channels and
-bins gives the seconds of an epoch for each of the 47. What a run takes besides its epochs (start,
-reading, report, figures) is measured once for each model, by the training command.
+evenly over all 47 by channels and length; a channel has about 2.6 units. Trains both models on each
+with the study's settings: one epoch that is not counted, then two that are, scores and files
+included. A fit over channels and bins gives the seconds of an epoch for each of the 47. What a run
+takes besides its epochs (start, reading, report, figures) is measured once for each model, by the
+training command.
 
 All times are processor times of one thread, which other processes disturb less than wall times. Two
 cores are taken to do twice the work of one. The published files also hold waveforms, of which only

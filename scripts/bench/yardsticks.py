@@ -6,6 +6,7 @@ Shapes: B sequences, T bins, I inputs, H hidden, L layers.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,11 +62,7 @@ class NumpyStepper:
     def __init__(self, layer: LayerNormGRU):
         self.hidden, self.eps = layer.hidden_size, layer.eps
         self.layers = [
-            [
-                (parts.weight, parts.gain, parts.shift, np.empty_like(parts.gain))
-                for parts in (_arrays(layer, side, number) for side in SIDES)
-            ]
-            for number in range(layer.num_layers)
+            [_arrays(layer, side, number) for side in SIDES] for number in range(layer.num_layers)
         ]
 
     def step(self, x: Array, h: Array) -> Array:
@@ -100,15 +97,12 @@ class NumpyStepper:
         return out
 
 
-def _arrays(layer: LayerNormGRU, side: str, number: int):
-    weights = gate_weights(layer, side, f"l{number}")
-    return weights._replace(
-        **{
-            name: value.detach().numpy().copy()
-            for name, value in weights._asdict().items()
-            if value is not None
-        }
-    )
+def _arrays(layer: LayerNormGRU, side: str, number: int) -> list[Any]:
+    """Weight, gain and shift of one side, copied, and a row (3 H,) to write to."""
+    weight, _, gain, shift = gate_weights(layer, side, f"l{number}")
+    assert gain is not None and shift is not None
+    arrays = [values.detach().numpy().copy() for values in (weight, gain, shift)]
+    return [*arrays, np.empty_like(arrays[1])]
 
 
 def products(shape: Shape) -> Callable[[], None]:
