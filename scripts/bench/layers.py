@@ -1,11 +1,12 @@
 """Measure the recurrent layers against torch.nn.GRU and the usual cell loop: forward and backward.
 
 All in float32 on the CPU. In each round the sides take turns; a side's time is its median over the
-rounds. With one thread it is the processor time of that thread, else wall time. Ratios below 1
-mean: faster than the side after the stroke. "LN of the sum" is place="sum"; "products" are a step's
-matrix products alone by PyTorch: a lower bound with that library. After the table come windows that
-share bins, one step at batch 1, the memory of a training step, the error of bfloat16 autocast, and
-the cost of compiling. For a GPU there is gpu.py.
+rounds. With one thread it is the processor time of that thread. With more it is wall time, which
+needs an idle machine: threads of PyTorch that wait for each other take many times as long beside
+another process. Ratios below 1 mean: faster than the side after the stroke. "LN of the sum" is
+place="sum"; "products" are a step's matrix products alone by PyTorch: a lower bound with that
+library. After the table come windows that share bins, one step at batch 1, the memory of a training
+step, the error of bfloat16 autocast, and the cost of compiling. For a GPU there is gpu.py.
 """
 
 from __future__ import annotations
