@@ -31,7 +31,7 @@ its variables are $(VARIABLES))
 endif
 
 .PHONY: help setup train compare explain data data-all data-list inspect simulation-table \
-	test test-loggers lint docs bench bench-layers clean
+	test test-loggers lint docs bench bench-layers bench-study clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sort \
@@ -96,6 +96,9 @@ bench: $(READY)  ## measure reading, binning, start-up and an epoch
 
 bench-layers: $(READY)  ## measure the recurrent layers against torch.nn.GRU; ARGS="--threads 2 --key"
 	$(BIN)/python scripts/bench/layers.py $(ARGS)
+
+bench-study: $(READY)  ## estimate the hours that the whole source study takes; ARGS="--sessions 5"
+	$(BIN)/python scripts/bench/study.py $(ARGS)
 
 clean:  ## remove .venv, site and caches; data/ and outputs/ stay
 	rm -rf $(VENV) .venv-mlflow .venv-wandb site .pytest_cache .ruff_cache .mypy_cache dist

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from bci_decode.errors import BciDecodeError
 
-Clock = Callable[[], tuple[float, float]]  # seconds: wall, processor
+Clock = Callable[[], float]  # in seconds
 Shape = tuple[int, ...]  # B sequences, T bins, H hidden_size, I inputs, layers
 KEY: list[Shape] = [
     (128, 50, 128, 96, 1), (64, 256, 256, 192, 1), (64, 256, 256, 192, 2), (16, 10, 256, 96, 1),
-    (16, 10, 256, 480, 1), (32, 50, 128, 96, 1), (1, 1000, 128, 96, 1),
+    (16, 10, 256, 480, 1), (32, 50, 128, 96, 1), (32, 64, 128, 96, 1), (1, 1000, 128, 96, 1),
 ]  # fmt: skip
 GRID: list[Shape] = [
     (1, 50, 128, 96, 1), (32, 1000, 128, 96, 1), (128, 20, 128, 96, 1), (32, 20, 64, 96, 1),
@@ -60,56 +60,42 @@ def training_step(
     return run
 
 
-def _now() -> tuple[float, float]:
-    return time.perf_counter(), time.thread_time()
-
-
 def interleaved(
-    sides: dict[str, Callable[[], object]],
+    sides: Mapping[str, Callable[[], object]],
     rounds: int,
-    one_thread: bool = False,
+    clock: Clock = time.perf_counter,
     wait: Callable[[], object] = lambda: None,
-    clock: Clock = _now,
 ) -> dict[str, float]:
     """Median seconds of one call of each side; in each round the sides take turns.
 
-    With `one_thread`, rounds in which another process used the processor are repeated. `wait`
-    returns when a device has finished.
+    The first call of a side is not measured: it may compile. `wait` returns when a device has
+    finished.
     """
-    repeats = {name: _repeats(side, wait, clock) for name, side in sides.items()}
+
+    def seconds(side: Callable[[], object], repeats: int) -> float:
+        side()  # fills the caches
+        wait()
+        started = clock()
+        for _ in range(repeats):
+            side()
+        wait()
+        return clock() - started
+
+    # as often as a side fits into 30 ms
+    repeats = {
+        name: max(1, min(50, round(0.03 / max(seconds(side, 1), 1e-6))))
+        for name, side in sides.items()
+    }
     times: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(4 * rounds):
-        measured = {name: _time(side, repeats[name], wait, clock) for name, side in sides.items()}
-        if one_thread and any(wall > 1.05 * cpu + 1e-4 for wall, cpu in measured.values()):
-            continue
-        for name, (wall, _) in measured.items():
-            times[name].append(wall / repeats[name])
-        if all(len(values) == rounds for values in times.values()):
-            break
-    if not all(times.values()):
-        problem = "other processes used the processor in every round"
-        raise BciDecodeError(problem, remedy="stop them, then measure again")
+    for _ in range(rounds):
+        for name, side in sides.items():
+            times[name].append(seconds(side, repeats[name]) / repeats[name])
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def _repeats(side: Callable[[], object], wait: Callable[[], object], clock: Clock) -> int:
-    """How often a side fits into 30 ms."""
-    wall, _ = _time(side, 1, wait, clock)
-    return max(1, min(50, round(0.03 / wall)))
-
-
-def _time(
-    side: Callable[[], object], repeats: int, wait: Callable[[], object], clock: Clock
-) -> tuple[float, float]:
-    """Wall and processor seconds of `repeats` calls, after one that fills the caches."""
-    side()
-    wait()
-    started_wall, started_cpu = clock()
-    for _ in range(repeats):
-        side()
-    wait()
-    wall, cpu = clock()
-    return wall - started_wall, cpu - started_cpu
+def clock_of(threads: int) -> Clock:
+    """Processor time of the thread, which other processes disturb less; wall time of several."""
+    return time.thread_time if threads == 1 else time.perf_counter
 
 
 def processor() -> str:

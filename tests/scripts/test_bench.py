@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 import subprocess
 import sys
 
@@ -12,7 +11,8 @@ import pytest
 import torch
 from recordings import ROOT
 
-from bci_decode.errors import BciDecodeError
+from bci_decode.layers import LayerNormGRU
+from bci_decode.layers.weights import gate_weights
 
 SCRIPTS = ROOT / "scripts" / "bench"
 
@@ -76,6 +76,7 @@ def test_gpu_script_notices_a_wrong_result(script, fault, monkeypatch, capsys):
         ("layers.py --threads 0", "--threads: is 0"),
         ("layers.py --rounds 0", "--rounds: is 0"),
         ("pipeline.py --rounds 0", "--rounds: is 0"),
+        ("study.py --sessions 0", "--sessions: is 0"),
     ],
 )
 def test_bad_arguments_are_one_line(command, says, monkeypatch):
@@ -87,74 +88,86 @@ def test_bad_arguments_are_one_line(command, says, monkeypatch):
 
 def test_the_layers_table_has_a_row_for_each_shape():
     done = run("layers.py 4,6,8,5 2,3,8,5,2 --threads 2 --rounds 1")
-    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert done.returncode == 0, done.stderr
     table = rows(done.stdout)
     assert [cells[0] for cells in table] == ["4, 6, 8, 5, 1", "2, 3, 8, 5, 2"]
-    values = [float(cell) for cells in table for cell in cells[1:6]]
-    assert all(value >= 0 for value in values) and table[0][6].endswith("%")
-    assert all(float(cells[1]) > 0 for cells in table)
-    assert torch.__version__ in done.stdout
+    assert all(len(cells) == 7 and float(cells[1]) > 0 for cells in table)
+    assert all(float(cell) >= 0 for cells in table for cell in cells[2:])
+    assert torch.__version__ in done.stdout and "2 thread(s), wall time" in done.stdout
 
 
-def test_the_memory_of_a_step_is_a_number():
-    assert float(run("layers.py 4,6,8,5 --memory-of fast").stdout) >= 0
+def test_only_the_layernorm_gru_can_be_measured(monkeypatch):
+    monkeypatch.setenv("MKL_ENABLE_INSTRUCTIONS", "AVX2")
+    done = run("layers.py 4,6,8,5 --only --plain --rounds 1")
+    (cells,) = rows(done.stdout)
+    assert cells[3:] == ["-"] * 4 and float(cells[2]) > 0
+    assert "processor time of the thread, MKL_ENABLE_INSTRUCTIONS=AVX2" in done.stdout
 
 
-def test_the_profile_lists_operations():
-    done = run("layers.py 4,6,8,5 --profile")
-    assert "aten::mm" in done.stdout and done.returncode == 0, done.stderr
+def test_the_lines_after_the_table(script):
+    layers = script("layers")
+    windows = layers.windows(5, rounds=1, threads=1, hidden=8)
+    assert "LN-GRU / nn.GRU" in windows and ", GRU / nn.GRU" in windows
+    assert "NumPy" in layers.one_step(8, 5, 2, rounds=1, threads=1)
+    assert "cell loop" in layers.one_step(8, 5, 1, rounds=1, threads=1)
+    assert "bfloat16" in layers.autocast(1, 1, (4, 6, 8, 5))
 
 
-class Clock:
-    """Wall and processor seconds that only the measured sides advance."""
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the memory from /proc")
+def test_the_memory_of_each_side_is_a_number(script):
+    sides = script("costs").SIDES
+    line = script("costs").memory("4,6,8,5,2")
+    assert all(side in line for side in sides) and line.count(" MB") == len(sides)
 
-    def __init__(self):
-        self.wall = self.cpu = 0.0
 
-    def __call__(self) -> tuple[float, float]:
-        return self.wall, self.cpu
+def test_a_first_use_takes_processor_time(script):
+    assert script("costs").first_use() > 0
 
-    def advance(self, wall: float, cpu: float) -> None:
-        self.wall, self.cpu = self.wall + wall, self.cpu + cpu
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_yardsticks_compute_the_layers(script, layers):
+    """CellLoop and the NumPy stepper do the work that the kernels are compared on."""
+    yardsticks = script("yardsticks")
+    torch.manual_seed(0)
+    layer, cell = LayerNormGRU(5, 8, layers, bias=False), yardsticks.CellLoop(5, 8, layers)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+        for number, parts in enumerate(cell.layers):
+            copy_weights(layer, number, parts)
+        x = torch.randn(7, 1, 5)
+        y = layer(x)[0]
+        torch.testing.assert_close(cell(x)[0], y, rtol=0, atol=1e-5)
+    stepper, h = yardsticks.NumpyStepper(layer), np.zeros((layers, 8), np.float32)
+    for bin_, output in zip(x[:, 0].numpy(), y[:, 0].numpy(), strict=True):
+        h = stepper.step(bin_, h)
+        np.testing.assert_allclose(h[-1], output, rtol=0, atol=1e-5)
+
+
+def copy_weights(layer: LayerNormGRU, number: int, parts: torch.nn.ModuleDict) -> None:
+    for side, name in (("ih", "x"), ("hh", "h")):
+        weight, _, gain, shift = gate_weights(layer, side, f"l{number}")
+        parts[name].weight.copy_(weight)
+        for group, rows_ in (("gates", slice(16)), ("candidate", slice(16, 24))):
+            parts[f"{name}_{group}"].weight.copy_(gain[rows_])
+            parts[f"{name}_{group}"].bias.copy_(shift[rows_])
 
 
 def test_the_sides_take_turns(script):
     """Each side runs twice to choose its repetitions, then once and as often as 30 ms hold it."""
-    clock, calls = Clock(), []
+    now, calls = [0.0], []
 
     def side(name: str, seconds: float):
-        return lambda: (calls.append(name), clock.advance(seconds, seconds))
+        def run() -> None:
+            calls.append(name)
+            now[0] += seconds
+
+        return run
 
     sides = {"a": side("a", 0.015), "b": side("b", 0.03)}
-    medians = script("timing").interleaved(sides, rounds=3, clock=clock)
+    medians = script("timing").interleaved(sides, rounds=3, clock=lambda: now[0])
     assert medians == pytest.approx({"a": 0.015, "b": 0.03})
     assert "".join(calls) == "aabb" + 3 * "aaabb"
-
-
-def busy_side(clock: Clock, busy: set[int]):
-    """A side of 40 ms; in the rounds `busy` another process has the processor as long."""
-    calls = itertools.count()
-
-    def side() -> None:
-        measured = (next(calls) - 2) // 2  # two calls before the first round, two in each
-        clock.advance(0.08 if measured in busy else 0.04, 0.04)
-
-    return side
-
-
-def test_a_round_on_a_busy_processor_is_repeated(script):
-    clock = Clock()
-    sides = {"a": busy_side(clock, {0, 2})}
-    medians = script("timing").interleaved(sides, rounds=2, one_thread=True, clock=clock)
-    assert medians == pytest.approx({"a": 0.04})
-    assert clock.cpu == pytest.approx(0.04 * (2 + 2 * 4))
-
-
-def test_a_processor_that_is_always_busy_is_refused(script):
-    clock = Clock()
-    sides = {"a": busy_side(clock, set(range(4)))}
-    with pytest.raises(BciDecodeError, match="other processes used the processor"):
-        script("timing").interleaved(sides, rounds=1, one_thread=True, clock=clock)
 
 
 @pytest.mark.parametrize("model", ["gru", "lngru"])
@@ -164,3 +177,13 @@ def test_trainer_and_plain_loop_learn_the_same(script, model):
     words = "data.split.first_bins=200", "model.recurrent.hidden_size=8"
     *times, apart = script("pipeline")._epoch_times(model, counts, target, *words)
     assert min(times) > 0 and apart < 1e-3
+
+
+def test_the_study_is_estimated_and_leaves_no_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    done = run("study.py --sessions 2 --minutes 0.5")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("94 runs x 75 epochs: ")
+    channels = [line.split(" | ")[2] for line in done.stdout.splitlines() if "_20" in line]
+    assert channels == ["96", "192"] and not list(tmp_path.iterdir())
