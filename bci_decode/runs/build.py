@@ -78,7 +78,7 @@ def _instantiate_optimizer(config: DictConfig) -> Any:
     from bci_decode.training import optimizers
 
     module, _, name = str(config.get("_target_")).rpartition(".")
-    known = module == "torch.optim" and hasattr(optimizers, name)
+    known = module == "torch.optim" and optimizers.find(name) is not None
     target = {"_target_": f"{optimizers.__name__}.{name}"} if known else {}
     return hydra.utils.instantiate(config, **target)
 

@@ -2,7 +2,7 @@
 
 As entries of Hydra's `ConfigStore` all of them would be made at every start, and Hydra copies its
 store with all of them for each group that `--help` lists. A `ConfigSource`, Hydra's interface for
-configurations of any origin, makes those alone that a command needs.
+configurations of any origin, makes only those that a command needs.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class ProjectConfigs(ConfigSource):
 
 
 class _AfterTheFiles(SearchPathPlugin):
-    """Hydra looks there for what is no file of `conf/`."""
+    """Adds this source after the files of `conf/`."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         search_path.append("bci_decode", f"{ProjectConfigs.scheme()}://")

@@ -252,11 +252,11 @@ class _Job:
 
 
 def import_libraries(recurrent: bool) -> None:
-    """Import what reading and training need; recurrent models need the compiled layers too.
+    """Import what reading and training need, for recurrent models the compiled layers too.
 
     While PyTorch makes half a million objects, Python's garbage collector would go through them
     several times, and through all of them again in the first epochs. So it waits, and then leaves
-    what was imported alone.
+    all objects of this moment alone, for good; those of a notebook too.
     """
     pause = "torch" not in sys.modules and gc.isenabled()
     if pause:

@@ -18,23 +18,31 @@ from torch.optim import Optimizer
 DECORATED = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
 
 
-def __getattr__(name: str) -> Any:
-    """`optimizers.AdamW` is `torch.optim.AdamW` without the compiler, and so for all others."""
+def find(name: str) -> type | None:
+    """`torch.optim.AdamW` without the compiler for "AdamW"; None for what is no optimizer."""
     kind = getattr(torch.optim, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
+    known = isinstance(kind, type) and issubclass(kind, Optimizer) and kind is not Optimizer
+    return _uncompiled(name) if known else None
+
+
+def __getattr__(name: str) -> type:
+    """`optimizers.AdamW`, which a pickle and a configuration name."""
+    kind = find(name)
+    if kind is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return _uncompiled(name)
+    return kind
 
 
 @cache
 def _uncompiled(name: str) -> type:
     """A subclass of an optimizer with its undecorated methods.
 
-    `inspect.unwrap` follows `__wrapped__`, which `functools.wraps` sets, and leaves a function that
-    has no decorator as it is.
+    `inspect.unwrap` removes all decorators. Up to PyTorch 2.13 they switch gradients off, as
+    `_step` does, keep the compiler off, and name the step for the profiler; a test compares every
+    optimizer with PyTorch's own to the bit.
     """
     kind: Any = getattr(torch.optim, name)
-    methods: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in DECORATED}
+    methods: dict[str, Any] = {m: inspect.unwrap(getattr(kind, m)) for m in DECORATED}
     methods |= {"step": _step(inspect.unwrap(kind.step)), "__module__": __name__}
     return type(name, (kind,), methods)
 

@@ -121,7 +121,8 @@ def test_tanh_and_sigmoid_of_float32():
     assert np.abs(compiled(rows.tanh)(np.array([0.3, 9.0])) - np.tanh([0.3, 9.0])).max() < 3e-16
 
 
-ROWS = [f"{form}_{way}" for form in rows.FORMS for way in ("forward", "backward")]
+COMPILED = {name: f for name, f in vars(rows).items() if hasattr(f, "py_func") and f is not at}
+WITH_LOOPS = [n for n, f in COMPILED.items() if "for j in range" in inspect.getsource(f.py_func)]
 
 
 def functions_of(name: str, found: dict[str, str] | None = None) -> dict[str, str]:
@@ -137,24 +138,24 @@ def functions_of(name: str, found: dict[str, str] | None = None) -> dict[str, st
 
 def optimized(name: str) -> str:
     """What LLVM makes of a function of `rows`, in LLVM's language."""
-    function = getattr(rows, name)
+    function, one = getattr(rows, name), np.float32(1)
+    values = {"n": 2, "group": 2, "eps": one, "mean": one, "scale": one}
     arguments = inspect.signature(function.py_func).parameters
-    pointers = ", ".join(a if a in ("n", "eps") else f"at({a}, 0)" for a in arguments)
+    pointers = ", ".join(a if a in values else f"at({a}, 0)" for a in arguments)
     names = {"at": at, name: function}
     exec(f"def run({', '.join(arguments)}):\n    {name}({pointers})", names)
     run = njit(**rows.FAST)(names["run"])
-    values = {"n": 2, "eps": np.float32(1)}
     run(*(values.get(a, np.ones(64, np.float32)) for a in arguments))
     (text,) = run.inspect_llvm().values()
     return text
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", WITH_LOOPS)
 def test_the_loops_are_vectorized(name):
     """A change may silently make one ten times slower; the results would be the same."""
     loops = sum(text.count("for j in range") for text in functions_of(name).values())
     vectorized = re.findall(r"^vector\.body\d*:", optimized(name), re.M)
-    assert loops >= 3 and len(vectorized) >= loops
+    assert len(vectorized) >= loops >= 1
 
 
 def test_a_loop_that_is_not_vectorized_is_noticed(monkeypatch):
@@ -195,15 +196,12 @@ def test_a_full_disk_leaves_the_loop(monkeypatch, caplog):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("bci_decode.layers.cpu.autograd.compile_kernels", full)
-    cpu.prepare.cache_clear()
-    try:
-        layer, x = LayerNormGRU(4, 6), torch.randn(5, 3, 4)
-        y = layer(x)[0]
-        assert "No space left on device: numba cannot keep compiled code" in caplog.text
-        layer.use_fused = False
-        assert torch.equal(layer(x)[0], y)
-    finally:
-        cpu.prepare.cache_clear()
+    monkeypatch.setattr(cpu, "_ready", {})
+    layer, x = LayerNormGRU(4, 6), torch.randn(5, 3, 4)
+    y = layer(x)[0]
+    assert "numba cannot compile here ([Errno 28] No space left on device)" in caplog.text
+    layer.use_fused = False
+    assert torch.equal(layer(x)[0], y)
 
 
 def test_another_text_of_a_kernel_is_compiled_again(tmp_path):
@@ -217,16 +215,24 @@ def test_another_text_of_a_kernel_is_compiled_again(tmp_path):
             file.write("# another text\n")
 
 
-def test_without_numba_the_loop_runs_and_one_line_says_so(tmp_path):
-    (tmp_path / "numba.py").write_text("raise ImportError('built for another NumPy')")
+@pytest.mark.parametrize(
+    ("numba", "problem"),
+    [
+        ("raise ImportError('built for another NumPy')", "built for another NumPy"),
+        ("__version__ = '0.1'", "cannot import name 'njit' from 'numba'"),  # too old
+    ],
+)
+def test_without_numba_the_loop_runs_and_one_line_says_so(tmp_path, numba, problem):
+    (tmp_path / "numba.py").write_text(numba)
     program = TINY.format(layer="torch.nn.Sequential()").replace(
         "y = layer(x)[0]",
         "y = GRU(4, 6)(x)[0] + LayerNormGRU(4, 6)(x)[0] + LayerNormGRU(4, 6, place='sum')(x)[0]",
     )
     done = python(program, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
-    assert done.stdout == "False True\n", done.stderr
+    assert done.stdout.endswith(" True\n"), done.stderr
     (line,) = done.stderr.splitlines()
-    assert line.startswith("numba is not usable (built for another NumPy): recurrent layers run as")
+    assert line.startswith("numba is not usable (") and problem in line
+    assert "recurrent layers run as loops" in line
     assert line.endswith("remedy: pip install 'bci_decode[fast]'")
 
 
@@ -258,8 +264,7 @@ def test_without_gradients_the_kernels_run_where_they_are_loaded(kind, monkeypat
     with torch.no_grad():
         layer(torch.zeros(9, 2, 4))
     assert called[-1] is True
-    monkeypatch.setitem(sys.modules, "bci_decode.layers.cpu.autograd", None)
-    monkeypatch.delitem(sys.modules, "bci_decode.layers.cpu.autograd")
+    monkeypatch.setattr(cpu, "_ready", {})
     with torch.no_grad():
         layer(torch.zeros(9, 2, 4))
     assert called[-1] is False

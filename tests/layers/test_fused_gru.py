@@ -347,6 +347,9 @@ def test_a_batch_of_none(kind):
         assert fast(x)[0].shape == reference(x)[0].shape == (9, 0, 8)
     fast(x)[0].sum().backward()
     assert not fast.weight_hh_l0.grad.any()
+    h = torch.zeros(1, 0, 8, dtype=torch.float64, requires_grad=True)
+    fast(x, h)[0].sum().backward()
+    assert h.grad.shape == h.shape
 
 
 def test_frozen_parameters_get_no_gradient():

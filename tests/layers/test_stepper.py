@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from bci_decode.layers import GRU, LayerNormGRU, cpu
+from bci_decode.layers.cpu.kernels import kernels_of
+from bci_decode.layers.cpu.rows import FORMS as FORM_NUMBERS
 from bci_decode.layers.cpu.stepper import Stepper
 
 FORMS = [
@@ -58,13 +60,29 @@ def test_without_numba_the_layer_itself_steps(monkeypatch, kind, options):
     layer = moved(kind, num_layers=2, **options)
     x, h = torch.randn(20, 6), torch.randn(2, 8)
     expected = stepped(layer, x, h)
-    monkeypatch.setattr("bci_decode.layers.cpu.available", lambda: False)
-    cpu.prepare.cache_clear()
-    try:
-        for found, true in zip(stepped(layer, x, h), expected, strict=True):
-            np.testing.assert_allclose(found, true, rtol=0, atol=1e-5)
-    finally:
-        cpu.prepare.cache_clear()
+    monkeypatch.setattr(cpu, "_ready", {})
+    monkeypatch.setattr(cpu, "available", lambda: False)
+    for found, true in zip(stepped(layer, x, h), expected, strict=True):
+        np.testing.assert_allclose(found, true, rtol=0, atol=1e-5)
+
+
+def test_a_layer_without_kernels_steps_as_it_passes():
+    layer = moved()
+    layer.use_fused = False
+    x, h = torch.randn(20, 6), torch.randn(1, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(stepped(layer, x, h)[0]), layer(x, h)[0])
+
+
+def test_received_bytes_compile_nothing_again():
+    stepper, x = Stepper(moved()), np.ones(6, np.float32)
+    h = np.zeros((1, 8), np.float32)
+    expected = stepper.step(x, h)
+    step = kernels_of(FORM_NUMBERS["apart"]).step
+    before = len(step.signatures)
+    received = np.frombuffer(x.tobytes(), np.float32)
+    np.testing.assert_array_equal(stepper.step(received, h), expected)
+    assert len(step.signatures) == before
 
 
 def test_a_state_that_is_not_contiguous():

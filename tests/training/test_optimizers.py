@@ -11,7 +11,12 @@ from omegaconf import DictConfig
 from bci_decode.runs.build import instantiate
 from bci_decode.training import optimizers
 
-KINDS = ("AdamW", "SGD", "Adam", "NAdam", "RAdam", "RMSprop", "Adagrad", "LBFGS")
+NEEDS_OTHERS = {"SparseAdam", "Muon"}  # sparse gradients, matrices alone
+KINDS = [
+    name
+    for name in sorted(vars(torch.optim))
+    if optimizers.find(name) is not None and name not in NEEDS_OTHERS
+]
 
 
 def trained(kind, steps=3):

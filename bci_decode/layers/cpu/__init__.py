@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import sys
 import threading
 
 import torch
@@ -16,39 +15,43 @@ from torch import Tensor
 from bci_decode.layers.weights import are_plain
 
 _log = logging.getLogger(__name__)
+_lock = threading.Lock()
+_ready: dict[tuple[str, torch.dtype], bool] = {}  # form and type: whether its kernels work
 
 
 @functools.cache
 def available() -> bool:
-    """Whether numba can be imported; if not, says once that the layers run slower."""
+    """Whether numba can be imported and has what the kernels use; if not, says so once."""
     try:
-        import numba  # noqa: F401
-    except Exception as error:  # a broken numba raises many kinds
-        _log.warning(
-            "numba is not usable (%s): recurrent layers run as loops of PyTorch operations, which "
-            "take two to ten times as long; remedy: pip install 'bci_decode[fast]'",
-            error,
-        )
+        import bci_decode.layers.cpu.autograd  # noqa: F401
+    except Exception as error:  # an old or broken numba raises many kinds
+        _say_loops_run(f"numba is not usable ({error})", "pip install 'bci_decode[fast]'")
         return False
     return True
 
 
 def import_kernels() -> None:
     """Import numba and the kernels' source, where a CPU is going to train; compiles nothing."""
-    if not torch.cuda.is_available() and available():
-        import bci_decode.layers.cpu.autograd  # noqa: F401
+    if not torch.cuda.is_available():
+        available()
 
 
-@functools.cache
 def prepare(form: str, dtype: torch.dtype = torch.float32) -> bool:
-    """Compile the kernels of a form, or load them from numba's cache; whether they are usable.
+    """Compile the kernels of a form, or load them from numba's cache; whether they work.
 
-    `form` is "plain" or the place of a `LayerNormGRU`'s norm. Compiling takes 5 to 30
-    seconds, once for each form, type, machine and version; it says so.
+    `form` is "plain" or the place of a `LayerNormGRU`'s norm. Compiling takes some seconds, once
+    for each form, type, processor and version; it says so.
     """
-    if not available():
-        return False
-    note = "compiling the recurrent layer for this processor: 5 to 30 s, once; it is kept on disk"
+    key = form, dtype
+    if key not in _ready:
+        with _lock:
+            if key not in _ready:
+                _ready[key] = available() and _compiled(form, dtype)
+    return _ready[key]
+
+
+def _compiled(form: str, dtype: torch.dtype) -> bool:
+    note = "compiling the recurrent layer for this processor takes some seconds, once"
     timer = threading.Timer(2.0, _log.warning, [note])
     timer.daemon = True
     timer.start()
@@ -56,8 +59,8 @@ def prepare(form: str, dtype: torch.dtype = torch.float32) -> bool:
         from bci_decode.layers.cpu.autograd import compile_kernels
 
         seconds = compile_kernels(form, dtype)
-    except OSError as error:  # a full disk
-        _log.warning("%s: numba cannot keep compiled code; recurrent layers run as loops", error)
+    except Exception as error:  # a full disk, a numba that lacks a function
+        _say_loops_run(f"numba cannot compile here ({error})", "a newer numba, or free disk space")
         return False
     finally:
         timer.cancel()
@@ -66,16 +69,26 @@ def prepare(form: str, dtype: torch.dtype = torch.float32) -> bool:
     return True
 
 
+def _say_loops_run(problem: str, remedy: str) -> None:
+    _log.warning(
+        "%s: recurrent layers run as loops of PyTorch operations, which take two to ten times as "
+        "long; remedy: %s",
+        problem,
+        remedy,
+    )
+
+
 def serves(x: Tensor, h: Tensor | None, weight: Tensor, form: str) -> bool:
     """Whether the compiled kernels can run this call.
 
     The tensors must be plain, in float32 or float64 on the CPU. Without gradients the kernels run
-    only if training has loaded them: one decoding pass would not repay the import of numba.
+    only if training has prepared them: one decoding pass would not repay the import of numba. So
+    a process that trains and one that only decodes differ by rounding, about 1e-6.
     """
     return (
         weight.device.type == "cpu"
         and weight.dtype in (torch.float32, torch.float64)
         and are_plain(weight, x, h)
-        and (torch.is_grad_enabled() or "bci_decode.layers.cpu.autograd" in sys.modules)
+        and (torch.is_grad_enabled() or (form, weight.dtype) in _ready)
         and prepare(form, weight.dtype)
     )

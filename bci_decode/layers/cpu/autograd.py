@@ -24,10 +24,9 @@ from bci_decode.layers.cpu.kernels import (
 )
 from bci_decode.layers.cpu.product import lanes_of, padded
 from bci_decode.layers.cpu.rows import FORMS, PLAIN, STATS
-from bci_decode.layers.weights import SIDES, GateWeights, gate_weights
+from bci_decode.layers.weights import GateWeights
 
 MIN_SHARED = 2**18  # T B H from which a batch is split into two shares
-SHARE_MULTIPLE = 8  # a share has whole tiles of the product
 Array = np.ndarray
 
 
@@ -54,40 +53,40 @@ def fused_gru(
 def compile_kernels(form: str, dtype: torch.dtype) -> float:
     """Run a tiny layer; the seconds that compiling took, 0 if numba's cache had the kernels."""
     started, kernels = time.perf_counter(), kernels_of(FORMS[form])
-    weight = torch.zeros(6, 2, dtype=dtype)
-    sides = [GateWeights(weight, None, None, None) for _ in range(2)]
-    call = _Call(form, 1.0, None, torch.zeros(1, 1, 2, dtype=dtype), None, *sides[0], *sides[1])
-    y = call.forward(keep=True)
-    call.backward(y, y, needs_dx=True)
-    loaded = sum(kernels.forward.stats.cache_hits.values())  # type: ignore[attr-defined]
-    return 0.0 if loaded else time.perf_counter() - started
+    hits = kernels.forward.stats.cache_hits  # type: ignore[attr-defined]
+    before = sum(hits.values())
+    sides = [GateWeights(torch.zeros(6, 2, dtype=dtype), None, None, None) for _ in range(2)]
+    x = torch.zeros(1, 1, 2, dtype=dtype)
+    for given, index in ((x, None), (x[0], torch.zeros(1, 1, dtype=torch.int64))):
+        call = _Call(form, 1.0, index, given, None, *sides[0], *sides[1])
+        y = call.forward(keep=True)
+        call.backward(y, y, needs_dx=True)
+    step_kernel([sides], form, 1.0)(np.zeros(2, call.dtype), np.zeros((1, 2), call.dtype))
+    return 0.0 if sum(hits.values()) > before else time.perf_counter() - started
 
 
-def step_kernel(layer: Any, form: str) -> Callable[[Array, Array], Array]:
+def step_kernel(
+    layers: list[list[GateWeights]], form: str, eps: float
+) -> Callable[[Array, Array], Array]:
     """A function of x (I,) and h (L, H) that returns the states (L, H) after one bin.
 
-    It copies the weights now.
+    `layers` holds both sides of each layer; their weights are copied now.
     """
-    panels: list[Array] = []
-    biases: list[Array] = []
-    norms: list[Array] = []
-    hidden, inputs, step = layer.hidden_size, layer.input_size, kernels_of(FORMS[form]).step
-    for number in range(layer.num_layers):
-        sides = [gate_weights(layer, side, f"l{number}") for side in SIDES]
-        x = layer.weight_hh_l0.new_zeros(1, 1, sides[0].weight.shape[1])
-        call = _Call(form, 0.0, None, x, None, *sides[0], *sides[1])
-        panels += [call.packed(side, True) for side in sides]
-        biases += [call.biases(side) for side in sides]
-        norms.append(call.norm)
-    dtype = panels[0].dtype
-    fixed = np.concatenate(panels), np.concatenate(biases), np.concatenate(norms)
-    eps, sizes = dtype.type(getattr(layer, "eps", 0)), (layer.num_layers, inputs, hidden)
+    sides = [side for layer in layers for side in layer]
+    panels = np.concatenate([_packed(side.weight, transposed=True) for side in sides])
+    biases = np.concatenate([_padded_bias(side) for side in sides])
+    norms = np.concatenate([_norm_rows(layer, FORMS[form]) for layer in layers])
+    inputs, hidden = sides[0].weight.shape[1], sides[1].weight.shape[1]
+    sizes, step, dtype = (len(layers), inputs, hidden), kernels_of(FORMS[form]).step, panels.dtype
     work = np.empty(4 * padded(3 * hidden, lanes_of(dtype.itemsize)) + STATS, dtype)
+    # a read-only array, as of received bytes, would be another type and compile again
+    own_x, own_h = np.empty(inputs, dtype), np.empty((len(layers), hidden), dtype)
+    fixed = panels, biases, norms, dtype.type(eps), sizes, work
 
     def run(x: Array, h: Array) -> Array:
-        after = np.empty_like(h, order="C")
-        flat = np.ascontiguousarray(x), np.ascontiguousarray(h).reshape(-1), after.reshape(-1)
-        step(*flat, *fixed, eps, sizes, work)
+        own_x[:], own_h[:] = x, h
+        after = np.empty_like(own_h)
+        step(own_x, own_h.reshape(-1), after.reshape(-1), *fixed)
         return after
 
     return run
@@ -142,30 +141,25 @@ class _Call:
         self.index = np.empty(0, np.int64) if index is None else _checked(index, len(x))
         self.gathered = index is not None
         self.h_array = np.zeros(batch * hidden, self.dtype) if h is None else _flat(h)
-        norms = [
-            self._or(values, default)
-            for side in (self.inputs, self.recurrent)
-            for values, default in ((side.gain, 1), (side.shift, 0))
-        ]
-        self.norm = np.concatenate(norms)
+        self.norm = _norm_rows([self.inputs, self.recurrent], self.form)
 
     def forward(self, keep: bool) -> Tensor:
         """y (T, B, H); keeps what the backward needs, if asked to."""
         bins, batch, _, hidden = self.sizes
-        panels_x, panels_h = (self.packed(side, True) for side in (self.inputs, self.recurrent))
-        biases_x, biases_h = self.biases(self.inputs), self.biases(self.recurrent)
-        whole = keep and self.form != PLAIN  # whether the backward needs the input side
-        rows = self.rows if whole or self.gathered else 0
-        kept = self._memory(rows, bins * batch if keep else 0)
+        panels_x, panels_h = (_packed(s.weight, True) for s in (self.inputs, self.recurrent))
+        biases_x, biases_h = _padded_bias(self.inputs), _padded_bias(self.recurrent)
+        needed = keep and self.form != PLAIN  # whether the backward needs the input side
+        projected, *gates = self.kept = self._memory(self.rows * needed, bins * batch * keep)
         if self.gathered:
+            projected = projected if needed else self._memory(self.rows, 0)[0]
             given = self.x_array, self.rows, self.sizes
-            shared_kernels().project(*given, panels_x, biases_x, kept[0])
+            shared_kernels().project(*given, panels_x, biases_x, projected)
         y = self.x.new_empty(bins, batch, hidden)
         y_array = _flat(y)
 
         def run(share: int, first: int, last: int) -> None:
-            own = self._memory(0 if rows else max(CHUNK, last - first), 0 if keep else BLOCK)
-            memory = [k if len(k) else o for k, o in zip(kept, own, strict=True)]
+            own = self._memory(max(CHUNK, last - first) * (not len(projected)), BLOCK * (not keep))
+            memory = [m if len(m) else o for m, o in zip((projected, *gates), own, strict=True)]
             self.kernels.forward(
                 self.x_array, self.index, self.h_array, self.h is not None, panels_x, panels_h,
                 biases_x, biases_h, self.norm, self.eps, y_array, *memory, keep, self.sizes,
@@ -173,7 +167,6 @@ class _Call:
             )  # fmt: skip
 
         self._share(run)
-        self.kept = [kept[0] if whole else kept[0][:0], *kept[1:]]
         return y
 
     def _memory(self, inputs: int, places: int) -> list[Array]:
@@ -191,8 +184,8 @@ class _Call:
         _, batch, inputs, hidden = self.sizes
         shares, biased = len(self._shares()), self.inputs.bias is not None
         nothing = np.empty(0, self.dtype)
-        panels_x = self.packed(self.inputs, False) if needs_dx else nothing
-        panels_h = self.packed(self.recurrent, False)
+        panels_x = _packed(self.inputs.weight, False) if needs_dx else nothing
+        panels_h = _packed(self.recurrent.weight, False)
         dx = np.empty(self.x.numel() * needs_dx, self.dtype)
         d_projected = np.zeros((shares, self.rows * self.width * self.gathered), self.dtype)
         dh = np.zeros(batch * self._padded(hidden), self.dtype)
@@ -224,9 +217,10 @@ class _Call:
             torch.from_numpy(_summed(d)).view(self.width, -1)[:, :columns]
             for d, columns in ((d_weight_x, inputs), (d_weight_h, hidden))
         )
+        of_state = torch.from_numpy(dh).view(batch, self._padded(hidden))[:, :hidden]
         return [
             torch.from_numpy(dx).view_as(self.x) if needs_dx else None,
-            None if self.h is None else torch.from_numpy(dh).view(batch, -1)[:, :hidden],
+            None if self.h is None else of_state,
             *self._by_parameter(of_x, of_h, totals.sum(0).astype(self.dtype)),
         ]
 
@@ -242,22 +236,6 @@ class _Call:
         given = (*self.inputs, *self.recurrent)
         return [None if t is None else d for t, d in zip(given, found, strict=True)]
 
-    def biases(self, side: GateWeights) -> Array:
-        """A padded row."""
-        row = np.zeros(self._padded(self.width), self.dtype)
-        row[: self.width] = self._or(side.bias, 0)
-        return row
-
-    def _or(self, values: Tensor | None, default: float) -> Array:
-        return np.full(self.width, default, self.dtype) if values is None else _flat(values)
-
-    def packed(self, side: GateWeights, transposed: bool) -> Array:
-        outputs, inputs = side.weight.shape
-        depth, columns = (inputs, outputs) if transposed else (outputs, inputs)
-        panels = np.empty(depth * self._padded(columns), self.dtype)
-        shared_kernels().packed(_flat(side.weight), outputs, inputs, transposed, panels)
-        return panels
-
     def _padded(self, columns: int) -> int:
         return padded(columns, lanes_of(self.dtype.itemsize))
 
@@ -267,9 +245,9 @@ class _Call:
         They do not depend on the number of threads, so that the results do not either.
         """
         bins, batch, _, hidden = self.sizes
-        if batch < 2 * SHARE_MULTIPLE or bins * batch * hidden < MIN_SHARED:
+        if batch < 2 * BLOCK or bins * batch * hidden < MIN_SHARED:
             return [(0, batch)]
-        middle = -(-batch // (2 * SHARE_MULTIPLE)) * SHARE_MULTIPLE
+        middle = -(-batch // (2 * BLOCK)) * BLOCK
         return [(0, middle), (middle, batch)]
 
     def _share(self, work: Callable[[int, int, int], None]) -> None:
@@ -287,6 +265,37 @@ class _Call:
 
 def _flat(tensor: Tensor) -> Array:
     return tensor.detach().contiguous().view(-1).numpy()
+
+
+def _packed(weight: Tensor, transposed: bool) -> Array:
+    """The weight (outputs, inputs) as panels: of W^T for products with inputs, or else of W."""
+    outputs, inputs = weight.shape
+    depth, columns = (inputs, outputs) if transposed else (outputs, inputs)
+    flat = _flat(weight)
+    panels = np.empty(depth * padded(columns, lanes_of(flat.itemsize)), flat.dtype)
+    shared_kernels().packed(flat, outputs, inputs, transposed, panels)
+    return panels
+
+
+def _padded_bias(side: GateWeights) -> Array:
+    """The bias, or zeros, as a padded row."""
+    width, dtype = len(side.weight), _flat(side.weight).dtype
+    row = np.zeros(padded(width, lanes_of(dtype.itemsize)), dtype)
+    if side.bias is not None:
+        row[:width] = _flat(side.bias)
+    return row
+
+
+def _norm_rows(sides: list[GateWeights], form: int) -> Array:
+    """Gain and bias of the norms of both sides, 12 H; nothing for the plain form."""
+    width, dtype = len(sides[0].weight), _flat(sides[0].weight).dtype
+    rows = np.ones((4 * (form != PLAIN), width), dtype)
+    rows[1::2] = 0
+    given = [values for side in sides for values in (side.gain, side.shift)]
+    for row, values in zip(rows, given, strict=False):
+        if values is not None:
+            row[:] = _flat(values)
+    return rows.reshape(-1)
 
 
 def _checked(index: Tensor, bins: int) -> Array:

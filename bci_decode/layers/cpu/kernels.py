@@ -145,7 +145,7 @@ def shared_kernels(sources: str = SOURCES) -> SharedKernels:
     @_kernel
     def packed(weight, outputs, inputs, transposed, panels):
         """Write the weight (outputs, inputs) as panels of W^T, or of W if not `transposed`."""
-        text = sources  # noqa: F841
+        text = sources  # noqa: F841  # only what is used is in the closure
         if transposed:
             pack(at(weight, 0), 1, inputs, inputs, outputs, at(panels, 0), 0, inputs)
         else:
@@ -198,7 +198,8 @@ def kernels_of(form: int, sources: str = SOURCES) -> Kernels:
                 part = at(x, start * inputs)
                 _project(part, count, inputs, at(panels_x, 0), at(biases_x, 0), width, target)
             for i in range(first, last, BLOCK):
-                count, row = min(BLOCK, last - i), t * batch + i if keep else 0
+                count = min(BLOCK, last - i)
+                row = t * batch + i if keep else 0
                 before = at(y, ((t - 1) * batch + i) * n) if t else at(h, i * n)
                 _map(
                     before, n, count, n if t or has_state else 0, at(panels_h, 0), at(biases_h, 0),
@@ -236,11 +237,11 @@ def kernels_of(form: int, sources: str = SOURCES) -> Kernels:
         biases of maps. With an index, add to `d_projected`; else write `dx` if it is wanted."""
         bins, batch, inputs, n = sizes
         width, sequences, text = 3 * n, last - first, sources  # noqa: F841
-        some = lanes(at(x, 0))
-        wide, stride = padded(width, some), padded(n, some)
+        lane_count = lanes(at(x, 0))
+        wide, stride = padded(width, lane_count), padded(n, lane_count)
         chunk, gathered = max(1, CHUNK // max(1, sequences)), len(index) > 0
         most = min(chunk, bins) * sequences
-        total = at(work, (ROWS + most) * max(stride, padded(inputs, some)))
+        total = at(work, (ROWS + most) * max(stride, padded(inputs, lane_count)))
         d, sums, d_inputs = at(total, width), at(total, 2 * width), at(total, 8 * width)
         d_recurrent, norms = at(d_inputs, most * width), at(norm, 0)
         for stop in range(bins, 0, -chunk):

@@ -185,10 +185,10 @@ def padded(columns, lanes):
 @njit(**JIT)
 def pack(b, row_stride, column_stride, depth, columns, panels, above, height):
     """Write B (depth, columns), given by its strides, to panels of `height` rows below `above`."""
-    some = lanes(b)  # a cache line or less
-    width = some * panel_vectors(columns, some)
-    for first in range(0, padded(columns, some), some):
-        used = min(max(columns - first, 0), some)
+    lane_count = lanes(b)  # a cache line or less
+    width = lane_count * panel_vectors(columns, lane_count)
+    for first in range(0, padded(columns, lane_count), lane_count):
+        used = min(max(columns - first, 0), lane_count)
         for k in range(depth):
             place = (first // width * height + above + k) * width + first % width
             line, source = at(panels, place), at(b, k * row_stride + first * column_stride)
@@ -198,7 +198,7 @@ def pack(b, row_stride, column_stride, depth, columns, panels, above, height):
             else:
                 for j in range(used):
                     line[j] = source[j * column_stride]
-            for j in range(used, some):
+            for j in range(used, lane_count):
                 line[j] = number(0, line)
 
 

@@ -11,6 +11,7 @@ import torch
 
 from bci_decode.layers.cpu import prepare
 from bci_decode.layers.recurrent import GRU, LayerNormGRU, kernel_form
+from bci_decode.layers.weights import SIDES, gate_weights
 
 
 class Stepper:
@@ -53,12 +54,14 @@ class Stepper:
         self._run = self._runner()
 
     def _runner(self) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-        form = kernel_form(self._layer) or ""
-        if not prepare(form, self._layer.weight_hh_l0.dtype):
+        layer, form = self._layer, kernel_form(self._layer) or ""
+        if not layer.use_fused or not prepare(form, layer.weight_hh_l0.dtype):
             return self._step_of_layer
         from bci_decode.layers.cpu.autograd import step_kernel
 
-        return step_kernel(self._layer, form)
+        suffixes = [f"l{number}" for number in range(layer.num_layers)]
+        sides = [[gate_weights(layer, side, suffix) for side in SIDES] for suffix in suffixes]
+        return step_kernel(sides, form, getattr(layer, "eps", 0.0))
 
     def _step_of_layer(self, x: np.ndarray, h: np.ndarray) -> np.ndarray:
         with torch.no_grad():

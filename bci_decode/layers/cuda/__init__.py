@@ -1,4 +1,7 @@
-"""The fast path for GPUs: the recurrence of a GRU as two Triton kernels.
+"""The recurrence of the LayerNorm GRU on GPUs as two Triton kernels.
+
+They compute the plain GRU too, which `layers.GRU` leaves to cuDNN; on a GPU, a LayerNorm GRU with a
+norm of the sum runs its loop.
 
 `autograd` and `kernels` import triton, so they are imported where a layer runs on a GPU.
 """
@@ -6,12 +9,14 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
+import logging
 
 import torch
 from torch import Tensor
 
-from bci_decode.layers.weights import are_plain
+from bci_decode.layers.weights import GateWeights, are_plain
+
+_log = logging.getLogger(__name__)
 
 MAX_HIDDEN = 512  # beyond it, a program's tiles do not fit into its registers
 
@@ -29,6 +34,16 @@ def serves(x: Tensor, h: Tensor | None, weight: Tensor) -> bool:
 
 @functools.cache
 def _has_triton(device: torch.device) -> bool:
-    """Whether triton is installed and supports the GPU."""
-    supported = torch.cuda.get_device_capability(device) >= (8, 0)
-    return supported and importlib.util.find_spec("triton") is not None
+    """Whether Triton compiles for the GPU; if not, says once that the layers run slower."""
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return False
+    try:
+        from bci_decode.layers.cuda.autograd import fused_gru_cuda
+
+        weight = torch.zeros(6, 2, device=device)
+        side = GateWeights(weight, None, None, None)
+        fused_gru_cuda(torch.zeros(1, 1, 2, device=device), None, side, side, 1e-5)
+    except Exception as error:  # no triton, no C compiler, an old driver
+        _log.warning("Triton is not usable (%s): recurrent layers run as loops", error)
+        return False
+    return True
