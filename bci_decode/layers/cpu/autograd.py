@@ -80,14 +80,14 @@ def step_kernel(
     sizes, step, dtype = (len(layers), inputs, hidden), kernels_of(FORMS[form]).step, panels.dtype
     work = np.empty(4 * padded(3 * hidden, lanes_of(dtype.itemsize)) + STATS, dtype)
     # a read-only array, as of received bytes, would be another type and compile again
-    own_x, own_h = np.empty(inputs, dtype), np.empty((len(layers), hidden), dtype)
+    own_x, own_h, shape = np.empty(inputs, dtype), np.empty(len(layers) * hidden, dtype), sizes[::2]
     fixed = panels, biases, norms, dtype.type(eps), sizes, work
 
     def run(x: Array, h: Array) -> Array:
-        own_x[:], own_h[:] = x, h
+        own_x[:], own_h[:] = x, h.ravel()
         after = np.empty_like(own_h)
-        step(own_x, own_h.reshape(-1), after.reshape(-1), *fixed)
-        return after
+        step(own_x, own_h, after, *fixed)
+        return after.reshape(shape)
 
     return run
 

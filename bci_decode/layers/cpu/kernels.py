@@ -51,7 +51,7 @@ from bci_decode.layers.cpu.rows import (
 
 BLOCK = 8  # sequences whose products and gates follow each other while they are in the L1 cache
 ROWS = 64  # rows of the input side that are multiplied together
-CHUNK = 512  # rows whose gradients are multiplied together
+CHUNK = 128  # rows whose gradients are multiplied together; more would leave the L2 cache
 
 
 def _hash_of_sources() -> str:
