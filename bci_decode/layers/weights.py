@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 SIDES = ("ih", "hh")
@@ -34,18 +33,3 @@ def gate_weights(layer: nn.Module, side: str, suffix: str) -> GateWeights:
     names = ("weight", "bias", "norm_gain", "norm_bias")
     parameters: list[Any] = [getattr(layer, f"{name}_{side}_{suffix}", None) for name in names]
     return GateWeights(*parameters)
-
-
-def are_plain(weight: Tensor, x: Tensor, h: Tensor | None) -> bool:
-    """Whether compiled kernels can take these tensors: of one type and device, not traced or cast.
-
-    Subclasses of Tensor, autocast, torch.compile and torch.jit.trace need PyTorch's operations.
-    """
-    given = [weight, x] if h is None else [weight, x, h]
-    return (
-        all(type(a) in (Tensor, nn.Parameter) for a in given)
-        and all(a.dtype == weight.dtype and a.device == weight.device for a in given)
-        and not torch.is_autocast_enabled(weight.device.type)
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-    )

@@ -54,7 +54,7 @@ def peak_memory(side: str, shape: Shape) -> float:
     y = small(torch.ones(9, 2, 8))[0]  # loads the kernels
     y.backward(torch.ones_like(y))  # a gradient that is given makes PyTorch import 35 MB
     x, dy = torch.randn(bins, batch, inputs), torch.randn(bins, batch, hidden)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _megabytes("VmRSS")
     for _ in range(2):
         layer(x)[0].backward(dy)

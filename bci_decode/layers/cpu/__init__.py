@@ -12,7 +12,7 @@ import threading
 import torch
 from torch import Tensor
 
-from bci_decode.layers.weights import are_plain
+from bci_decode.layers.kernel_limits import are_plain
 
 _log = logging.getLogger(__name__)
 _lock = threading.Lock()
@@ -71,8 +71,8 @@ def _compiled(form: str, dtype: torch.dtype) -> bool:
 
 def _say_loops_run(problem: str, remedy: str) -> None:
     _log.warning(
-        "%s: recurrent layers run as loops of PyTorch operations, which take two to ten times as "
-        "long; remedy: %s",
+        "%s: recurrent layers run as loops of PyTorch operations, which take about twice as long "
+        "or more; remedy: %s",
         problem,
         remedy,
     )

@@ -24,6 +24,7 @@ from bci_decode.layers.cpu.kernels import (
 )
 from bci_decode.layers.cpu.product import lanes_of, padded
 from bci_decode.layers.cpu.rows import FORMS, PLAIN, STATS
+from bci_decode.layers.kernel_limits import refuse_second_derivatives
 from bci_decode.layers.weights import GateWeights
 
 MIN_SHARED = 2**18  # T B H from which a batch is split into two shares
@@ -103,11 +104,7 @@ class _FusedGRU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # create_graph=True: the gradients would silently be constants
-            raise RuntimeError(
-                "the fused layer has no second derivatives: set its use_fused = False, "
-                "or drop create_graph"
-            )
+        refuse_second_derivatives()
         index, *tensors = ctx.saved_tensors
         call, y = _Call(ctx.form, ctx.eps, index, *tensors[:10]), tensors[10]
         call.kept = [tensor.numpy() for tensor in tensors[11:]]
@@ -172,8 +169,8 @@ class _Call:
     def _memory(self, inputs: int, places: int) -> list[Array]:
         """Padded rows of the input side and of the recurrent side; gates and candidate; statistics.
 
-        It is one block, because the C library reuses one of up to 32 MB and returns three of 10 MB
-        to the system, which then clears their pages again: a tenth of a training step.
+        It is one block, because the C library reuses one of up to 32 MB, while it returns three of
+        10 MB to the system, which then has to clear their pages again.
         """
         stride, numbers = self._padded(self.width), STATS * (self.form != PLAIN)
         sizes = inputs * stride, places * stride, places * self.width, places * numbers

@@ -90,9 +90,9 @@ class SharedKernels(NamedTuple):
 def backward_work(sizes, sequences, itemsize):
     """Elements of `work` that `backward` needs."""
     bins, _, inputs, n = sizes
-    most = min(max(1, CHUNK // max(1, sequences)), bins) * sequences
+    chunk_rows = min(max(1, CHUNK // max(1, sequences)), bins) * sequences
     widest = max(padded(n, lanes_of(itemsize)), padded(inputs, lanes_of(itemsize)))
-    return (ROWS + most) * widest + 24 * n + 2 * most * 3 * n
+    return (ROWS + chunk_rows) * widest + 24 * n + 2 * chunk_rows * 3 * n
 
 
 @njit(**JIT)
@@ -186,7 +186,7 @@ def kernels_of(form: int, sources: str = SOURCES) -> Kernels:
         """
         bins, batch, inputs, n = sizes
         width, sequences, text = 3 * n, last - first, sources  # noqa: F841
-        stride, gathered = padded(width, lanes(at(x, 0))), len(index) > 0
+        gate_stride, gathered = padded(width, lanes(at(x, 0))), len(index) > 0
         whole = form != PLAIN and keep
         norms, totals = at(norm, 0), at(total, 0)
         # bins whose rows lie one after another
@@ -194,7 +194,7 @@ def kernels_of(form: int, sources: str = SOURCES) -> Kernels:
         for t in range(bins):
             if not gathered and t % chunk == 0:
                 start, count = t * batch + first, sequences * min(chunk, bins - t)
-                target = at(projected, start * stride if whole else 0)
+                target = at(projected, start * gate_stride if whole else 0)
                 part = at(x, start * inputs)
                 _project(part, count, inputs, at(panels_x, 0), at(biases_x, 0), width, target)
             for i in range(first, last, BLOCK):
@@ -203,15 +203,15 @@ def kernels_of(form: int, sources: str = SOURCES) -> Kernels:
                 before = at(y, ((t - 1) * batch + i) * n) if t else at(h, i * n)
                 _map(
                     before, n, count, n if t or has_state else 0, at(panels_h, 0), at(biases_h, 0),
-                    width, at(recurrent, row * stride),
+                    width, at(recurrent, row * gate_stride),
                 )  # fmt: skip
                 for b in range(i, i + count):
                     place = t * batch + b
                     source = place if whole else (t % chunk) * sequences + b - first
                     if gathered:
                         source = index[place]
-                    x_row, h_row = at(projected, source * stride), at(before, (b - i) * n)
-                    a, y_row = at(recurrent, (row + b - i) * stride), at(y, place * n)
+                    x_row, h_row = at(projected, source * gate_stride), at(before, (b - i) * n)
+                    a, y_row = at(recurrent, (row + b - i) * gate_stride), at(y, place * n)
                     kept_row = at(kept, (row + b - i) * width)
                     stats_row = at(stats, (row + b - i) * STATS)
                     if form == PLAIN:
@@ -238,15 +238,17 @@ def kernels_of(form: int, sources: str = SOURCES) -> Kernels:
         bins, batch, inputs, n = sizes
         width, sequences, text = 3 * n, last - first, sources  # noqa: F841
         lane_count = lanes(at(x, 0))
-        wide, stride = padded(width, lane_count), padded(n, lane_count)
+        gate_stride, state_stride = padded(width, lane_count), padded(n, lane_count)
         chunk, gathered = max(1, CHUNK // max(1, sequences)), len(index) > 0
-        most = min(chunk, bins) * sequences
-        total = at(work, (ROWS + most) * max(stride, padded(inputs, lane_count)))
+        chunk_rows = min(chunk, bins) * sequences
+        # after the columns of products: the sum of both sides, gradients of what sigmoid and tanh
+        # take, of norms and biases, and of both sides, as `backward_work` counts them
+        total = at(work, (ROWS + chunk_rows) * max(state_stride, padded(inputs, lane_count)))
         d, sums, d_inputs = at(total, width), at(total, 2 * width), at(total, 8 * width)
-        d_recurrent, norms = at(d_inputs, most * width), at(norm, 0)
+        d_recurrent, norms = at(d_inputs, chunk_rows * width), at(norm, 0)
         for stop in range(bins, 0, -chunk):
             start = max(0, stop - chunk)
-            set_zero(sums, 18 * n)  # begun anew in each chunk and added up in float64
+            set_zero(sums, 18 * n)  # of one chunk; their sum over chunks is in float64
             for t in range(stop - 1, start - 1, -1):
                 for i in range(first, last, BLOCK):
                     count = min(BLOCK, last - i)
@@ -254,11 +256,14 @@ def kernels_of(form: int, sources: str = SOURCES) -> Kernels:
                     for b in range(i, i + count):
                         place, local = t * batch + b, block + (b - i) * width
                         source = index[place] if gathered else place
-                        dh_row, h_row = at(dh, b * stride), at(h, b * n)
+                        dh_row, h_row = at(dh, b * state_stride), at(h, b * n)
                         if t:
                             h_row = at(y, (place - batch) * n)
                         add(dh_row, at(dy, place * n), n)
-                        x_row, a_row = at(projected, source * wide), at(recurrent, place * wide)
+                        x_row, a_row = (
+                            at(projected, source * gate_stride),
+                            at(recurrent, place * gate_stride),
+                        )
                         kept_row, stats_row = at(kept, place * width), at(stats, place * STATS)
                         dx_row, da_row = at(d_inputs, local), at(d_recurrent, local)
                         if form == PLAIN:
@@ -284,7 +289,7 @@ def kernels_of(form: int, sources: str = SOURCES) -> Kernels:
                         if gathered:
                             add(at(d_projected, source * width), dx_row, width)
                     if t or has_state:
-                        given, target = at(d_recurrent, block), at(dh, i * stride)
+                        given, target = at(d_recurrent, block), at(dh, i * state_stride)
                         add_product(given, width, 1, count, at(panels_h, 0), width, n, target)
             rows, columns = (stop - start) * sequences, at(work, 0)
             for t in range(start, stop):

@@ -37,8 +37,8 @@ JIT = {"nogil": True, "error_model": "numpy"}
 def at(typing: Any, memory: Any, start: Any) -> Any:
     """A pointer to element `start` of a contiguous array, or of the memory behind a pointer.
 
-    A slice would count a reference, which costs as much as ten elements, and would ask at every
-    index whether it is negative. The caller keeps the array alive.
+    A slice would count a reference, and would ask at every index whether it is negative. The
+    caller keeps the array alive.
     """
     pointer = types.CPointer(memory.dtype)
 

@@ -14,7 +14,8 @@ import logging
 import torch
 from torch import Tensor
 
-from bci_decode.layers.weights import GateWeights, are_plain
+from bci_decode.layers.kernel_limits import are_plain
+from bci_decode.layers.weights import GateWeights
 
 _log = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bci_decode.layers.cuda import kernels
+from bci_decode.layers.kernel_limits import refuse_second_derivatives
 from bci_decode.layers.weights import GateWeights
 
 # Sequences of a program: the fewest that give each multiprocessor one program at most. Older
@@ -73,11 +74,7 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dstates: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # create_graph=True: the gradients would silently be constants
-            raise RuntimeError(
-                "the fused layer has no second derivatives: set its use_fused = False, "
-                "or drop create_graph"
-            )
+        refuse_second_derivatives()
         with torch.autocast(dstates.device.type, enabled=False):
             gradients = _backward(dstates[1:].contiguous(), ctx.eps, ctx.saved_tensors)
         pairs = zip(gradients, ctx.needs_input_grad[2:], strict=True)
