@@ -178,6 +178,18 @@ def test_compiled_code_is_kept_for_the_next_process(tmp_path):
     second = python(program, NUMBA_CACHE_DIR=str(tmp_path))
     assert (second.stdout, second.stderr) == ("True True\n", "")
     assert sorted(path.name for path in tmp_path.rglob("*.nbc")) == kept != []
+    indices = list(tmp_path.rglob("*.nbi"))
+    for index in indices:
+        index.write_bytes(index.read_bytes()[:100])
+    damaged = python(program, NUMBA_CACHE_DIR=str(tmp_path))
+    assert damaged.stdout == "True True\n", "the loop runs"
+    assert (
+        "pickle data was truncated" in damaged.stderr and "delete numba's *.nbi" in damaged.stderr
+    )
+    for index in indices:
+        index.unlink()
+    repaired = python(program, NUMBA_CACHE_DIR=str(tmp_path))
+    assert "compiled the recurrent layer in" in repaired.stderr
 
 
 def test_where_compiled_code_cannot_be_kept_it_is_compiled_in_each_process(monkeypatch):

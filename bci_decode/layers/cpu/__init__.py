@@ -59,8 +59,10 @@ def _compiled(form: str, dtype: torch.dtype) -> bool:
         from bci_decode.layers.cpu.autograd import compile_kernels
 
         seconds = compile_kernels(form, dtype)
-    except Exception as error:  # a full disk, a numba that lacks a function
-        _say_loops_run(f"numba cannot compile here ({error})", "a newer numba, or free disk space")
+    except Exception as error:  # a full disk, damaged code on disk, a numba that lacks a function
+        remedy = "free disk space, delete numba's *.nbi files (NUMBA_CACHE_DIR, or __pycache__ in "
+        remedy += "bci_decode/layers/cpu), or install a newer numba"
+        _say_loops_run(f"numba cannot compile here ({error})", remedy)
         return False
     finally:
         timer.cancel()
