@@ -129,6 +129,12 @@ class WindowConfig(_Keys):
     burn_in: int = key(
         10, "bins at a sequence's start that are not learned from", low=0, high=MAX_BINS
     )
+    grids: int = key(
+        1,
+        "grids of bins, bin_width / grids apart, one of which each training window is drawn from",
+        low=1,
+        high=1000,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -147,6 +153,9 @@ class DataConfig(_Keys):
     PREFIX: ClassVar[str] = "data."
     bin_width: float = key(0.064, "s", low=0.001)
     lag: float = key(0.0, "s, + where the hand follows the spikes")
+    delay: float = key(
+        0.0, "s that a live decoder waits for later spikes before it decodes a bin", low=0
+    )
     target: str = key("velocity", "what is decoded", choices=tuple(TARGETS))
     source: str = key("finger_pos", "whose movement is decoded", choices=SOURCES)
     units: str = key(
@@ -154,14 +163,17 @@ class DataConfig(_Keys):
     )
     area: str = key("all", "brain area", choices=AREAS)
     min_rate: float = key(0.0, "Hz over the training part; slower units are left out", low=0)
+    low_pass: float | None = key(
+        None, "Hz, cut-off of a causal low-pass filter of the decoded target; null: none", above=0
+    )
     split: SplitConfig = key(SplitConfig, "")
     scale: ScaleConfig = key(ScaleConfig, "")
     window: WindowConfig = key(WindowConfig, "")
 
     def binning_kwargs(self) -> dict[str, Any]:
         """The keys that make the bins, as `data.binning.bin_session` takes them."""
-        names = ("bin_width", "lag", "target", "source", "units", "area")
-        return {name: getattr(self, name) for name in names}
+        names = ("bin_width", "target", "source", "units", "area")
+        return {name: getattr(self, name) for name in names} | {"lag": self.lag - self.delay}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DataConfig:
@@ -185,8 +197,28 @@ class TrainerConfig(_Keys):
     )
     select_on: str = key(
         "val",
-        "part that selects the best epoch; test: a leak, only to reproduce the source study",
-        choices=("val", "test"),
+        "part that selects the best epoch; last: the last epoch, whatever its scores; test: a "
+        "leak, only to reproduce the source study",
+        choices=("val", "last", "test"),
+    )
+    noise: float = key(0.0, "SD of white noise added to the scaled counts in training", low=0)
+    offset: float = key(
+        0.0, "SD of a constant added to each unit's scaled counts in a training window", low=0
+    )
+    poisson: float = key(
+        0.0,
+        "probability that a count is replaced by a Poisson draw around it in training",
+        low=0,
+        high=1,
+    )
+    reconstruction: float = key(
+        0.0, "weight of an auxiliary loss: the counts' Poisson likelihood from the states", low=0
+    )
+    ema: float = key(
+        0.0,
+        "decay per step of an average of the weights, which is scored and kept; 0: the weights",
+        low=0,
+        below=1,
     )
     device: str = key("auto", "where it runs", choices=("auto", "cpu", "cuda"))
     threads: int | None = key(
@@ -226,6 +258,9 @@ class TrainConfig(_Keys):
 
     seed: int = key(0, "of weights, dropout and the order of windows", low=0, high=2**32 - 1)
     bidirectional: bool = key(False, "recurrent layers also read their input from its end")
+    ensemble: int = key(
+        1, "decoders that are trained together and whose outputs are averaged", low=1, high=100
+    )
     overwrite: bool = key(False, "train again although the run is finished")
     init_from: str | None = key(
         None, "folder of a finished run whose weights the training starts from"
@@ -282,6 +317,11 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
         for child, branch in tree.items()
         for name, value in flatten(branch, f"{prefix}{child}.").items()
     }
+
+
+def default_settings() -> dict[str, Any]:
+    """Every key that has a dataclass with its default, {"data.lag": 0.0}."""
+    return {name: default for name, default, _ in described_keys()}
 
 
 def described_keys(group: type = TrainConfig, prefix: str = "") -> Iterator[tuple[str, Any, str]]:

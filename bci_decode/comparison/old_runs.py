@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from bci_decode.config import default_settings
 from bci_decode.data.catalog import catalog
 
 SETTINGS = {
@@ -18,12 +19,14 @@ COLUMNS = {"held_": "holdout_", "outside_": "saturated_"}  # beginnings of colum
 
 
 def present_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Flat settings under the present keys; this project's classes without their modules.
+    """Flat settings under the present keys, with the defaults of those that are new since then.
+
+    This project's classes are without their modules.
 
     A class keeps its name when it moves to another module: `bci_decode.decoder.Decoder` and
     `bci_decode.models.decoder.Decoder` both become `bci_decode.Decoder`.
     """
-    return {
+    return default_settings() | {
         SETTINGS.get(key, key): _without_module(value) if key.endswith("_target_") else value
         for key, value in settings.items()
         if key != DROPPED

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,7 @@ class BinnedSession:
     whole numbers in the smallest unsigned type that holds them; `units` has a row for each of the N
     columns (channel, area, row; row is -1 where all rows of a channel are merged). `kinematics`
     (T, 2) are x and y of `target` in `TARGETS`' unit, `lag` seconds after the bin's spikes.
+    `shifted` are the same on grids that begin later by parts of a bin, each with T - 1 bins.
     """
 
     name: str
@@ -38,6 +39,7 @@ class BinnedSession:
     target: str
     bin_width: float
     lag: float
+    shifted: tuple[BinnedSession, ...] = ()
 
 
 def bin_session(
@@ -49,12 +51,14 @@ def bin_session(
     source: str = "finger_pos",
     units: str = "all",
     area: str = "all",
+    grids: int = 1,
 ) -> BinnedSession:
     """Bin a session's spikes every `bin_width` seconds and align the hand with them.
 
     `lag` is in seconds, any real number; it is positive where the hand follows the spikes. `target`
-    is one of `TARGETS`, `source` of `SOURCES`, `units` of `UNITS`, `area` of `AREAS`. Raises
-    `BciDecodeError` with the config key at fault.
+    is one of `TARGETS`, `source` of `SOURCES`, `units` of `UNITS`, `area` of `AREAS`. With
+    `grids` g there are g - 1 more grids, bin_width / g apart. Raises `BciDecodeError` with the
+    config key at fault.
     """
     for field, value, known in (
         ("data.target", target, tuple(TARGETS)),
@@ -69,16 +73,22 @@ def bin_session(
     edges = bin_edges(session, bin_width, lag)
     columns = select_units(session, units, area)
     labels = columns.drop(columns="members")
-    return BinnedSession(
-        name=session.name,
-        edges=edges,
-        counts=count_spikes(session.spike_times, columns["members"], edges, bin_width),
-        units=labels,
-        kinematics=kinematics(session, edges, bin_width, lag, target, source),
-        target=target,
-        bin_width=bin_width,
-        lag=lag,
-    )
+
+    def on(edges: np.ndarray) -> BinnedSession:
+        return BinnedSession(
+            name=session.name,
+            edges=edges,
+            counts=count_spikes(session.spike_times, columns["members"], edges, bin_width),
+            units=labels,
+            kinematics=kinematics(session, edges, bin_width, lag, target, source),
+            target=target,
+            bin_width=bin_width,
+            lag=lag,
+        )
+
+    shifts = bin_width / grids * np.arange(1, grids) if len(edges) > 2 else ()
+    shifted = tuple(on(snap_to_samples(edges[:-1] + shift, session.t)) for shift in shifts)
+    return replace(on(edges), shifted=shifted)
 
 
 def bin_edges(session: Session, bin_width: float, lag: float = 0.0) -> np.ndarray:
@@ -103,6 +113,13 @@ def bin_edges(session: Session, bin_width: float, lag: float = 0.0) -> np.ndarra
             file=session.path,
             field="t",
             remedy="cut the recording at its gaps",
+        )
+    if abs(lag) >= session.duration:
+        raise BciDecodeError(
+            f"is {abs(lag):.4g} s, the recording only {session.duration:.3f} s",
+            file=session.path,
+            field="data.lag" if lag > 0 else "data.delay (or -data.lag)",
+            remedy="choose a shorter one",
         )
     if last <= first:
         raise BciDecodeError(

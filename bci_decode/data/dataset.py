@@ -105,7 +105,9 @@ class Dataset:
     `parts` maps "train", "val" (absent without a validation part), "test" and, in the source study,
     "holdout" to a `Part`; `slices` gives each part's bins in the session's grid. A slice may lie
     inside another one: see `data.split`. `units` is the table of the N columns that passed the rate
-    filter, `axes` names the D columns of the target.
+    filter, `axes` names the D columns of the target. `shifted` is the training part on other grids
+    (see `data.binning`), each a bin shorter; `low_pass` the cut-off of the output filter in cycles
+    per bin.
     """
 
     parts: dict[str, Part]
@@ -115,6 +117,8 @@ class Dataset:
     target_scaler: Scaler
     window: Window
     axes: tuple[str, ...] = ("x", "y")
+    shifted: tuple[Part, ...] = ()
+    low_pass: float | None = None
 
 
 def prepare(binned: BinnedSession, config: DataConfig | None = None) -> Dataset:
@@ -128,21 +132,26 @@ def prepare(binned: BinnedSession, config: DataConfig | None = None) -> Dataset:
             mistake.problem, file=binned.name, field=mistake.field, remedy=mistake.remedy
         ) from mistake
     active = _active_units(binned, slices["train"], config.min_rate)
-    counts = binned.counts if active.all() else binned.counts[:, active]
     _check_movement(binned, slices)
+    _check_low_pass(config)
     train = slices["train"]
-    counts_scaler = Scaler.fit(counts[train], config.scale.counts)
+    seen = binned.counts[train] if active.all() else binned.counts[train][:, active]
+    counts_scaler = Scaler.fit(seen, config.scale.counts)
     target_scaler = Scaler.fit(binned.kinematics[train], config.scale.target)
-    parts = {
-        name: Part(
-            time=binned.edges[1:][bins],
-            counts=counts_scaler.transform(counts[bins], np.float32),
-            target=binned.kinematics[bins],
-        )
-        for name, bins in slices.items()
-    }
+
+    def part(grid: BinnedSession, bins: slice) -> Part:
+        chosen = grid.counts[bins] if active.all() else grid.counts[bins][:, active]
+        scaled = counts_scaler.transform(chosen, np.float32)
+        return Part(grid.edges[1:][bins], scaled, grid.kinematics[bins])
+
+    parts = {name: part(binned, bins) for name, bins in slices.items()}
+    inside = slice(train.start, train.stop - 1)  # the last bin of other grids ends outside
+    shifted = tuple(part(grid, inside) for grid in binned.shifted)
     units = binned.units[active].reset_index(drop=True)
-    return Dataset(parts, slices, units, counts_scaler, target_scaler, window)
+    cutoff = None if config.low_pass is None else config.low_pass * binned.bin_width
+    return Dataset(
+        parts, slices, units, counts_scaler, target_scaler, window, shifted=shifted, low_pass=cutoff
+    )
 
 
 def _check_movement(binned: BinnedSession, slices: dict[str, slice]) -> None:
@@ -157,6 +166,17 @@ def _check_movement(binned: BinnedSession, slices: dict[str, slice]) -> None:
                 field="data.source",
                 remedy="choose the other source, or another split",
             )
+
+
+def _check_low_pass(config: DataConfig) -> None:
+    """A filter needs a cut-off below half of the bins' rate."""
+    highest = 0.5 / config.bin_width
+    if config.low_pass is not None and config.low_pass >= highest:
+        raise BciDecodeError(
+            f"is {config.low_pass} Hz with data.bin_width={config.bin_width}",
+            field="data.low_pass",
+            remedy=f"choose less than {highest:.4g} Hz, or null",
+        )
 
 
 def _active_units(binned: BinnedSession, train: slice, min_rate: float) -> np.ndarray:

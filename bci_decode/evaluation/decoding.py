@@ -13,14 +13,15 @@ from torch import Tensor
 
 from bci_decode.data.dataset import Dataset
 from bci_decode.data.split import enclosing
-from bci_decode.models.decoder import Decoder
+from bci_decode.evaluation.filters import low_pass
+from bci_decode.models.decoder import TrainedDecoder
 
 Predictor = Callable[[np.ndarray | Tensor], np.ndarray]
 
 
 @torch.no_grad()
 def decode_stream(
-    decoder: Decoder, counts: Tensor, history: int | None, batch: int = 256
+    decoder: TrainedDecoder, counts: Tensor, history: int | None, batch: int = 256
 ) -> Tensor:
     """Decode a whole stream (T, N) -> (T, D) as a live decoder would, each bin from bins up to it.
 
@@ -46,17 +47,24 @@ def decode_stream(
     return torch.cat(first + rest)
 
 
-def predictor(model: object, history: int | None) -> Predictor:
+def predictor(model: object, history: int | None, cutoff: float | None = None) -> Predictor:
     """A function from scaled counts (T, N) to scaled kinematics (T, D), float64, of any model.
 
-    A `models.decoder.Decoder` decodes the counts as one stream, a closed-form model has `predict`.
+    A `models.decoder.TrainedDecoder` decodes the counts as one stream, a closed-form model has
+    `predict`. With `cutoff`, in cycles per bin, the outputs pass a causal low-pass filter.
     """
-    if not isinstance(model, Decoder):
-        return lambda counts: np.asarray(model.predict(counts), np.float64)  # type: ignore[attr-defined]
-    device = next(model.parameters()).device
+    decode = _decode_trained(model, history) if isinstance(model, TrainedDecoder) else model.predict  # type: ignore[attr-defined]
 
+    def decoded(counts: np.ndarray | Tensor) -> np.ndarray:
+        outputs = np.asarray(decode(counts), np.float64)
+        return outputs if cutoff is None else low_pass(outputs, cutoff)
+
+    return decoded
+
+
+def _decode_trained(model: TrainedDecoder, history: int | None) -> Predictor:
     def decode(counts: np.ndarray | Tensor) -> np.ndarray:
-        stream = decode_stream(model, torch.as_tensor(counts, device=device), history)
+        stream = decode_stream(model, torch.as_tensor(counts, device=model.device), history)
         return stream.double().cpu().numpy()
 
     return decode
@@ -70,7 +78,8 @@ def decode_parts(
     Each part is one stream (T, D). A part inside another one is cut out of that one's stream.
     `counts` are the scaled counts where they are tensors on the model's device already.
     """
-    decode, inside = predictor(model, data.window.history), enclosing(data.slices)
+    decode = predictor(model, data.window.history, data.low_pass)
+    inside = enclosing(data.slices)
     decoded = {
         name: data.target_scaler.inverse(decode(counts[name] if counts else part.counts))
         for name, part in data.parts.items()

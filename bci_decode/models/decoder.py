@@ -16,7 +16,36 @@ from bci_decode.errors import BciDecodeError
 MIN_OVERLAP = 1.5
 
 
-class Decoder(nn.Module):
+class TrainedDecoder(nn.Module):
+    """What is trained in epochs: counts (B, T, N) -> kinematics (B, T, D) and the state.
+
+    A subclass defines `forward`, `forward_windows` and `members`, as `Decoder` has them.
+    """
+
+    @property
+    def members(self) -> list[Decoder]:
+        """The decoders that are trained, each with a loss of its own."""
+        raise NotImplementedError
+
+    def forward_windows(self, counts: Tensor, windows: Tensor, first_output: int = 0) -> Tensor:
+        """Kinematics (B, T - first_output, D) of counts (n, N) in windows (B, T) of indices."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def needs_window(self) -> bool:
+        """Whether an output is causal only at a window's last bin.
+
+        Then no state can be carried from window to window.
+        """
+        return any(not getattr(member.norm, "causal", True) for member in self.members)
+
+
+class Decoder(TrainedDecoder):
     """Counts (B, T, N) -> kinematics (B, T, D) and the recurrent state.
 
     Counts and kinematics are in the data set's scaled units. `recurrent(input_size,
@@ -43,29 +72,31 @@ class Decoder(nn.Module):
         self.recurrent = recurrent(input_size, batch_first=True)
         self.bidirectional = bool(self.recurrent.bidirectional)
         self.norm = norm or nn.Identity()
+        self.input_size = input_size
+        self.head = head(self.width, output_size)
+
+    @property
+    def members(self) -> list[Decoder]:
+        return [self]
+
+    @property
+    def width(self) -> int:
+        """Columns of the recurrent layer's outputs, of both directions together."""
         layer = self.recurrent
         width = layer.output_size if hasattr(layer, "output_size") else layer.hidden_size
-        self.head = head(int(width) * (1 + self.bidirectional), output_size)  # type: ignore[arg-type]
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
-
-    @property
-    def needs_window(self) -> bool:
-        """Whether an output is causal only at a window's last bin.
-
-        Then no state can be carried from window to window.
-        """
-        return not getattr(self.norm, "causal", True)
+        return int(width) * (1 + self.bidirectional)  # type: ignore[arg-type]
 
     def forward(
         self, counts: Tensor, state: Tensor | None = None, first_output: int = 0
     ) -> tuple[Tensor, Tensor]:
         """Kinematics (B, T - first_output, D) of the bins from `first_output` on, and the state."""
+        y, state = self.features(counts, state)
+        return self.head(y[:, first_output:]), state
+
+    def features(self, counts: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What the head gets of every bin (B, T, H), and the state."""
         y, state = self.recurrent(self.dropout(counts), state)
-        return self.head(self.norm(y)[:, first_output:]), state
+        return self.norm(y), state
 
     def forward_windows(self, counts: Tensor, windows: Tensor, first_output: int = 0) -> Tensor:
         """Kinematics (B, T - first_output, D) of counts (n, N) in windows (B, T) of indices.
@@ -86,11 +117,11 @@ class Decoder(nn.Module):
         return self.head(self.norm(y)[:, first_output:])
 
 
-def check_window(decoder: Decoder, history: int | None) -> None:
+def check_window(decoder: TrainedDecoder, history: int | None) -> None:
     """Refuse a decoder that is causal in windows alone where the state is carried on."""
     if decoder.needs_window and history is None:
         raise BciDecodeError(
-            f"{type(decoder.norm).__name__} looks ahead inside a sequence",
+            f"{type(decoder.members[0].norm).__name__} looks ahead inside a sequence",
             field="model.norm",
             remedy="set data.window.kind=history",
         )

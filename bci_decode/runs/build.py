@@ -33,7 +33,7 @@ def load_data(config: DictConfig):
 
     typed = data_config(config)
     session = read_session(session_file(config), str(config.session.name))
-    return prepare(bin_session(session, **typed.binning_kwargs()), typed)
+    return prepare(bin_session(session, **typed.binning_kwargs(), grids=typed.window.grids), typed)
 
 
 def data_config(config: DictConfig) -> DataConfig:
@@ -49,14 +49,24 @@ def build_decoder(config: DictConfig, data, words: Sequence[str] = ()):
 
     torch.manual_seed(config.seed)
     axes = data.parts["train"].target.shape[1]
-    return build_model(config.model, len(data.units), axes, words)
+    return build_model(config.model, len(data.units), axes, words, int(config.ensemble))
 
 
-def build_model(config: DictConfig, inputs: int, outputs: int, words: Sequence[str] = ()):
-    """A model from its yaml; only recurrent decoders are given their sizes, others learn them."""
-    trained = "recurrent" in config
-    sizes = {"input_size": inputs, "output_size": outputs} if trained else {}
-    return instantiate(config, "model", words, **sizes)
+def build_model(
+    config: DictConfig, inputs: int, outputs: int, words: Sequence[str] = (), members: int = 1
+):
+    """A model from its yaml; only recurrent decoders are given their sizes, others learn them.
+
+    More than one member makes an `Ensemble` of decoders.
+    """
+    if "recurrent" not in config:
+        return instantiate(config, "model", words)
+    sizes = {"input_size": inputs, "output_size": outputs}
+    if members == 1:
+        return instantiate(config, "model", words, **sizes)
+    from bci_decode.models.ensemble import Ensemble
+
+    return Ensemble([instantiate(config, "model", words, **sizes) for _ in range(members)])
 
 
 def instantiate(config: DictConfig | None, key: str, words: Sequence[str] = (), **sizes) -> Any:

@@ -102,7 +102,8 @@ class RNNDecoder(RegressorMixin, BaseEstimator):
             self.history_ = trainer.fit()
             trainer.load_best()
         self.counts_scaler_, self.target_scaler_ = data.counts_scaler, data.target_scaler
-        self.window_, self.n_features_in_ = data.window, data.parts["train"].counts.shape[1]
+        self.window_, self.low_pass_ = data.window, data.low_pass
+        self.n_features_in_ = data.parts["train"].counts.shape[1]
         return self
 
     def predict(self, X: np.ndarray) -> np.ndarray:
@@ -117,7 +118,8 @@ class RNNDecoder(RegressorMixin, BaseEstimator):
                 f"the counts are {counts.shape}", remedy=f"give (T, {self.n_features_in_})"
             )
         scaled = self.counts_scaler_.transform(counts, np.float32)
-        return self.target_scaler_.inverse(predictor(self.decoder_, self.window_.history)(scaled))
+        decode = predictor(self.decoder_, self.window_.history, self.low_pass_)
+        return self.target_scaler_.inverse(decode(scaled))
 
     def _dataset(self, counts: np.ndarray, target: np.ndarray, config: DataConfig) -> Dataset:
         """A training and a validation part, scaled, without a test part."""
@@ -147,4 +149,5 @@ class RNNDecoder(RegressorMixin, BaseEstimator):
         units = pd.DataFrame({"channel": names, "area": "", "row": 0})
         target_scaler = Scaler.fit(parts["train"].target, config.scale.target)
         axes = AXIS_NAMES[: target.shape[1]]
-        return Dataset(parts, slices, units, scaler, target_scaler, window, axes)
+        cutoff = None if config.low_pass is None else config.low_pass * config.bin_width
+        return Dataset(parts, slices, units, scaler, target_scaler, window, axes, low_pass=cutoff)

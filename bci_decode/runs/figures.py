@@ -69,9 +69,8 @@ def _history_figure(history: pd.DataFrame, metrics: dict, score: str) -> Figure:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    other = (
-        metrics["select_on"] if history[f"{metrics['select_on']}_{score}"].notna().any() else "test"
-    )
+    part = "test" if metrics["select_on"] == "test" else "val"
+    other = part if history[f"{part}_{score}"].notna().any() else "test"
     for part in ("train", other):
         axes.plot(history["epoch"], history[f"{part}_{score}"], **PARTS[part])
     if score == "loss":

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from bci_decode.config import flatten
+from bci_decode.config import default_settings, flatten
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import md5_of
 from bci_decode.style import BIDIRECTIONAL
@@ -98,15 +98,15 @@ def changed_settings(folder: Path, settings: dict[str, Any]) -> dict[str, tuple[
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         raise conflict(folder, "a run whose config.yaml is damaged") from error
     here, absent = flatten(settings), "absent"
+    defaults = default_settings()  # a run of before a key existed has its default
     trained = any(key.startswith("model.recurrent.") for key in {**there, **here})
     unused = () if trained else ("trainer.", "optimizer.", "scheduler.")  # by a closed-form model
-    return {
-        key: (there.get(key, absent), here.get(key, absent))
+    values = {
+        key: tuple(side.get(key, defaults.get(key, absent)) for side in (there, here))
         for key in {**there, **here}
-        if key not in FREE_KEYS
-        and not key.startswith(unused)
-        and there.get(key, absent) != here.get(key, absent)
+        if key not in FREE_KEYS and not key.startswith(unused)
     }
+    return {key: (old, new) for key, (old, new) in values.items() if old != new}
 
 
 def conflict(folder: Path, content: str) -> BciDecodeError:
@@ -116,7 +116,7 @@ def conflict(folder: Path, content: str) -> BciDecodeError:
 
 def settings_conflict(folder: Path, changed: dict[str, tuple[Any, Any]]) -> BciDecodeError:
     """The error that a folder holds a run with other settings, and with which."""
-    if "names.model" in changed and changed["names.model"][0] == "absent":
+    if "names.model" in changed and changed["names.model"][0] in ("", "absent"):
         return conflict(folder, "a run of an earlier version of this project")
     shown = [f"{key}={there}, here {here}" for key, (there, here) in list(changed.items())[:4]]
     more = "; ..." * (len(changed) > 4)

@@ -23,7 +23,7 @@ from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation.decoding import predictor
 from bci_decode.evaluation.scores import score_table
 from bci_decode.files import expand_user, md5_of
-from bci_decode.models.decoder import Decoder
+from bci_decode.models.decoder import TrainedDecoder
 from bci_decode.runs.build import build_model
 from bci_decode.training.checkpoint import load_weights, read_checkpoint
 
@@ -54,21 +54,23 @@ def load_run(folder: str | Path, *, trust: tuple[str, ...] = ()) -> LoadedRun:
         )
     settings = DictConfig(state["model"]["settings"])
     _check_targets(state["model"]["settings"], (*TRUSTED, *trust), path)
-    model = build_model(settings, state["model"]["input_size"], state["model"]["output_size"])
+    about = state["model"]
+    sizes = about["input_size"], about["output_size"]
+    model = build_model(settings, *sizes, members=about.get("members", 1))
     restore_model(model, state, path)
     return LoadedRun(path.parent, model, state)
 
 
 def restore_model(model: Any, state: dict, path: Path) -> None:
     """Give a model of any kind the weights of a checkpoint; `path` is where they are from."""
-    if isinstance(model, Decoder):
+    if isinstance(model, TrainedDecoder):
         load_weights(model, state["decoder"], path)
         model.eval()
     else:
         model.restore({name: values.numpy() for name, values in state["decoder"].items()})
 
 
-def load_initial_weights(decoder: Decoder, folder: Path, data: Dataset) -> None:
+def load_initial_weights(decoder: TrainedDecoder, folder: Path, data: Dataset) -> None:
     """Start a decoder from the weights of a run (`init_from`).
 
     Inputs are matched by channel and row; those without a match keep their fresh weights. Raises
@@ -220,7 +222,9 @@ class LoadedRun:
         return table
 
     def _decode_bins(self, binned: BinnedSession, columns: np.ndarray, bins: slice) -> np.ndarray:
-        decode = predictor(self.model, Window.from_config(self.config.window).history)
+        config = self.config
+        cutoff = None if config.low_pass is None else config.low_pass * config.bin_width
+        decode = predictor(self.model, Window.from_config(config.window).history, cutoff)
         return self.scaler("target").inverse(decode(self.counts(binned, columns)[bins]))
 
     def predictions(

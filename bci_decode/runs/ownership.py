@@ -34,6 +34,8 @@ from bci_decode.style import FORMATS
 RESUMED = ("history.csv", "best.pt", "last.pt", "train.log")  # what more epochs begin with
 RUN_FILES = (*RESULTS, "last.pt", "profile.csv", "train.log", FAILED)
 EVENTS = "events.out.tfevents*"  # TensorBoard's
+# keys that follow trainer.epochs
+SCHEDULE_LENGTHS = ("scheduler.T_max", "scheduler.epochs")
 
 
 class RunBusy(BciDecodeError):
@@ -98,7 +100,7 @@ def _more_epochs(changed: dict[str, tuple[Any, Any]]) -> bool:
 
 def _check_more_epochs(folder: Path, changed: dict[str, tuple[Any, Any]]) -> None:
     """Refuse a finished run of other settings, unless more epochs can continue it."""
-    longer = _more_epochs({key: changed[key] for key in changed if key != "scheduler.T_max"})
+    longer = _more_epochs({key: changed[key] for key in changed if key not in SCHEDULE_LENGTHS})
     if not longer:
         raise settings_conflict(folder, changed)
     if len(changed) > 1 or not (folder / "last.pt").exists():

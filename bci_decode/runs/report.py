@@ -28,6 +28,7 @@ RULES = {
     "val": "lowest loss on the validation part",
     "test": "highest R2 on the TEST part: a leak, as in the source study, so the test scores are "
     "too good",
+    "last": "none: the last epoch, whose number was fixed beforehand",
     "closed form": "none: fitted in closed form",
 }
 LIBRARIES = ("torch", "numpy", "h5py", "scipy", "pandas", "hydra-core")
@@ -161,7 +162,7 @@ def _protocol(data: Dataset, config: DataConfig, bidirectional: bool) -> dict[st
     """How the figures came about: the same for two runs that share a column of a table."""
     # a window of history ends with the bin that is decoded: read from both ends, it is still past
     looks_ahead = bidirectional and data.window.history is None
-    delay = max(0.0, -config.lag)
+    delay = max(0.0, config.delay - config.lag)
     delay += len(data.parts["test"]) * config.bin_width if looks_ahead else 0.0
     window = data.window
     return {
@@ -173,6 +174,7 @@ def _protocol(data: Dataset, config: DataConfig, bidirectional: bool) -> dict[st
         "units": config.units,
         "area": config.area,
         "min_rate_hz": config.min_rate,
+        "low_pass_hz": config.low_pass,
         "units_used": len(data.units),
         "split_bins": {
             name: [bins.start, bins.stop]

@@ -147,9 +147,9 @@ class _Job:
             with self.stopwatch.part("read"):
                 session = read_session(self.data_file, str(self.config.session.name))
             with self.stopwatch.part("bin"):
-                data = prepare(
-                    bin_session(session, **self.typed.data.binning_kwargs()), self.typed.data
-                )
+                keys = self.typed.data
+                grids = keys.window.grids
+                data = prepare(bin_session(session, **keys.binning_kwargs(), grids=grids), keys)
             with self.stopwatch.part("wait for the checksum"):
                 return data, {"md5": md5.result(), "seconds": session.duration}
 
@@ -160,17 +160,17 @@ class _Job:
         split = {name: [bins.start, bins.stop] for name, bins in data.slices.items()}
         return {
             "names": self.settings["names"],
-            "model": {"settings": self.settings["model"]} | sizes,
+            "model": {"settings": self.settings["model"], "members": self.typed.ensemble} | sizes,
             "data": self.settings["data"],
             "session": {"name": str(self.config.session.name), "md5": md5, "split_bins": split},
         }
 
     def _training(self, decoder, data, md5: str) -> Callable[[OnEpoch], Any]:
         """A function that trains or fits and returns the history; bad settings are refused here."""
-        from bci_decode.models.decoder import Decoder
+        from bci_decode.models.decoder import TrainedDecoder
 
         about = self._about(data, md5)
-        if not isinstance(decoder, Decoder):
+        if not isinstance(decoder, TrainedDecoder):
             from bci_decode.training.closed_form import fit_closed_form
 
             return lambda _: fit_closed_form(decoder, data, self.working, about)

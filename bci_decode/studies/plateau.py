@@ -194,7 +194,7 @@ def plateau_run(folder: Path, point: Point) -> dict[str, Any]:
     history = trainer.fit()
     last = min(len(history) - 1, point.epochs)  # of a run that was longer then
     half = half_plateau_epoch(history[: last + 1], trainer.plateau)
-    steps = -(-len(trainer.windows) // point.batch_size)
+    steps = -(-len(trainer.training) // point.batch_size)
     varied = {(True, True): "both", (True, False): "history", (False, True): "batch_size"}
     return {
         "varied": varied[point.batch_size == BATCH_SIZE, point.history == HISTORY],

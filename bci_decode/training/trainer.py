@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from bci_decode.config import TrainerConfig
@@ -27,17 +28,20 @@ from bci_decode.evaluation import metrics
 from bci_decode.evaluation.decoding import decode_parts
 from bci_decode.files import written_whole
 from bci_decode.layers.stacked import StackedRecurrent
-from bci_decode.models.decoder import Decoder, check_window
+from bci_decode.models.decoder import TrainedDecoder, check_window
+from bci_decode.training.augmentation import Augmentation
 from bci_decode.training.checkpoint import data_state, load_checkpoint, save_checkpoint
 from bci_decode.training.monitor import LayerMonitor, monitor_input
+from bci_decode.training.reconstruction import Reconstruction
 from bci_decode.training.reproducible import reproducible
 from bci_decode.training.timing import Stopwatch
+from bci_decode.training.windows import TrainingWindows
 
 log = logging.getLogger(__name__)
 
 # how the best epoch is selected: the deciding column of the history, and the sign that makes the
 # best value the lowest
-SELECTION = {"val": ("val_loss", 1.0), "test": ("test_r2", -1.0)}
+SELECTION = {"val": ("val_loss", 1.0), "test": ("test_r2", -1.0), "last": ("epoch", -1.0)}
 
 
 def history_columns(
@@ -55,7 +59,8 @@ class Trainer:
     `history.csv`, `best.pt` and `last.pt` are written to `folder` each epoch.
 
     `optimizer(parameters)` makes a `torch.optim` optimiser, `scheduler(optimizer)` a learning-rate
-    schedule that is stepped once an epoch (`ReduceLROnPlateau` on the validation loss).
+    schedule that is stepped once an epoch (`ReduceLROnPlateau` on the validation loss), or at each
+    step of the optimizer if it has `per_step`.
     `fingerprint` identifies the data: a `last.pt` of other data is refused. `about` goes into the
     checkpoints: all that a decoder needs besides its weights. Losses are mean squared errors in the
     target's unit squared, averaged over the axes; the training uses the same in scaled units.
@@ -63,7 +68,7 @@ class Trainer:
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: TrainedDecoder,
         data: Dataset,
         folder: Path,
         config: TrainerConfig,
@@ -82,19 +87,31 @@ class Trainer:
             _set_threads(config.threads)
         self.decoder, self.data = decoder.to(self.device), data
         self.folder, self.config = folder, config
-        self.optimizer = optimizer(decoder.parameters())
+        self._place_tensors()
+        self.reconstruction = None
+        if config.reconstruction:
+            self.reconstruction = Reconstruction(decoder.members, self.augment).to(self.device)
+        learned = [decoder, self.reconstruction] if self.reconstruction else [decoder]
+        self.optimizer = optimizer([p for module in learned for p in module.parameters()])
+        self.averaged = None
+        if config.ema:
+            average = get_ema_multi_avg_fn(config.ema)
+            self.averaged = AveragedModel(decoder, multi_avg_fn=average)
         self.scheduler = scheduler(self.optimizer) if scheduler else None
+        self.per_step = getattr(self.scheduler, "per_step", False)
+        if self.per_step:
+            self.scheduler.steps_per_epoch = -(-len(self.training) // config.batch_size)  # type: ignore[union-attr]
         _check_scheduler(self.scheduler, data)
         self.fingerprint, self.stopwatch = fingerprint, stopwatch or Stopwatch()
         self.about, self.progress = about or {}, progress
         self.on_epoch: Callable[[dict[str, float]], None] | None = None
         self.shuffle_rng = torch.Generator().manual_seed(seed)
         self.history: list[dict[str, float]] = []
-        self._place_tensors()
         self.monitor = None
         if config.monitor_layers:  # never the test part: users may change settings by what they see
             seen = self.counts["val" if "val" in self.counts else "train"]
-            self.monitor = LayerMonitor(decoder.recurrent, monitor_input(seen, data.window))
+            first = decoder.members[0].recurrent
+            self.monitor = LayerMonitor(first, monitor_input(seen, data.window))
         scored = ("val", "test", *(["holdout"] if "holdout" in data.parts else []))
         self.columns = history_columns(scored, data.axes)
         self.columns += self.monitor.names if self.monitor else []
@@ -107,11 +124,13 @@ class Trainer:
             for name, part in self.data.parts.items()
             if name not in inside
         }
-        target = self.data.target_scaler.transform(self.data.parts["train"].target)
-        self.train_target = torch.as_tensor(target, dtype=torch.float32, device=self.device)
-        window = self.data.window
-        bins = window.starts(len(target))[:, None] + np.arange(window.length)
-        self.windows = torch.as_tensor(bins, device=self.device)  # (windows, T)
+        self.training = TrainingWindows(self.data, self.device)
+        self.augment = Augmentation(self.config, self.data.counts_scaler, self.device)
+
+    @property
+    def scored(self) -> TrainedDecoder:
+        """The decoder that is scored and kept: with `ema` the one of the averaged weights."""
+        return self.averaged.module if self.averaged else self.decoder  # type: ignore[return-value]
 
     def fit(self, on_epoch: Callable[[dict[str, float]], None] | None = None) -> pd.DataFrame:
         """Train to the last epoch, or until `patience` ends it; returns the history.
@@ -168,54 +187,65 @@ class Trainer:
     def _train_batches(self) -> tuple[Tensor, Tensor]:
         """Learn from each window once; the target and the outputs, scaled (bins, D).
 
-        Nothing here waits for the device, which would leave a GPU without work.
+        Each member of an ensemble has an order, a loss and a gradient norm of its own. Nothing here
+        waits for the device, which would leave a GPU without work.
         """
         self.decoder.train()
-        counts, target, first = (
-            self.counts["train"],
-            self.train_target,
-            self.data.window.first_output,
-        )
-        windows, started = self.windows, time.perf_counter()
-        if self.config.shuffle:
-            order = torch.randperm(len(windows), generator=self.shuffle_rng)
-            if self.device.type == "cuda":
-                order = order.pin_memory()  # only then does its copy wait for nothing
-            windows = windows[order.to(self.device, non_blocking=True)]
+        started, members = time.perf_counter(), self.decoder.members
+        orders = [self.training.order(self.config.shuffle, self.shuffle_rng) for _ in members]
         decoded, wanted = [], []
-        for bins in windows.split(self.config.batch_size):  # (B, T)
-            y = target[bins[:, first:]]
-            outputs = self.decoder.forward_windows(counts, bins, first)
-            loss = F.mse_loss(outputs, y)
+        for batches in zip(*(order.split(self.config.batch_size) for order in orders), strict=True):
             self.optimizer.zero_grad()
-            loss.backward()
-            if self.monitor:
-                self.monitor.after_backward()
-            if self.config.clip_norm is not None:
-                nn.utils.clip_grad_norm_(self.decoder.parameters(), self.config.clip_norm)
-            self.optimizer.step()
-            decoded.append(outputs.detach().flatten(0, 1))
-            wanted.append(y.flatten(0, 1))
+            for number, bins in enumerate(batches):  # (B, T)
+                y = self.training.target_of(bins)
+                outputs, loss = self._outputs_and_loss(number, bins, y)
+                loss.backward()
+                decoded.append(outputs.detach().flatten(0, 1))
+                wanted.append(y.flatten(0, 1))
+            self._step()
             self.stopwatch.once("first batch", started)
         return torch.cat(wanted), torch.cat(decoded)
+
+    def _outputs_and_loss(self, number: int, bins: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs (B, T, D) of a member for windows of bins, and its loss."""
+        member, data = self.decoder.members[number], self.training
+        if not (self.augment.active or self.reconstruction):
+            outputs = member.forward_windows(data.counts, bins, data.first_output)
+            return outputs, F.mse_loss(outputs, y)
+        counts = data.counts[bins]
+        seen = self.augment(counts) if self.augment.active else counts
+        features, _ = member.features(seen)
+        outputs = member.head(features[:, data.first_output :])
+        loss = F.mse_loss(outputs, y)
+        if self.reconstruction:
+            loss = loss + self.config.reconstruction * self.reconstruction(number, features, counts)
+        return outputs, loss
+
+    def _step(self) -> None:
+        """Change the weights by the gradients that there are."""
+        if self.monitor:
+            self.monitor.after_backward()
+        if self.config.clip_norm is not None:
+            for member in self.decoder.members:
+                nn.utils.clip_grad_norm_(member.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        if self.averaged:
+            self.averaged.update_parameters(self.decoder)
+        if self.per_step:
+            self.scheduler.step()  # type: ignore[union-attr]
 
     @torch.no_grad()
     def _score_training_windows(self) -> tuple[float, np.ndarray]:
         """Loss and R2 as `_train_epoch` returns them, without learning and without dropout."""
         self.decoder.eval()
-        counts, target, first = (
-            self.counts["train"],
-            self.train_target,
-            self.data.window.first_output,
-        )
-        batches = self.windows.split(256)
+        data = self.training
+        batches = data.windows.split(256)
         decoded = [
-            self.decoder.forward_windows(counts, bins, first).flatten(0, 1) for bins in batches
+            self.decoder.forward_windows(data.counts, bins, data.first_output).flatten(0, 1)
+            for bins in batches
         ]
-        return self._loss_and_r2(
-            torch.cat([target[bins[:, first:]].flatten(0, 1) for bins in batches]),
-            torch.cat(decoded),
-        )
+        true = [data.target_of(bins).flatten(0, 1) for bins in batches]
+        return self._loss_and_r2(torch.cat(true), torch.cat(decoded))
 
     def _loss_and_r2(self, true: Tensor, decoded: Tensor) -> tuple[float, np.ndarray]:
         """Loss, in the target's unit squared, and R2 per axis of scaled (bins, D) tensors."""
@@ -228,7 +258,7 @@ class Trainer:
     ) -> dict[str, float]:
         """A row of the history; epoch 0 is the decoder before any training."""
         row = {"epoch": epoch, "train_loss": train_loss, "train_r2": float(train_r2.mean())}
-        row |= part_columns(self.data, decode_parts(self.decoder, self.data, self.counts))
+        row |= part_columns(self.data, decode_parts(self.scored, self.data, self.counts))
         lost = [name for name in self.data.parts if not math.isfinite(row[f"{name}_loss"])]
         if lost:
             kept = f"last.pt keeps epoch {epoch - 1}; " if epoch else ""
@@ -244,7 +274,7 @@ class Trainer:
     def _finish_epoch(self, row: dict[str, float]) -> None:
         """Step the schedule, then write the epoch: best.pt, history.csv, and last, last.pt."""
         self.history.append(row)
-        if self.scheduler is not None and row["epoch"]:
+        if self.scheduler is not None and row["epoch"] and not self.per_step:
             self._step_scheduler(row["val_loss"])
         with self.stopwatch.part("write"):
             if self.best_epoch() == row["epoch"]:
@@ -257,7 +287,7 @@ class Trainer:
         self._log(row)
 
     def _log(self, row: dict[str, float]) -> None:
-        part = self.config.select_on
+        part = self._shown_part()
         line = "epoch %3d  train loss %9.2f  R2 %6.3f   %s loss %9.2f  R2 %6.3f   %5.2f s"
         scores = row["train_loss"], row["train_r2"], part, row[f"{part}_loss"], row[f"{part}_r2"]
         log.info(line, row["epoch"], *scores, row["seconds"])
@@ -291,27 +321,41 @@ class Trainer:
         return len(losses) - 1 - int(np.argmin(losses)) >= self.config.patience
 
     def _postfix(self) -> dict[str, str]:
-        last, r2 = self.history[-1], f"{self.config.select_on}_r2"
+        last, r2 = self.history[-1], f"{self._shown_part()}_r2"
         return {"train_loss": f"{last['train_loss']:.4g}", r2: f"{last[r2]:.3f}"}
+
+    def _shown_part(self) -> str:
+        """The part whose scores the log shows: the one that selects, else one that there is."""
+        part = self.config.select_on
+        return part if part != "last" else "val" if "val" in self.data.parts else "test"
 
     def _decoder_state(self) -> dict:
         """All that decoding takes: see `training.checkpoint`."""
-        epoch = {"epoch": len(self.history) - 1, "decoder": self.decoder.state_dict()}
+        epoch = {"epoch": len(self.history) - 1, "decoder": self.scored.state_dict()}
         return self.about | data_state(self.data) | epoch
 
     def _state(self) -> dict:
         """All that the next epoch depends on."""
-        return self._decoder_state() | {
-            "fingerprint": self.fingerprint,
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict() if self.scheduler else {},
-            "history": self.history,
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state(self.device)
-            if self.device.type == "cuda"
-            else None,
-            "shuffle_rng": self.shuffle_rng.get_state(),
-        }
+        more: dict[str, Any] = {"decoder": self.decoder.state_dict()}
+        if self.averaged:
+            more["averaged"] = self.averaged.state_dict()
+        if self.reconstruction:
+            more["reconstruction"] = self.reconstruction.state_dict()
+        return (
+            self._decoder_state()
+            | more
+            | {
+                "fingerprint": self.fingerprint,
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict() if self.scheduler else {},
+                "history": self.history,
+                "random": torch.get_rng_state(),
+                "random_cuda": torch.cuda.get_rng_state(self.device)
+                if self.device.type == "cuda"
+                else None,
+                "shuffle_rng": self.shuffle_rng.get_state(),
+            }
+        )
 
     def _write_history(self) -> None:
         with written_whole(self.folder / "history.csv", sync=False) as temporary:
@@ -330,6 +374,10 @@ class Trainer:
             raise BciDecodeError(
                 "was trained on other data", file=path, remedy="start again with overwrite=true"
             )
+        if self.averaged:
+            self.averaged.load_state_dict(state["averaged"])
+        if self.reconstruction:
+            self.reconstruction.load_state_dict(state["reconstruction"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
@@ -407,7 +455,7 @@ def _check_scheduler(scheduler: LRScheduler | None, data: Dataset) -> None:
 
 
 def _check_config(config: TrainerConfig, data: Dataset) -> None:
-    if config.select_on not in data.parts and config.select_on != "val":
+    if config.select_on not in data.parts and config.select_on == "test":
         raise BciDecodeError(
             f"is {config.select_on}, and there is no such part",
             field="trainer.select_on",
@@ -417,5 +465,5 @@ def _check_config(config: TrainerConfig, data: Dataset) -> None:
         raise BciDecodeError(
             "is 0, so there is no validation part to select the epoch or to stop on",
             field="data.split.val",
-            remedy="raise it, or set trainer.select_on=test trainer.patience=null",
+            remedy="raise it, or set trainer.select_on=last trainer.patience=null",
         )

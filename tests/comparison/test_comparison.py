@@ -207,7 +207,7 @@ def test_protocols_never_share_a_column(tmp_path, run):
     write_run(tmp_path / "c", model="lngru", target="position", unit="mm", experiment="places")
     groups = group_runs(read_runs(tmp_path)[0])
     assert [group.name for group in groups] == [
-        "default (data.lag=None)",
+        "default (data.lag=0.0)",
         "default (data.lag=0.1)",
         "places",
     ]

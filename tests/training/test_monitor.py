@@ -176,9 +176,9 @@ def test_the_columns_are_right(tmp_path):
         np.testing.assert_allclose(history[f"weight_norm_l0_{side}"], norms, rtol=1e-6)
     again = made_decoder(dropout=0.0)
     again.load_state_dict(state)
-    windows = trainer.windows
+    windows = trainer.training.windows
     outputs = again(trainer.counts["train"][windows], first_output=3)[0]
-    nn.functional.mse_loss(outputs, trainer.train_target[windows[:, 3:]]).backward()
+    nn.functional.mse_loss(outputs, trainer.training.target_of(windows)).backward()
     for side in ("ih", "hh"):
         gradient = getattr(again.recurrent, f"weight_{side}_l0").grad.norm().item()
         assert np.isnan(history[f"grad_norm_l0_{side}"][0])
