@@ -20,7 +20,7 @@ from bci_decode.layers import cpu, cuda
 from bci_decode.layers.norms import NORMS, LayerNorm, NoNorm
 from bci_decode.layers.places import PLACES, Place
 from bci_decode.layers.stacked import StackedRecurrent
-from bci_decode.layers.weights import GateWeights, gate_weights, layer_names
+from bci_decode.layers.weights import SIDES, GateWeights, gate_weights, layer_names
 
 _log = logging.getLogger(__name__)
 
@@ -97,6 +97,7 @@ class NormGRU(StackedRecurrent):
             for side, columns in (("ih", inputs), ("hh", hidden_size)):
                 weight = nn.Parameter(torch.empty(3 * hidden_size, columns, **options))
                 self.register_parameter(f"weight_{side}_{suffix}", weight)
+            for side in SIDES:
                 values = nn.Parameter(torch.empty(3 * hidden_size, **options)) if bias else None
                 self.register_parameter(f"bias_{side}_{suffix}", values)
         if isinstance(norm, str):
@@ -118,10 +119,10 @@ class NormGRU(StackedRecurrent):
                     field="model.recurrent.norm",
                     remedy=f"choose model.recurrent.place={_listed(named)}, or another norm",
                 )
-            sockets = {f"weight_{side}": 3 for side in self._place.sides}
+            sockets = tuple((f"weight_{side}", 3) for side in self._place.sides)
         return nn.ModuleDict(
             {
-                suffix: nn.ModuleDict({k: make(n * self.hidden_size) for k, n in sockets.items()})
+                suffix: nn.ModuleDict({name: make(n * self.hidden_size) for name, n in sockets})
                 for suffix in layer_names(self)
             }
         )
@@ -129,7 +130,7 @@ class NormGRU(StackedRecurrent):
     def reset_parameters(self) -> None:
         """Draw weights and biases uniformly within 1 / sqrt(H), as `torch.nn.GRU` does."""
         bound = 1.0 / math.sqrt(self.hidden_size)
-        for name, parameter in self.named_parameters(recurse=False):
+        for parameter in self.parameters(recurse=False):
             nn.init.uniform_(parameter, -bound, bound)
         for module in self.norms.modules():
             if hasattr(module, "reset_parameters"):
@@ -142,12 +143,11 @@ class NormGRU(StackedRecurrent):
     def _bias_of_update(self, suffix: str) -> Tensor:
         """The bias whose first H values are a constant of the update gate."""
         norms, names = self.norms[suffix], self._place.update_biases
-        if self.on_weights:
+        if self.on_weights or all(isinstance(norm, NoNorm) for norm in norms.values()):
             names = Place.update_biases
         for name in names:
-            values = getattr(norms[name] if name in norms else self, "bias", None)
-            if name.startswith("bias_"):
-                values = getattr(self, f"{name}_{suffix}")
+            own = getattr(self, f"{name}_{suffix}", None)
+            values = getattr(norms[name], "bias", None) if name in norms else own
             if isinstance(values, Tensor):
                 return values
         raise BciDecodeError(
@@ -186,7 +186,7 @@ class NormGRU(StackedRecurrent):
         """Run the kernels, or else all arithmetic of the layer as a loop; tests compare them."""
         h, step = self._start(state)
         norms, form = self.norms[suffix], self.kernel_form if self.use_fused else None
-        inputs, recurrent = (self._weights(side, suffix) for side in ("ih", "hh"))
+        inputs, recurrent = (self._weights(side, suffix) for side in SIDES)
         if form == "apart" and cuda.serves(x, h, recurrent.weight):
             from bci_decode.layers.cuda.autograd import fused_gru_cuda  # needs triton
 
@@ -282,7 +282,7 @@ class NormGRU(StackedRecurrent):
 
 
 def _torchs(side: GateWeights) -> GateWeights:
-    """The rows z, r, candidate as those of `torch.nn.GRU`, whose z is the share of the OLD state."""
+    """The rows z, r, candidate as `torch.nn.GRU` has them: its z is the share of the OLD state."""
 
     def turned(rows: Tensor | None) -> Tensor | None:
         if rows is None:

@@ -20,8 +20,8 @@ MAX_STEPS = 64  # bins that have statistics of their own: the default length of 
 class Norm(nn.Module):
     """Base class: normalizes vectors of `width` values, then applies a gain and a bias, if any.
 
-    `gain` is the initial value of the learned gains, None for no gain; `bias` says whether a learned
-    bias is added, which starts at 0.
+    `gain` is the initial value of the learned gains, None for no gain; `bias` says whether a
+    learned bias is added, which starts at 0.
 
     The contract with a layer is `forward(a, step)`: a (..., B, W) gives a tensor of its shape;
     `step` is the number of bins that the sequences had before this one. A norm whose values depend
@@ -125,8 +125,8 @@ class BatchNorm(Norm):
     and averages both: running = (1 - momentum) running + momentum new, with the unbiased variance,
     as in `torch.nn.BatchNorm1d`. Evaluation uses the running statistics.
 
-    `steps` bins have running statistics of their own, which the paper needs because a state starts
-    at zero and changes its distribution over the first bins; 1 shares them over all bins. Later bins
+    Each of the first `steps` bins has running statistics of its own, because the distribution of a
+    state that starts at zero changes over the first bins; 1 shares them over all bins. Later bins
     use the last ones. So do, in evaluation, bins that no training sequence reached: a sequence
     longer than those in training keeps the statistics of the last bin that training saw.
 
@@ -187,7 +187,9 @@ class BatchNorm(Norm):
 
 
 class BatchLayerNorm(BatchNorm):
-    """Batch layer normalization (Ziaee and Cano 2022): y = (LN(a) / m + (1 - 1 / m) BN(a)) / sqrt(W).
+    """Batch layer normalization (Ziaee and Cano 2022).
+
+        y = (LN(a) / m + (1 - 1 / m) BN(a)) / sqrt(W)
 
     m is the number of sequences of the batch; in evaluation, of the largest batch of the training,
     with the running statistics of BN. On one sequence it is LN, so it can train on batches of one.

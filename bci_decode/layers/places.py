@@ -25,7 +25,7 @@ class Place:
     place where LayerNorms are in the sockets, if there are any.
     """
 
-    sockets: dict[str, int] = {}
+    sockets: tuple[tuple[str, int], ...] = ()
     sides: tuple[str, ...] = ()
     update_biases: tuple[str, ...] = ("bias_hh",)
     form: str | None = None
@@ -61,7 +61,7 @@ class Sides(Place):
 
     def __init__(self, *names: str):
         self.names = names
-        self.sockets = {f"{n}_{part}": k for n in names for part, k in PARTS.items()}
+        self.sockets = tuple((f"{name}_{part}", k) for name in names for part, k in PARTS.items())
         self.sides = tuple(SIDES_OF[name] for name in names)
         others = [f"bias_{side}" for name, side in SIDES_OF.items() if name not in names]
         self.update_biases = (f"{names[-1]}_gates", *others)
@@ -88,7 +88,7 @@ class Sides(Place):
 class Sum(Place):
     """One norm over all 3 H of the sum of both sides; r multiplies the candidate's whole value."""
 
-    sockets = {"sum": 3}
+    sockets = (("sum", 3),)
     update_biases = ("sum",)
     form = "sum"
     plain = False
@@ -103,7 +103,7 @@ class Sum(Place):
 class SumInTwo(Place):
     """A norm of the gates' sum, and one of the candidate's: W x + r * U h."""
 
-    sockets = {"gates": 2, "candidate": 1}
+    sockets = (("gates", 2), ("candidate", 1))
     update_biases = ("gates",)
     form = "sum2"
 
@@ -119,7 +119,7 @@ class SumInTwo(Place):
 class State(Place):
     """h = norm(GRUCell(x, h)): the normalized state is fed back, and is the output (AEGRU)."""
 
-    sockets = {"state": 1}
+    sockets = (("state", 1),)
 
     def state(self, norms: Norms, h: Tensor, step: int) -> Tensor:
         return norms["state"](h, step)
@@ -128,7 +128,7 @@ class State(Place):
 class Outputs(Place):
     """The outputs alone; what is fed back is not normalized."""
 
-    sockets = {"outputs": 1}
+    sockets = (("outputs", 1),)
 
     def outputs(self, norms: Norms, y: Tensor, step: int) -> Tensor:
         return over_bins(norms["outputs"], y, step)
