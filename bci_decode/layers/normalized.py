@@ -18,9 +18,16 @@ from torch.nn import functional as F
 from bci_decode.errors import BciDecodeError
 from bci_decode.layers import cpu, cuda
 from bci_decode.layers.norms import NORMS, LayerNorm, NoNorm
-from bci_decode.layers.places import PLACES, Place
+from bci_decode.layers.places import PLACES, Norms, Place
 from bci_decode.layers.stacked import StackedRecurrent
-from bci_decode.layers.weights import SIDES, GateWeights, gate_weights, layer_names
+from bci_decode.layers.weights import (
+    SIDES,
+    GateWeights,
+    as_torchs,
+    gate_weights,
+    layer_names,
+    with_norms,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +65,7 @@ class NormGRU(StackedRecurrent):
 
     use_fused = True
     weight_hh_l0: nn.Parameter
+    norms: Any  # nn.ModuleDict of nn.ModuleDicts
 
     def __init__(
         self,
@@ -91,7 +99,7 @@ class NormGRU(StackedRecurrent):
         self.place, self.update_bias = place, update_bias
         self.norm = norm if isinstance(norm, str) else _name_of(norm)
         self._place = _known(place, PLACES, "place")
-        options = {"device": device, "dtype": dtype}
+        options: dict[str, Any] = {"device": device, "dtype": dtype}
         for suffix in layer_names(self):
             inputs = input_size if suffix.startswith("l0") else hidden_size * (1 + bidirectional)
             for side, columns in (("ih", inputs), ("hh", hidden_size)):
@@ -185,27 +193,16 @@ class NormGRU(StackedRecurrent):
     ) -> tuple[Tensor, Any]:
         """Run the kernels, or else all arithmetic of the layer as a loop; tests compare them."""
         h, step = self._start(state)
-        norms, form = self.norms[suffix], self.kernel_form if self.use_fused else None
+        norms = self.norms[suffix]
         inputs, recurrent = (self._weights(side, suffix) for side in SIDES)
-        if form == "apart" and cuda.serves(x, h, recurrent.weight):
-            from bci_decode.layers.cuda.autograd import fused_gru_cuda  # needs triton
-
-            sides = self._with_gains(inputs, recurrent, norms)
-            y = fused_gru_cuda(x if index is None else x[index], h, *sides, self._eps(norms))
-            return y, y[-1]
-        if form and cpu.serves(x, h, self.weight_hh_l0, form):
-            from bci_decode.layers.cpu.autograd import fused_gru  # needs numba
-
-            if form == "plain":
-                y = fused_gru(x, h, _torchs(inputs), _torchs(recurrent), form, index=index)
-            else:
-                sides = self._with_gains(inputs, recurrent, norms)
-                y = fused_gru(x, h, *sides, form, self._eps(norms), index)
+        form = self.kernel_form if self.use_fused else None
+        on_gpu = form == "apart" and cuda.serves(x, h, self.weight_hh_l0)
+        if form and (on_gpu or cpu.serves(x, h, self.weight_hh_l0, form)):
+            y = _run_kernels(x, h, inputs, recurrent, norms, form, index)
             final = y[-1]
         else:
-            y, final = self._loop(
-                x if index is None else x[index], h, step, norms, inputs, recurrent
-            )
+            x = x if index is None else x[index]
+            y, final = self._loop(x, h, step, norms, inputs, recurrent)
         if not self.on_weights:
             y = self._place.outputs(norms, y, step)
         if self.per_step:
@@ -217,7 +214,7 @@ class NormGRU(StackedRecurrent):
         x: Tensor,
         h: Tensor | None,
         step: int,
-        norms: nn.ModuleDict,
+        norms: Norms,
         inputs: GateWeights,
         recurrent: GateWeights,
     ) -> tuple[Tensor, Tensor]:
@@ -252,23 +249,6 @@ class NormGRU(StackedRecurrent):
             return weights._replace(weight=norms[f"weight_{side}"](weights.weight, 0))
         return weights
 
-    def _with_gains(
-        self, inputs: GateWeights, recurrent: GateWeights, norms: nn.ModuleDict
-    ) -> tuple[GateWeights, GateWeights]:
-        """Both sides with gains and biases of the norms, as the kernels take them."""
-        made = list(norms.values())
-        of_input = made[: len(made) // 2] if self.place == "apart" else []
-        sides = (inputs, of_input), (recurrent, made[len(of_input) :])
-        first, second = (
-            side._replace(gain=_joined(n.gain for n in own), shift=_joined(n.bias for n in own))
-            for side, own in sides
-        )
-        return first, second
-
-    @staticmethod
-    def _eps(norms: nn.ModuleDict) -> float:
-        return float(next(iter(norms.values())).eps)  # type: ignore[arg-type]
-
     def extra_repr(self) -> str:
         names = ["num_layers", "bias", "batch_first", "dropout", "bidirectional", "norm", "place"]
         options = (f"{name}={getattr(self, name)}" for name in names)
@@ -281,23 +261,28 @@ class NormGRU(StackedRecurrent):
         )
 
 
-def _torchs(side: GateWeights) -> GateWeights:
-    """The rows z, r, candidate as `torch.nn.GRU` has them: its z is the share of the OLD state."""
+def _run_kernels(
+    x: Tensor,
+    h: Tensor | None,
+    inputs: GateWeights,
+    recurrent: GateWeights,
+    norms: Norms,
+    form: str,
+    index: Tensor | None,
+) -> Tensor:
+    """The states (T, B, H) by the compiled kernels of a form, which must serve this call."""
+    if form == "plain":
+        inputs, recurrent, eps = as_torchs(inputs), as_torchs(recurrent), 0.0
+    else:
+        inputs, recurrent = with_norms(inputs, recurrent, norms)
+        eps = float(next(iter(norms.values())).eps)
+    if x.device.type == "cuda":
+        from bci_decode.layers.cuda.autograd import fused_gru_cuda  # needs triton
 
-    def turned(rows: Tensor | None) -> Tensor | None:
-        if rows is None:
-            return None
-        z, r, candidate = rows.chunk(3)
-        return torch.cat([r, -z, candidate])
+        return fused_gru_cuda(x if index is None else x[index], h, inputs, recurrent, eps)
+    from bci_decode.layers.cpu.autograd import fused_gru  # needs numba
 
-    weight = turned(side.weight)
-    assert weight is not None
-    return GateWeights(weight, turned(side.bias), None, None)
-
-
-def _joined(values: Any) -> Tensor | None:
-    given = [v for v in values if v is not None]
-    return torch.cat(given) if given else None
+    return fused_gru(x, h, inputs, recurrent, form, eps, index)
 
 
 def _known(name: str, table: dict[str, Any], key: str) -> Any:

@@ -31,6 +31,8 @@ class Norm(nn.Module):
 
     per_step = False
     on_weights = False
+    gain: nn.Parameter | None
+    bias: nn.Parameter | None
 
     def __init__(
         self, width: int, eps: float = 1e-5, gain: float | None = 1.0, bias: bool = True
@@ -43,7 +45,7 @@ class Norm(nn.Module):
 
     def reset_parameters(self) -> None:
         """Set the gains to their initial value and the biases to 0."""
-        if self.gain is not None:
+        if self.gain is not None and self.initial_gain is not None:
             nn.init.constant_(self.gain, self.initial_gain)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
@@ -123,15 +125,16 @@ class BatchNorm(Norm):
 
     Training normalizes each of the W values by its mean and variance over all leading dimensions,
     and averages both: running = (1 - momentum) running + momentum new, with the unbiased variance,
-    as in `torch.nn.BatchNorm1d`. Evaluation uses the running statistics.
+    as in `torch.nn.BatchNorm1d`. So it mixes sequences, and all bins of a window where it gets them
+    together. Evaluation uses the running statistics: it depends on no other sequence or bin.
 
     Each of the first `steps` bins has running statistics of its own, because the distribution of a
     state that starts at zero changes over the first bins; 1 shares them over all bins. Later bins
     use the last ones. So do, in evaluation, bins that no training sequence reached: a sequence
     longer than those in training keeps the statistics of the last bin that training saw.
 
-    One value has no variance. So training on one sequence uses the running statistics and leaves
-    them as they are, and is refused before a larger batch has set them.
+    A single vector has no variance. In training it is normalized by the running statistics, which
+    stay as they are, and refused before a larger batch has set them.
     """
 
     mean: Tensor
