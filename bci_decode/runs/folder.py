@@ -1,21 +1,22 @@
 """The folder of a run: its name, its files, whether the run in it is finished, why it failed.
 
 `<output_dir>/<experiment>/<session>/<model>[-bidirectional][-<target>]/seed<k>/` is the same for
-the same command. A run trains in `seed<k>.running/` beside it, which is renamed when the run
-finishes.
+the same command. With a chained split, each cut is a run in `seed<k>/cut<j>/`. A run trains in
+`seed<k>.running/` beside its folder, which is renamed when the run finishes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from bci_decode.config import flatten
+from bci_decode.config import described_keys, flatten
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import md5_of
 from bci_decode.style import BIDIRECTIONAL
@@ -53,7 +54,10 @@ def is_bidirectional(config: DictConfig) -> bool:
 
 
 def run_folder(config: DictConfig) -> Path:
-    """The folder of a configuration's run; names that lead out of `output_dir` are refused."""
+    """The folder of a configuration's run; names that lead out of `output_dir` are refused.
+
+    With a chained split and no `data.split.cut` it is the seed's, which holds the runs of all cuts.
+    """
     output, session = str(config.output_dir or "").strip(), str(config.session.name or "")
     if not output:
         raise BciDecodeError("is empty", field="output_dir", remedy="name a folder, outputs say")
@@ -66,7 +70,21 @@ def run_folder(config: DictConfig) -> Path:
     target = config.data.target
     name = decoder_name(config.names.model, is_bidirectional(config))
     name += f"-{target}" * (target != "velocity")
-    return relative(Path(output, config.names.experiment, session, name, f"seed{config.seed}"))
+    folder = relative(Path(output, config.names.experiment, session, name, f"seed{config.seed}"))
+    split = config.data.split
+    return folder if split.cuts is None or split.cut is None else folder / f"cut{split.cut}"
+
+
+def model_folder(folder: Path) -> Path:
+    """The folder of the model that a run's folder lies in: above those of seed and cut."""
+    within = folder.parent if re.fullmatch(r"cut\d+", folder.name) else folder
+    return within.parent
+
+
+def run_name(folder: Path) -> str:
+    """Experiment, session, model, seed and cut of a run's folder, with slashes between."""
+    depth = len(folder.relative_to(model_folder(folder)).parts) + 3
+    return "/".join(folder.parts[-depth:])
 
 
 def relative(folder: Path) -> Path:
@@ -100,12 +118,18 @@ def changed_settings(folder: Path, settings: dict[str, Any]) -> dict[str, tuple[
     here, absent = flatten(settings), "absent"
     trained = any(key.startswith("model.recurrent.") for key in {**there, **here})
     unused = () if trained else ("trainer.", "optimizer.", "scheduler.")  # by a closed-form model
+    # a key that an earlier version did not have means what its default means
+    defaults = {
+        name: default for name, default, _ in described_keys() if not name.startswith("names.")
+    }
+    there, here = (
+        {key: one.get(key, defaults.get(key, absent)) for key in {**there, **here}}
+        for one in (there, here)
+    )
     return {
-        key: (there.get(key, absent), here.get(key, absent))
-        for key in {**there, **here}
-        if key not in FREE_KEYS
-        and not key.startswith(unused)
-        and there.get(key, absent) != here.get(key, absent)
+        key: (there[key], here[key])
+        for key in there
+        if key not in FREE_KEYS and not key.startswith(unused) and there[key] != here[key]
     }
 
 
@@ -174,8 +198,10 @@ def remove_unused(folder: Path) -> None:
 
 
 def remove_empty_parents(folder: Path) -> None:
-    """Remove the folders of model, session and experiment if no run is in them."""
-    for path in folder.parents[:3]:
+    """Remove the folders of seed, model, session and experiment if no run is in them."""
+    model = model_folder(folder)
+    above = folder.relative_to(model).parts[:-1]  # folders between model and run
+    for path in folder.parents[: len(above) + 3]:
         try:
             path.rmdir()
         except FileNotFoundError:

@@ -23,11 +23,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bci_decode.errors import BciDecodeError
+from bci_decode.runs.chained import cut_configs
 from bci_decode.runs.folder import (
     failure,
     is_complete,
     record_failure,
-    run_folder,
     working_folder,
 )
 
@@ -99,7 +99,7 @@ def _folders(config: DictConfig) -> list[Path]:
     for job in jobs:
         composed = loader.load_sweep_config(config, list(job))
         HydraConfig.instance().set_config(composed)  # `names` are made of `hydra:` values
-        folders.append(run_folder(composed))
+        folders += cut_configs(composed)
     HydraConfig.instance().set_config(config)
     return folders
 
