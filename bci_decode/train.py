@@ -44,14 +44,15 @@ def _job(config: DictConfig) -> None:
         _exit(error_line(mistake))
 
 
-def _run(config: DictConfig, folder: Path) -> None:
-    """A run; an error is one line, and in a sweep also in failed.txt."""
+def _run(config: DictConfig, folder: Path) -> bool:
+    """Whether a run is finished; an error is one line, and in a sweep also in failed.txt."""
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         if in_sweep:
             _name_lines(run_name(folder).partition("/")[2])
         run_one(config, folder, words=HydraConfig.get().overrides.task)
         record_failure(folder, None)
+        return True
     except (BciDecodeError, OmegaConfBaseException) as mistake:
         if not in_sweep:
             remove_empty_parents(folder)
@@ -70,6 +71,7 @@ def _run(config: DictConfig, folder: Path) -> None:
             sys.exit(1)
         line = f"{type(fault).__name__}: {one_line(fault)}"
         record_failure(folder, f"{line}\n{traceback.format_exc()}")
+    return False
 
 
 def _name_lines(run_name: str) -> None:

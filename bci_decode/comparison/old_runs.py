@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from bci_decode.config import described_keys
 from bci_decode.data.catalog import catalog
 
 SETTINGS = {
@@ -13,6 +14,7 @@ SETTINGS = {
     "data.split.val_of_rest": "data.split.val_from_test",
 }
 METRICS = {"honest": "holdout", "at_test_choice": "at_test_selected_epoch"}
+FILLED = ("data.", "trainer.")  # groups of keys whose defaults stand where a run has none
 DROPPED = "trainer.gemm"  # the matrix product, which is no setting any more
 COLUMNS = {"held_": "holdout_", "outside_": "saturated_"}  # beginnings of columns of history.csv
 
@@ -21,9 +23,10 @@ def present_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Flat settings under the present keys; this project's classes without their modules.
 
     A class keeps its name when it moves to another module: `bci_decode.decoder.Decoder` and
-    `bci_decode.models.decoder.Decoder` both become `bci_decode.Decoder`.
+    `bci_decode.models.decoder.Decoder` both become `bci_decode.Decoder`. A key that the version did
+    not have has its default, which leaves things as they were.
     """
-    return {
+    return {key: value for key, value, _ in described_keys() if key.startswith(FILLED)} | {
         SETTINGS.get(key, key): _without_module(value) if key.endswith("_target_") else value
         for key, value in settings.items()
         if key != DROPPED

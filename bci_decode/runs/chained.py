@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from bci_decode.files import written_whole
-from bci_decode.runs.folder import is_complete, run_folder
+from bci_decode.runs.folder import run_folder
 
 log = logging.getLogger(__name__)
 TABLE = ("chained.csv", "chained.json")
@@ -42,21 +42,21 @@ def cut_configs(config: DictConfig, folder: Path | None = None) -> dict[Path, Di
 
 def run_cuts(
     config: DictConfig,
-    run_one: Callable[[DictConfig, Path], object],
+    run_one: Callable[[DictConfig, Path], bool],
     folder: Path | None = None,
 ) -> Path:
     """Call `run_one(config, folder)` for every run of a configuration, one after another.
 
-    Returns the folder of the run. With several cuts it is the one that holds their folders; the
-    table of their scores is then printed, and written there as `chained.csv` and `chained.json`.
+    It returns whether the run is finished. Returns the folder of the run. With several cuts it is
+    the one that holds their folders; the table of their scores is then printed, and written there
+    as `chained.csv` and `chained.json`, if all of them are finished.
     """
     configs = cut_configs(config, folder)
-    for one, cut_config in configs.items():
-        run_one(cut_config, one)
+    finished = [run_one(cut_config, one) for one, cut_config in configs.items()]
     if config.data.split.cuts is None or config.data.split.cut is not None:
         return next(iter(configs))
     whole = next(iter(configs)).parent
-    if all(map(is_complete, configs)):  # a sweep goes on after a run that failed
+    if all(finished):  # a sweep goes on after a run that failed
         rows = chained_table(list(configs))
         _write(whole, rows)
         log.info("%s", table_text(whole, rows))

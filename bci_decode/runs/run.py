@@ -50,8 +50,9 @@ def run(
     With a chained split, one decoder for each cut is trained, in folders inside the returned one.
     """
 
-    def one(config: DictConfig, folder: Path) -> None:
+    def one(config: DictConfig, folder: Path) -> bool:
         run_one(config, folder, words=words, progress=progress)
+        return True
 
     return run_cuts(config, one, folder)
 

@@ -95,7 +95,7 @@ def _folders(config: DictConfig) -> list[Path]:
     swept = [f"{key}={value}" for key, value in of_experiment.items()]  # a later word overrides
     overrides = OverridesParser.create(config_loader=loader).parse_overrides([*swept, *words])
     jobs = next(iter(BasicSweeper.split_arguments(overrides, None)), [])
-    folders = []
+    folders: list[Path] = []
     for job in jobs:
         composed = loader.load_sweep_config(config, list(job))
         HydraConfig.instance().set_config(composed)  # `names` are made of `hydra:` values
