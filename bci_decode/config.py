@@ -79,7 +79,11 @@ def range_text(limits: dict[str, Any]) -> str:
 
 @dataclass
 class SplitConfig(_Keys):
-    """Training part, then validation part, then test part, in the order of time."""
+    """Training part, then validation part, then test part, in the order of time.
+
+    With `cuts` the split is forward-chained: the session's last `cuts` blocks of equal length are
+    the test parts of as many runs, and each run learns from all bins before its block.
+    """
 
     PREFIX: ClassVar[str] = "data.split."
     first_bins: int | None = key(
@@ -92,7 +96,8 @@ class SplitConfig(_Keys):
     )
     val: float = key(
         0.1,
-        "fraction of the session, or of first_bins, to validate on; 0: no validation part",
+        "fraction of the session, of first_bins, or of the bins before a cut, to validate on; "
+        "0: no validation part",
         low=0,
         below=1,
     )
@@ -103,6 +108,33 @@ class SplitConfig(_Keys):
         low=0,
         below=1,
     )
+    cuts: int | None = key(
+        None, "blocks of forward-chained cross-validation; null: one test part", low=1, high=100
+    )
+    block: float = key(
+        0.12, "fraction of the session in each scored block; only with cuts", above=0, below=1
+    )
+    cut: int | None = key(None, "the one cut to train, from 0; null: all, a run each", low=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cuts is None:
+            if self.cut is not None:
+                remedy = "add data.split=chained"
+                raise BciDecodeError("is for chained splits", field="data.split.cut", remedy=remedy)
+            return
+        if self.cut is not None and self.cut >= self.cuts:
+            raise BciDecodeError(
+                f"is {self.cut} of {self.cuts} cuts",
+                field="data.split.cut",
+                remedy=f"choose 0 to {self.cuts - 1}, or null for all",
+            )
+        if self.first_bins is not None:
+            raise BciDecodeError(
+                "is set beside data.split.cuts",
+                field="data.split.first_bins",
+                remedy="set one of them to null",
+            )
 
 
 @dataclass
@@ -271,7 +303,9 @@ class TrainConfig(_Keys):
     logger: str = key(
         "none", "also log every epoch there", choices=("none", "tensorboard", "mlflow", "wandb")
     )
-    figures: str = key("png", "format of the figures", choices=("png", "pdf", "svg"))
+    figures: str = key(
+        "png", "format of the figures; none: draws none", choices=("png", "pdf", "svg", "none")
+    )
     data_dir: str = key("data", "folder of the recordings")
     output_dir: str = key("outputs", "folder of the runs")
     trajectory: TrajectoryConfig = key(TrajectoryConfig, "")
@@ -320,8 +354,9 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def default_settings() -> dict[str, Any]:
-    """Every key that has a dataclass with its default, {"data.lag": 0.0}."""
-    return {name: default for name, default, _ in described_keys()}
+    """Keys and their defaults, {"data.lag": 0.0}, for runs of before a key existed."""
+    keys = described_keys()
+    return {name: default for name, default, _ in keys if not name.startswith("names.")}
 
 
 def described_keys(group: type = TrainConfig, prefix: str = "") -> Iterator[tuple[str, Any, str]]:

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import traceback
+from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
@@ -22,11 +23,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 import bci_decode
 from bci_decode.errors import BciDecodeError, one_line, silence_stdout
-from bci_decode.runs.compose import CONF, quote_path, register_configs
-from bci_decode.runs.folder import record_failure, remove_empty_parents, run_folder
+from bci_decode.runs.chained import run_cuts
+from bci_decode.runs.compose import CONF, hydra_word, register_configs
+from bci_decode.runs.folder import record_failure, remove_empty_parents, run_name
 from bci_decode.runs.messages import error_line
 from bci_decode.runs.ownership import RunBusy
-from bci_decode.runs.run import run
+from bci_decode.runs.run import run_one
 from bci_decode.runs.sweep import SweepReport, end_of_sweep
 
 log = logging.getLogger(__name__)
@@ -34,18 +36,23 @@ log = logging.getLogger(__name__)
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def _job(config: DictConfig) -> None:
-    """A run, alone or of a sweep; an error is one line, and in a sweep also in failed.txt."""
+    """What one command line trains, alone or of a sweep: a run, or one for each cut."""
     logging.raiseExceptions = False  # a reader that closed the pipe (`head`, say) stops no run
-    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
-        folder = run_folder(config)
+        run_cuts(config, _run)
     except (BciDecodeError, OmegaConfBaseException) as mistake:
         _exit(error_line(mistake))
+
+
+def _run(config: DictConfig, folder: Path) -> bool:
+    """Whether a run is finished; an error is one line, and in a sweep also in failed.txt."""
+    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         if in_sweep:
-            _name_lines("/".join(folder.parts[-3:]))
-        run(config, folder, words=HydraConfig.get().overrides.task)
+            _name_lines(run_name(folder).partition("/")[2])
+        run_one(config, folder, words=HydraConfig.get().overrides.task)
         record_failure(folder, None)
+        return True
     except (BciDecodeError, OmegaConfBaseException) as mistake:
         if not in_sweep:
             remove_empty_parents(folder)
@@ -64,6 +71,7 @@ def _job(config: DictConfig) -> None:
             sys.exit(1)
         line = f"{type(fault).__name__}: {one_line(fault)}"
         record_failure(folder, f"{line}\n{traceback.format_exc()}")
+    return False
 
 
 def _name_lines(run_name: str) -> None:
@@ -123,7 +131,7 @@ def _normalize_argv(words: list[str]) -> list[str]:
     """
     words = sorted(words, key=lambda word: word not in ("-m", "--multirun"))
     every = "session=glob(*,exclude=[local,simulated])"
-    return [re.sub(r"^session=glob\(\*\)$", every, quote_path(word)) for word in words]
+    return [re.sub(r"^session=glob\(\*\)$", every, hydra_word(word)) for word in words]
 
 
 class _CallableCommand(ModuleType):

@@ -25,15 +25,17 @@ def write_run(
     root: Path, session="own", model="gru", seed=0, x: float | None = 0.5, y=0.7, bins=100,
     losses=(90, 80, 40, 30),
     val=(9, 8, 7, 8), experiment="default", md5=None, target="velocity", unit="mm/s", hidden=16,
-    closed_form=False, **data,
+    closed_form=False, cuts: int | None = None, cut=0, **data,
 ) -> Path:  # fmt: skip
     """A finished run whose target varies by 100 on the test part.
 
-    `losses`, `val`: at epochs 0, 1, ...; of a model in closed form the first loss at epoch 1.
+    `losses`, `val`: at epochs 0, 1, ...; of a model in closed form the first loss at epoch 1. With
+    `cuts` it is the run of one `cut` of a chained split.
     """
     if closed_form:
         losses, val = losses[:1], val and val[:1]
     folder = root / experiment / session / model / f"seed{seed}"
+    folder = folder / f"cut{cut}" if cuts else folder
     folder.mkdir(parents=True)
     parts = ["train", "val", "test"] if val else ["train", "test"]
     metrics = {
@@ -62,6 +64,8 @@ def write_run(
         "model": {"recurrent": {"hidden_size": hidden}},
         "trainer": {"epochs": 3, "device": f"device of seed {seed}", "monitor_layers": seed > 0},
     }
+    if cuts:
+        settings["data"]["split"] = {"cuts": cuts, "cut": cut, "val": 0.1 if val else 0.0}
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     history = pd.DataFrame({"epoch": np.arange(len(losses)) + closed_form, "test_loss": losses})
     history["val_loss"], history["lr"] = val or NAN, NAN if closed_form else 0.1

@@ -90,6 +90,8 @@ def _run_label(run: Run, group: ProtocolGroup) -> str:
         parts.append(str(run.metrics["session"]))
     if len({other.metrics["seed"] for other in group.runs}) > 1:
         parts.append(f"seed {run.metrics['seed']}")
+    if run.cut is not None:
+        parts.append(f"cut {run.cut}")
     return ", ".join(parts)
 
 
@@ -183,4 +185,6 @@ def _title(group: ProtocolGroup) -> str:
     seeds = sorted({run.metrics["seed"] for run in group.runs})
     first = sessions[0] if len(sessions) == 1 else f"{len(sessions)} sessions"
     runs = f"{first}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    if cuts := {run.cut for run in group.runs} - {None}:
+        runs += f", {len(cuts)} cuts"
     return fill(group.name, TITLE_WIDTH) + "\n" + fill(runs, TITLE_WIDTH)

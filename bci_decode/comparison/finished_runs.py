@@ -19,7 +19,10 @@ from bci_decode.runs.folder import FAILED, RUNNING, working_folder
 SCORES = {"r2_x": "test_r2_x", "r2_y": "test_r2_y", "r2": "test_r2"}  # of a session: of a run
 # settings that runs must share before a table may hold both
 PROTOCOL = ("data.", "optimizer.", "scheduler.", "trainer.", "init_from")
-FREE = tuple(f"trainer.{key}" for key in ("device", "threads", "monitor_layers", "profile"))
+FREE = (
+    *(f"trainer.{key}" for key in ("device", "threads", "monitor_layers", "profile")),
+    "data.split.cut",  # runs of all cuts make one score
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +40,14 @@ class Run:
         return self.metrics["model"]
 
     @property
+    def cut(self) -> int | None:
+        """The cut of a chained split that the run is of; None with any other split."""
+        return self.settings.get("data.split.cut")
+
+    @property
     def label(self) -> str:
-        return f"{self.metrics['session']} {self.model} seed {self.metrics['seed']}"
+        cut = "" if self.cut is None else f" cut {self.cut}"
+        return f"{self.metrics['session']} {self.model} seed {self.metrics['seed']}{cut}"
 
     @property
     def recording(self) -> str:
@@ -52,10 +61,12 @@ class Run:
         Experiment and kind of recording are among them. A setting that is null counts as absent.
         """
         about = {key: self.metrics[key] for key in ("experiment", "recording")}
+        chained = self.settings.get("data.split.cuts") is not None
+        unused = () if chained else ("data.split.block",)
         return about | {
             key: value
             for key, value in self.settings.items()
-            if key.startswith(PROTOCOL) and key not in FREE and value is not None
+            if key.startswith(PROTOCOL) and key not in (*FREE, *unused) and value is not None
         }
 
     @property
@@ -88,7 +99,9 @@ class Run:
         return {
             **{key: about[key] for key in ("experiment", "session", "recording")},
             "monkey": monkey_of(about["session"]),
-            **{key: about[key] for key in ("model", "seed", "select_on", "best_epoch", "epochs")},
+            **{key: about[key] for key in ("model", "seed")},
+            "cut": self.cut,
+            **{key: about[key] for key in ("select_on", "best_epoch", "epochs")},
             **{name: _number(test[key]) for key, name in SCORES.items()},
             "test_loss": float(about["loss"]["test"]),
             "plateau": self.plateau,

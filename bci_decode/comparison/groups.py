@@ -10,6 +10,7 @@ from typing import Any
 
 from bci_decode.comparison.finished_runs import IncompleteRuns, Run
 from bci_decode.errors import BciDecodeError
+from bci_decode.runs.folder import model_folder
 from bci_decode.style import BIDIRECTIONAL, model_order
 
 
@@ -118,7 +119,7 @@ def _require_equal(
 
 
 def missing_runs(groups: list[ProtocolGroup], incomplete: IncompleteRuns) -> list[str]:
-    """Runs that were never started though another model of their group has that session and seed.
+    """Runs that were never started, of a session, seed and cut that another model of a group has.
 
     Decoders of one direction and of both are separate here: neither demands runs of the other.
     """
@@ -133,16 +134,18 @@ def missing_runs(groups: list[ProtocolGroup], incomplete: IncompleteRuns) -> lis
 
 
 def _expected_folders(group: ProtocolGroup, model: str) -> list[Path]:
-    """Folders of a model's runs of all (session, seed) that only other models of a group have."""
+    """Folders of a model's runs of all (session, seed, cut) that only other models have."""
     own = group.of_model(model)
     done = {_place(run) for run in own}
     peers = [run for run in group.runs if _both_directions(run.model) == _both_directions(model)]
     wanted = {_place(run): run.folder for run in peers if _place(run) not in done}
-    return [path.parents[1] / own[0].folder.parent.name / path.name for path in wanted.values()]
+    name = model_folder(own[0].folder).name
+    models = ((path, model_folder(path)) for path in wanted.values())
+    return [model.with_name(name) / path.relative_to(model) for path, model in models]
 
 
-def _place(run: Run) -> tuple[str, int]:
-    return run.metrics["session"], run.metrics["seed"]
+def _place(run: Run) -> tuple[str, int, int | None]:
+    return run.metrics["session"], run.metrics["seed"], run.cut
 
 
 def _both_directions(model: str) -> bool:

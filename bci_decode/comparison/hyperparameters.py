@@ -8,6 +8,7 @@ import pandas as pd
 
 from bci_decode.comparison.finished_runs import Run
 from bci_decode.comparison.groups import ProtocolGroup, differing_keys
+from bci_decode.comparison.tables import mean_error, run_table, session_table
 from bci_decode.errors import BciDecodeError
 
 
@@ -51,7 +52,9 @@ def _table(family: list[ProtocolGroup], keys: list[str]) -> pd.DataFrame:
         for runs in [group.of_model(model)]
     ]
     rows.sort(key=lambda row: [_rank(row[key]) for key in keys])
-    return pd.DataFrame(rows)
+    # as they are: a whole number stays one beside a model that has no such setting
+    values = {key: pd.Series([row[key] for row in rows], dtype=object) for key in keys}
+    return pd.DataFrame(rows).assign(**values)
 
 
 def _rank(value: Any) -> tuple[bool, float, str]:
@@ -62,15 +65,10 @@ def _rank(value: Any) -> tuple[bool, float, str]:
 
 def _mean_and_se(runs: list[Run]) -> dict[str, float]:
     """Mean of R2 over sessions, and its standard error from the spread over the seeds of each."""
-    scores = pd.DataFrame(
-        [(run.metrics["session"], run.metrics["scores"]["test"]["r2"]) for run in runs],
-        columns=["session", "r2"],
-    )
-    by_session = scores.astype({"r2": float}).groupby("session")["r2"]
-    errors = by_session.sem()  # empty with a single seed
+    sessions = session_table(run_table(runs))
     return {
-        "sessions": len(errors),
+        "sessions": len(sessions),
         "runs": len(runs),
-        "mean R²": by_session.mean().mean(),
-        "SE over seeds": float((errors**2).sum(skipna=False) ** 0.5 / len(errors)),
+        "mean R²": sessions["r2"].mean(),
+        "SE over seeds": mean_error(sessions["se_r2"]),
     }

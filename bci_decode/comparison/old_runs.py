@@ -24,7 +24,8 @@ def present_settings(settings: dict[str, Any]) -> dict[str, Any]:
     This project's classes are without their modules.
 
     A class keeps its name when it moves to another module: `bci_decode.decoder.Decoder` and
-    `bci_decode.models.decoder.Decoder` both become `bci_decode.Decoder`.
+    `bci_decode.models.decoder.Decoder` both become `bci_decode.Decoder`. A key that the version did
+    not have has its default, which leaves things as they were.
     """
     return default_settings() | {
         SETTINGS.get(key, key): _without_module(value) if key.endswith("_target_") else value

@@ -35,12 +35,13 @@ def model_pairs(models: list[str], baseline: str) -> list[tuple[str, str]]:
 
 
 def matched_runs(table: pd.DataFrame, model: str, base: str) -> pd.DataFrame:
-    """Of a run table, the runs of two models whose session and seed both models have.
+    """Of a run table, the runs of two models whose session, seed and cut both models have.
 
     A seed of only one of them would bias the pair of means.
     """
     runs = table[table["model"].isin((model, base))]
-    models_there = runs.groupby(["session", "seed"])["model"].transform("nunique")
+    places = runs.groupby(["session", "seed", "cut"], dropna=False)
+    models_there = places["model"].transform("nunique")
     return runs[models_there == 2]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
@@ -17,6 +18,7 @@ from bci_decode.comparison.tables import (
     holdout_table,
     loss_table,
     markdown,
+    partial_seeds,
     run_table,
     score_table,
     session_table,
@@ -26,7 +28,7 @@ from bci_decode.style import model_label, model_order
 
 SCORE_LABELS = {"r2": "mean of x and y", "r2_x": "x", "r2_y": "y"}
 COLUMNS = [
-    "experiment", "session", "model", "seed", "select_on", "best_epoch", "epochs", "test_r2",
+    "experiment", "session", "model", "seed", "cut", "select_on", "best_epoch", "epochs", "test_r2",
     "test_r2_x", "test_r2_y", "test_loss", "plateau", "half_plateau_epoch", "seconds",
 ]  # fmt: skip
 
@@ -89,7 +91,8 @@ def _by_setting(groups: list[ProtocolGroup], by: str | None) -> list[str]:
     lines = []
     for name, table in hyperparameter_tables(groups, by).items():
         keys = [key for key in table if "." in key]  # three decimals would not do for them
-        shown = _labeled(table).astype(dict.fromkeys(keys, str))
+        text = {key: ["" if one is None else str(one) for one in table[key]] for key in keys}
+        shown = _labeled(table).assign(**text)
         lines += [
             f"## Test R² by setting: {name}\n",
             "Mean over sessions; SE: standard error over seeds, empty with one seed.\n",
@@ -101,7 +104,7 @@ def _by_setting(groups: list[ProtocolGroup], by: str | None) -> list[str]:
 def _part(group: ProtocolGroup, baseline: str, published: Published) -> str:
     table = run_table(group.runs)
     sessions = session_table(table)
-    lines = [f"## {group.name}\n", _protocol(group), *_scores(sessions), *_holdout(table)]
+    lines = [f"## {group.name}\n", _protocol(group), *_scores(table, sessions), *_holdout(table)]
     lines += [*_tests(table, baseline), *_epochs(table)]
     if published.text:
         lines.append(published.text)
@@ -109,7 +112,8 @@ def _part(group: ProtocolGroup, baseline: str, published: Published) -> str:
         lines += ["### Sessions, mean over seeds\n", _by_session(sessions, published.sessions)]
     lines += _losses(group, published.losses)
     if len(group.runs) <= MAX_LISTED:
-        lines += ["### Test scores at the best epoch\n", markdown(table[COLUMNS])]
+        columns = [key for key in COLUMNS if key != "cut" or table["cut"].notna().any()]
+        lines += ["### Test scores at the best epoch\n", markdown(table[columns])]
     else:
         lines.append(f"The {len(group.runs)} runs one by one: `sessions.csv`.\n")
     return "\n".join(lines)
@@ -118,22 +122,49 @@ def _part(group: ProtocolGroup, baseline: str, published: Published) -> str:
 def _protocol(group: ProtocolGroup) -> str:
     about, settings = group.runs[0].metrics, group.runs[0].settings
     protocol = about["protocol"]
-    first, share = settings.get("data.split.first_bins"), settings.get("data.split.val")
-    training = f"first {first} bins" if first else f"first {settings.get('data.split.train')}"
-    validation = f"{share} of {'them' if first else 'it'}" if share else "none of its own"
     return (
         f"Protocol: {protocol['target']} in {protocol['unit']} of {protocol['source']}; bins of "
         f"{1000 * protocol['bin_width_s']:g} ms, lag {protocol['lag_s']:g} s; units: "
-        f"{protocol['units']}; training part: {training} of a session, validation part: "
-        f"{validation}, test part: the rest; up to {settings.get('trainer.epochs')} epochs, the "
-        f"best one by {about['selection_rule']}. Recordings: {group.recording}.\n"
+        f"{protocol['units']}; {_split(settings)}; up to {settings.get('trainer.epochs')} epochs, "
+        f"the best one by {about['selection_rule']}. Recordings: {group.recording}.\n"
     )
 
 
-def _scores(sessions: pd.DataFrame) -> list[str]:
-    table = _labeled(score_table(sessions))
-    text = ["### Test R² over sessions\n", "Mean over seeds first; weights: test bins.\n"]
-    text.append(markdown(table))
+def _split(settings: dict[str, Any]) -> str:
+    first, share, cuts = (
+        settings.get(f"data.split.{key}") for key in ("first_bins", "val", "cuts")
+    )
+    if cuts:
+        return (
+            f"forward-chained cross-validation: {cuts} cuts, each trained on all bins before a "
+            f"test block of {settings.get('data.split.block')} of the session, validation part: "
+            + (f"the last {share} of those bins" if share else "none")
+        )
+    training = f"first {first} bins" if first else f"first {settings.get('data.split.train')}"
+    validation = f"{share} of {'them' if first else 'it'}" if share else "none of its own"
+    return (
+        f"training part: {training} of a session, validation part: {validation}, test part: the "
+        "rest"
+    )
+
+
+def _scores(table: pd.DataFrame, sessions: pd.DataFrame) -> list[str]:
+    chained = bool(table["cut"].notna().any())
+    note = (
+        f"Mean over {'cuts, then over seeds,' if chained else 'seeds'} first; weights: test bins."
+    )
+    scored = score_table(sessions)
+    if scored["SE over seeds"].isna().all():
+        scored = scored.drop(columns="SE over seeds")
+    else:
+        note += (
+            f" SE over seeds: of the plain mean{', each seed its mean over cuts' * chained}; empty "
+            "where a session has one seed."
+        )
+    if partial := partial_seeds(table):
+        note += f" Seeds that lack a cut, and are in no mean: {', '.join(partial)}."
+    table = _labeled(scored)
+    text = ["### Test R² over sessions\n", note + "\n", markdown(table)]
     without = sessions[sessions[["r2", "r2_x", "r2_y"]].isna().any(axis=1)]
     if len(without):
         names = ", ".join(f"{row.session} {row.model}" for row in without.itertuples())

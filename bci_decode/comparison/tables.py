@@ -18,11 +18,11 @@ ALL = "all"
 
 
 def run_table(runs: list[Run]) -> pd.DataFrame:
-    """A row for each run (see `Run.row`), in the order of experiment, session, model and seed."""
+    """A row for each run (see `Run.row`), by experiment, session, model, seed and cut."""
     order = model_order(run.model for run in runs)
     table = pd.DataFrame([run.row() for run in runs])
     keys = table.assign(model=table["model"].map(order.index))
-    columns = ["experiment", "session", "model", "seed"]
+    columns = ["experiment", "session", "model", "seed", "cut"]
     return table.loc[keys.sort_values(columns).index].reset_index(drop=True)
 
 
@@ -60,13 +60,43 @@ def loss_table(group: ProtocolGroup) -> pd.DataFrame:
 
 
 def session_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The mean over the seeds: a row for each session and model.
+    """The mean over cuts, then over seeds: a row for each session and model.
 
-    Columns: monkey, session, model, `seeds`, `test_bins`, `r2_x`, `r2_y`, `r2`.
+    Columns: monkey, session, model, `seeds`, `test_bins` (of all cuts), `r2_x`, `r2_y`, `r2`, and
+    with `se_` before the name of a score its standard error: the sample SD over the seeds, each its
+    mean over the cuts, divided by the root of their number; NaN with one seed. Seeds that lack a
+    cut are in no mean: see `partial_seeds`.
     """
-    scores = {name: (column, _strict_mean) for name, column in SCORES.items()}
-    by = table.groupby(["monkey", "session", "model"], as_index=False)
-    return by.agg(seeds=("seed", "size"), test_bins=("test_bins", "first"), **scores)
+    seeds = seed_table(table)
+    by = seeds[~seeds["partial"]].groupby(["monkey", "session", "model"], as_index=False)
+    means = {name: (name, _strict_mean) for name in SCORES}
+    errors = {f"se_{name}": (name, _standard_error) for name in SCORES}
+    return by.agg(seeds=("seed", "size"), test_bins=("test_bins", "first"), **means, **errors)
+
+
+def seed_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The mean over cuts: a row for each session, model and seed.
+
+    `partial` marks seeds with fewer cuts than others of the session: the blocks are not equally
+    hard, so that their mean is of something else.
+    """
+    by = table.groupby(["monkey", "session", "model", "seed"], as_index=False)
+    means = {name: (column, _strict_mean) for name, column in SCORES.items()}
+    seeds = by.agg(cuts=("seed", "size"), test_bins=("test_bins", "sum"), **means)
+    most = seeds.groupby("session")["cuts"].transform("max")
+    return seeds.assign(partial=seeds["cuts"] < most)
+
+
+def partial_seeds(table: pd.DataFrame) -> list[str]:
+    """The seeds of a run table that lack a cut, in words."""
+    seeds = seed_table(table)
+    return [
+        f"{row.session} {row.model} seed {row.seed}" for row in seeds[seeds["partial"]].itertuples()
+    ]
+
+
+def _standard_error(values: pd.Series) -> float:
+    return values.sem(skipna=False)
 
 
 def _strict_mean(values: pd.Series) -> float:
@@ -86,8 +116,20 @@ def mean_and_sd(values, weights=None) -> tuple[float, float]:
     return mean, spread if len(values) > 1 else float("nan")
 
 
+def mean_error(errors) -> float:
+    """The standard error of a mean over sessions from those of its sessions; NaN if one has none.
+
+    It says how far other seeds would move the mean of these sessions, not what others would score.
+    """
+    errors = np.asarray(errors, dtype=float)
+    return float(np.sqrt((errors**2).sum()) / len(errors)) if len(errors) else float("nan")
+
+
 def score_table(sessions: pd.DataFrame) -> pd.DataFrame:
-    """Mean and SD of R2 over sessions by monkey, model, axis; plain and weighted by test bins."""
+    """Mean and SD of R2 over sessions by monkey, model, axis; plain and weighted by test bins.
+
+    The last column is the standard error over seeds of the plain mean: see `mean_error`.
+    """
     names = set(sessions["monkey"])
     known = sorted(monkeys() & names) if len(names) > 1 else []
     rows = []
@@ -99,8 +141,10 @@ def score_table(sessions: pd.DataFrame) -> pd.DataFrame:
             if len(scored):
                 plain = mean_and_sd(scored[score])
                 weighted = mean_and_sd(scored[score], scored["test_bins"])
-                rows.append((monkey, model, score, len(scored), *plain, *weighted))
+                error = mean_error(scored[f"se_{score}"])
+                rows.append((monkey, model, score, len(scored), *plain, *weighted, error))
     columns = ["monkey", "model", "score", "sessions", "mean", "SD", "weighted mean", "weighted SD"]
+    columns.append("SE over seeds")
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -15,13 +15,19 @@ def split_in_time(bins: int, bin_width: float, config: SplitConfig, window_lengt
     """Bins of the training, validation and test parts, in this order and `gap` seconds apart.
 
     With `first_bins` those are the training part, their last `val` share is the validation part,
-    and the rest is the test part. Otherwise `train` and `val` are shares of all bins. With
+    and the rest is the test part. With `cuts` the test part is block `cut` of as many blocks at the
+    session's end: see `chained_block`. Otherwise `train` and `val` are shares of all bins. With
     `val_from_test` "val" and "holdout" are slices of the test part: its beginning, which may select
     an epoch, and its end, on which nothing is selected. Raises `BciDecodeError` naming the key to
     change where a part would not hold a window.
     """
     gap = math.ceil(config.gap / bin_width - 1e-9)
-    if config.first_bins is None:
+    test_end = bins
+    if config.cuts is not None:
+        test = chained_block(bins, config)
+        val_end, test_end = test.start - gap, test.stop
+        train_end = val_end - round(test.start * config.val)
+    elif config.first_bins is None:
         if config.train == 0 or config.train + config.val >= 1:
             raise BciDecodeError(
                 f"are {config.train} and {config.val}",
@@ -35,12 +41,29 @@ def split_in_time(bins: int, bin_width: float, config: SplitConfig, window_lengt
     slices = {
         "train": slice(0, train_end),
         "val": slice(train_end + gap, val_end),
-        "test": slice(val_end + gap, bins),
+        "test": slice(val_end + gap, test_end),
     }
     if config.val == 0:
         del slices["val"]
     _check_lengths(bins, slices, config, window_length)
     return slices | _slices_of_test(slices["test"], config, window_length, gap)
+
+
+def chained_block(bins: int, config: SplitConfig) -> slice:
+    """The block of bins that `config.cut` is scored on; a run learns only from bins before it.
+
+    The `cuts` blocks hold round(block * bins) bins each, touch each other and end with the session.
+    A gap shortens what is learned from, never a block.
+    """
+    if config.cuts is None or config.cut is None:
+        raise BciDecodeError(
+            "is null, which means several splits",
+            field="data.split.cut",
+            remedy="choose one cut, from 0",
+        )
+    size = round(config.block * bins)
+    start = bins - (config.cuts - config.cut) * size
+    return slice(start, start + size)
 
 
 def _slices_of_test(test: slice, config: SplitConfig, window_length: int, gap: int) -> Slices:
@@ -102,6 +125,9 @@ def _check_lengths(bins: int, slices: Slices, config: SplitConfig, window_length
             keys = "data.split.first_bins"
             enough = f"{slices['test'].start + rest}, {rest} of them for the test part"
     left = ", ".join(f"{lengths[name]} for {name}" for name in short)
+    if config.cuts is not None:
+        keys = "data.split.cuts, data.split.block, data.split.val or data.split.gap"
+        left += f" of cut {config.cut} of {config.cuts}"
     raise BciDecodeError(
         f"the session has {bins} bins, that leaves {left}, but it takes {enough}",
         remedy=f"change {keys}, or data.window.length (now {window_length})",

@@ -59,8 +59,14 @@ def key_table() -> str:
     return "\n".join(f"  {key:<32} {meaning}" for key, meaning in keys)
 
 
-def quote_path(word: str) -> str:
-    """A word that sets a path, quoted for Hydra unless it is quoted or a sweep already."""
+def hydra_word(word: str) -> str:
+    """A word of the command line as Hydra reads it.
+
+    `data.split=chained` chooses a file of a group, which Hydra calls `data/split`. A path is quoted
+    unless it is quoted or a sweep already.
+    """
+    if re.fullmatch(r"data\.split=[A-Za-z_][\w,]*", word):
+        return word.replace("data.split", "data/split", 1)
     name, _, path = word.partition("=")
     plain = re.fullmatch(r"[\w./:-]*", path, re.ASCII)
     if name not in PATHS or plain or path[0] in "'\"" or re.search(r",|\$\{|^\w+\(.*\)$", path):
@@ -75,7 +81,7 @@ def compose_config(*words: str) -> DictConfig:
         raise BciDecodeError("no such folder", file=CONF, remedy="install the project again")
     register_configs()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        quoted = [quote_path(word) for word in words]
+        quoted = [hydra_word(word) for word in words]
         try:
             config = hydra.compose("train", quoted, return_hydra_config=True)
         except (HydraException, OmegaConfBaseException) as mistake:

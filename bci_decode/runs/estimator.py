@@ -17,6 +17,7 @@ from bci_decode.data.dataset import Dataset, Part, Scaler, Window
 from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation.decoding import predictor
 from bci_decode.runs.build import build_decoder, instantiate
+from bci_decode.runs.chained import cut_configs
 from bci_decode.runs.compose import compose_config, typed_config
 from bci_decode.runs.load import LoadedRun, load_run
 from bci_decode.runs.run import run
@@ -37,7 +38,8 @@ def train(
 
     `session` is a file, the name of a published session in `data/`, or None for the simulated one;
     `overrides` are words of the command line such as "data.lag=0.06". A finished run of the same
-    settings is loaded, not repeated.
+    settings is loaded, not repeated. With a chained split all cuts are trained, and the decoder of
+    the last one is loaded, which has the most training bins.
     """
     words = [f"output_dir={output_dir}", *overrides]
     if model is not None:
@@ -46,7 +48,9 @@ def train(
         known = str(session) in catalog() or str(session) == "simulated"
         own = ["session=local", f"session.path={session}"]
         words = ([f"session={session}"] if known else own) + words
-    return load_run(run(compose_config(*words), words=words, progress=progress))
+    config = compose_config(*words)
+    run(config, words=words, progress=progress)
+    return load_run(list(cut_configs(config))[-1])
 
 
 class RNNDecoder(RegressorMixin, BaseEstimator):

@@ -24,11 +24,13 @@ SATURATED = "saturated_"  # columns of trainer.monitor_layers
 
 def figure_files(folder: Path, kind: str) -> list[Path]:
     """The figures that every run has."""
-    return [folder / f"{name}.{kind}" for name in FIGURES]
+    return [] if kind == "none" else [folder / f"{name}.{kind}" for name in FIGURES]
 
 
 def draw_run(folder: Path, kind: str = "png", trajectory: TrajectoryConfig | None = None) -> None:
     """Draw loss, R2 and trajectory of a finished run into its folder, and layers if monitored."""
+    if kind == "none":
+        return
     history = pd.read_csv(folder / "history.csv")
     metrics = json.loads((folder / "metrics.json").read_text())
     title = run_title(metrics)

@@ -1,14 +1,15 @@
 """The folder of a run: its name, its files, whether the run in it is finished, why it failed.
 
 `<output_dir>/<experiment>/<session>/<model>[-bidirectional][-<target>]/seed<k>/` is the same for
-the same command. A run trains in `seed<k>.running/` beside it, which is renamed when the run
-finishes.
+the same command. With a chained split, each cut is a run in `seed<k>/cut<j>/`. A run trains in
+`seed<k>.running/` beside its folder, which is renamed when the run finishes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,10 @@ def is_bidirectional(config: DictConfig) -> bool:
 
 
 def run_folder(config: DictConfig) -> Path:
-    """The folder of a configuration's run; names that lead out of `output_dir` are refused."""
+    """The folder of a configuration's run; names that lead out of `output_dir` are refused.
+
+    With a chained split and no `data.split.cut` it is the seed's, which holds the runs of all cuts.
+    """
     output, session = str(config.output_dir or "").strip(), str(config.session.name or "")
     if not output:
         raise BciDecodeError("is empty", field="output_dir", remedy="name a folder, outputs say")
@@ -66,7 +70,21 @@ def run_folder(config: DictConfig) -> Path:
     target = config.data.target
     name = decoder_name(config.names.model, is_bidirectional(config))
     name += f"-{target}" * (target != "velocity")
-    return relative(Path(output, config.names.experiment, session, name, f"seed{config.seed}"))
+    folder = relative(Path(output, config.names.experiment, session, name, f"seed{config.seed}"))
+    split = config.data.split
+    return folder if split.cuts is None or split.cut is None else folder / f"cut{split.cut}"
+
+
+def model_folder(folder: Path) -> Path:
+    """The folder of the model that a run's folder lies in: above those of seed and cut."""
+    within = folder.parent if re.fullmatch(r"cut\d+", folder.name) else folder
+    return within.parent
+
+
+def run_name(folder: Path) -> str:
+    """Experiment, session, model, seed and cut of a run's folder, with slashes between."""
+    depth = len(folder.relative_to(model_folder(folder)).parts) + 3
+    return "/".join(folder.parts[-depth:])
 
 
 def relative(folder: Path) -> Path:
@@ -116,7 +134,7 @@ def conflict(folder: Path, content: str) -> BciDecodeError:
 
 def settings_conflict(folder: Path, changed: dict[str, tuple[Any, Any]]) -> BciDecodeError:
     """The error that a folder holds a run with other settings, and with which."""
-    if "names.model" in changed and changed["names.model"][0] in ("", "absent"):
+    if "names.model" in changed and changed["names.model"][0] == "absent":
         return conflict(folder, "a run of an earlier version of this project")
     shown = [f"{key}={there}, here {here}" for key, (there, here) in list(changed.items())[:4]]
     more = "; ..." * (len(changed) > 4)
@@ -174,8 +192,10 @@ def remove_unused(folder: Path) -> None:
 
 
 def remove_empty_parents(folder: Path) -> None:
-    """Remove the folders of model, session and experiment if no run is in them."""
-    for path in folder.parents[:3]:
+    """Remove the folders of seed, model, session and experiment if no run is in them."""
+    model = model_folder(folder)
+    above = folder.relative_to(model).parts[:-1]  # folders between model and run
+    for path in folder.parents[: len(above) + 3]:
         try:
             path.rmdir()
         except FileNotFoundError:

@@ -80,7 +80,8 @@ def claim(folder: Path, settings: dict[str, Any], overwrite: bool) -> Path | Non
         return working
     if folder.exists() and not is_complete(folder):
         _adopt(folder, working)
-    finished = changed_settings(folder, settings) if folder.exists() else None
+    holds_run = any((folder / name).exists() for name in RUN_FILES)  # else files of the user
+    finished = changed_settings(folder, settings) if holds_run else None
     begun = (working / "config.yaml").exists()
     changed = changed_settings(working, settings) if begun else {}
     if finished == {} and not (begun and not changed and (working / "last.pt").exists()):
@@ -138,7 +139,7 @@ def start(folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
         shutil.rmtree(working)  # without a config.yaml it is a start that failed at once
     begun = working.exists()
     working.mkdir(parents=True, exist_ok=True)
-    if folder.exists() and not begun and not overwrite:
+    if (folder / "config.yaml").exists() and not begun and not overwrite:
         names = [*RESUMED, *(path.name for path in folder.glob(EVENTS))]
         for name in (name for name in names if (folder / name).exists()):
             shutil.copyfile(folder / name, working / name)

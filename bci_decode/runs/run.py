@@ -1,6 +1,7 @@
 """One run: session -> bins -> parts -> model -> training or fit -> report and figures, in a folder.
 
-`run` needs a composed configuration and no Hydra application around it.
+`run` needs a composed configuration and no Hydra application around it. With a chained split it is
+as many runs as there are cuts: see `runs.chained`.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from omegaconf import DictConfig
 from bci_decode.config import TrainConfig, TrajectoryConfig
 from bci_decode.files import expand_user, md5_of
 from bci_decode.runs.build import build_decoder, instantiate, session_file
+from bci_decode.runs.chained import run_cuts
 from bci_decode.runs.compose import plain, typed_config
 from bci_decode.runs.folder import (
     check_same_data,
     decoder_name,
     file_stat,
     is_bidirectional,
-    run_folder,
+    run_name,
     working_folder,
 )
 from bci_decode.runs.ownership import claim, finish, locked, start
@@ -45,13 +47,25 @@ def run(
 
     `folder` is by default the one that the configuration names. A finished run is not repeated, an
     interrupted one resumes. `words` are those of the command line, to name them in error messages.
+    With a chained split, one decoder for each cut is trained, in folders inside the returned one.
     """
+
+    def one(config: DictConfig, folder: Path) -> bool:
+        run_one(config, folder, words=words, progress=progress)
+        return True
+
+    return run_cuts(config, one, folder)
+
+
+def run_one(
+    config: DictConfig, folder: Path, *, words: Sequence[str] = (), progress: bool = True
+) -> None:
+    """The run of one folder; of a chained split, that of one cut."""
     typed = typed_config(config)
     settings = plain(config)
     if typed.init_from:  # the same run from whatever folder the command is given in
         settings["init_from"] = str(expand_user(typed.init_from).resolve())
     config = DictConfig(settings)
-    folder = folder or run_folder(config)
     with locked(folder):
         working = claim(folder, settings, typed.overwrite)
         data_file = session_file(config, words)
@@ -61,7 +75,6 @@ def run(
         else:
             job = _Job(config, typed, settings, folder, data_file, words, progress)
             job.run()
-    return folder
 
 
 def _report_finished(folder: Path, config: TrainConfig) -> None:
@@ -120,8 +133,7 @@ class _Job:
             train = self._training(decoder, data, recording["md5"])
         # only now: all settings are valid
         start(self.folder, self.settings, self.typed.overwrite)
-        name = "/".join(self.folder.parts[-4:])
-        tool = self.typed.logger, self.working, name, self.settings
+        tool = self.typed.logger, self.working, run_name(self.folder), self.settings
         with logged_to(self.working / "train.log"), experiment_logger(*tool) as logger:
             self._log_beginning(data, decoder)
             history = train(lambda row: logger.log(row, int(row["epoch"])))

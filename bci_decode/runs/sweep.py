@@ -23,11 +23,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bci_decode.errors import BciDecodeError
+from bci_decode.runs.chained import cut_configs
 from bci_decode.runs.folder import (
     failure,
     is_complete,
     record_failure,
-    run_folder,
     working_folder,
 )
 
@@ -95,11 +95,11 @@ def _folders(config: DictConfig) -> list[Path]:
     swept = [f"{key}={value}" for key, value in of_experiment.items()]  # a later word overrides
     overrides = OverridesParser.create(config_loader=loader).parse_overrides([*swept, *words])
     jobs = next(iter(BasicSweeper.split_arguments(overrides, None)), [])
-    folders = []
+    folders: list[Path] = []
     for job in jobs:
         composed = loader.load_sweep_config(config, list(job))
         HydraConfig.instance().set_config(composed)  # `names` are made of `hydra:` values
-        folders.append(run_folder(composed))
+        folders += cut_configs(composed)
     HydraConfig.instance().set_config(config)
     return folders
 
