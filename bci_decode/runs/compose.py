@@ -89,7 +89,11 @@ def compose_config(*words: str) -> DictConfig:
     choices = config.hydra.runtime.choices
     with open_dict(config):
         del config["hydra"]
-    config.names.experiment, config.names.model = choices["experiment"], choices["model"]
+    names = {"experiment": choices["experiment"], "model": choices["model"]}
+    given = OmegaConf.to_container(config.names, resolve=False)
+    for key, name in names.items():  # unless an experiment gives a name of its own
+        if str(given[key]).startswith("${hydra:"):
+            config.names[key] = name
     return config
 
 
