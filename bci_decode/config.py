@@ -267,6 +267,15 @@ class TrainerConfig(_Keys):
 
 
 @dataclass
+class DropoutConfig(_Keys):
+    """Shares that recurrent models drop in training: the yaml files of `conf/model/` read them."""
+
+    PREFIX: ClassVar[str] = "dropout."
+    counts: float = key(0.3, "share of the counts that are set to 0 in training", low=0, below=1)
+    layers: float = key(0.3, "share of the values between recurrent layers", low=0, below=1)
+
+
+@dataclass
 class TrajectoryConfig(_Keys):
     """The stretch of the test part that `trajectory.png` shows."""
 
@@ -308,6 +317,7 @@ class TrainConfig(_Keys):
     )
     data_dir: str = key("data", "folder of the recordings")
     output_dir: str = key("outputs", "folder of the runs")
+    dropout: DropoutConfig = key(DropoutConfig, "")
     trajectory: TrajectoryConfig = key(TrajectoryConfig, "")
     names: NamesConfig = key(NamesConfig, "")
     session: Any = key(None, "")

@@ -1,0 +1,194 @@
+"""Which normalization of a GRU, and where: tables and a figure over the runs of two recipes.
+
+The runs are those of `experiment=normalisation` (the modern recipe) and
+`experiment=normalisation_source` (the source study's). A form is a norm at a place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bci_decode.comparison.finished_runs import Run, read_runs
+from bci_decode.config import flatten
+from bci_decode.errors import BciDecodeError
+from bci_decode.runs.compose import resolved_config
+from bci_decode.runs.folder import working_folder
+from bci_decode.studies.tables import save_table
+from bci_decode.style import OTHER_COLORS, save_figure
+
+MODERN, SOURCE = "normalisation", "normalisation_source"
+NORM, PLACE = "model.recurrent.norm", "model.recurrent.place"
+STRESS = ("optimizer.lr", "trainer.batch_size", "trainer.epochs")
+DIVERGED = "loss became"  # of the line that a run ends with
+PLAIN = ("none", "outputs")
+PLACE_MARKS = {
+    "input": ">", "recurrent": "<", "apart": "o", "sum": "s", "sum2": "D", "state": "^",
+    "outputs": "v",
+}  # fmt: skip
+
+
+def normalisation(folders: Iterable[Path], output: Path) -> str:
+    """Write the tables and the figure of all runs below some folders; returns the tables."""
+    runs, incomplete = read_runs(*folders)
+    table = run_table(runs, [folder for folder, reason in incomplete.failed if DIVERGED in reason])
+    if table.empty or table["stressed"].all():
+        raise BciDecodeError(
+            f"no run of experiment={MODERN} or {SOURCE} with the recipe's own settings",
+            file=", ".join(map(str, folders)),
+            remedy=f"train with -m experiment={MODERN}",
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    forms = form_table(table)
+    texts = [save_table(output, "forms", forms)]
+    stress = stress_table(table)
+    if len(stress):
+        texts.append(save_table(output, "stress", stress))
+    if {"R² modern", "half the plateau"} <= set(forms):
+        draw_forms(output / "forms.png", forms)
+    return "\n".join(texts)
+
+
+@cache
+def recipe(experiment: str) -> dict[str, Any]:
+    """The settings of an experiment as it is in `conf/`, {"optimizer.lr": 0.01}."""
+    return flatten(resolved_config(f"experiment={experiment}"))
+
+
+def run_table(runs: list[Run], diverged: list[Path]) -> pd.DataFrame:
+    """A row for each run of the two recipes, and for each that ended since its loss was no number.
+
+    `stressed` are runs with other learning rates, batch sizes or epochs than the recipe's.
+    """
+    rows = [
+        _about(run.metrics["experiment"], run.metrics["session"], run.metrics["seed"], run.settings)
+        | {
+            "cut": run.settings.get("data.split.cut"),
+            "r2": run.metrics["scores"]["test"]["r2"],
+            "half": half_plateau(run),
+            "seconds": float(run.history["seconds"].iloc[1:].median()),
+            "diverged": not run.history["train_loss"].iloc[-1]
+            < run.metrics["target_variance"]["train"],
+        }
+        for run in runs
+        if run.metrics["experiment"] in (MODERN, SOURCE)
+    ]
+    for folder in diverged:
+        settings = yaml.safe_load((working_folder(folder) / "config.yaml").read_text())
+        experiment = settings["names"]["experiment"]
+        if experiment in (MODERN, SOURCE):
+            about = _about(experiment, settings["session"]["name"], settings["seed"], {})
+            rows.append(about | _about_settings(experiment, flatten(settings)) | {"diverged": True})
+    return pd.DataFrame(rows)
+
+
+def half_plateau(run: Run) -> float:
+    """The first epoch below half the plateau; infinite where no epoch of the run is."""
+    epoch = run.row()["half_plateau_epoch"]
+    return np.inf if epoch is None else float(epoch)
+
+
+def _about(experiment: str, session: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
+    about = {"experiment": experiment, "session": session, "seed": seed}
+    return about | (_about_settings(experiment, settings) if settings else {})
+
+
+def _about_settings(experiment: str, settings: dict[str, Any]) -> dict[str, Any]:
+    own = recipe(experiment)
+    changed = {key: settings[key] for key in STRESS if settings[key] != own[key]}
+    return {
+        "norm": settings[NORM],
+        "place": settings[PLACE],
+        "stressed": bool(changed),
+        "lr": round(settings["optimizer.lr"] / own["optimizer.lr"], 3),
+        "batch": settings["trainer.batch_size"],
+        "epochs": settings["trainer.epochs"],
+    }
+
+
+def form_table(table: pd.DataFrame) -> pd.DataFrame:
+    """A row for each form: R2 and its SE over seeds by recipe, the difference to no norm, the fall.
+
+    A seed's score is the mean over its cuts. The difference is paired by seed. Half the plateau
+    is the median epoch over the seeds of the source study's recipe, infinite where half of them
+    never are below.
+    """
+    table = table[~table["stressed"]]
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for experiment, label in ((MODERN, "modern"), (SOURCE, "source")):
+        of_recipe = table[table["experiment"] == experiment]
+        if of_recipe.empty:
+            continue
+        plain = _by_seed(of_recipe, PLAIN)
+        for form, runs in of_recipe.groupby(["norm", "place"], sort=False):
+            seeds = _by_seed(of_recipe, form)
+            gains = (seeds - plain).dropna()
+            row = rows.setdefault(form, {"norm": form[0], "place": form[1]})
+            row |= {
+                f"seeds {label}": len(seeds),
+                f"R² {label}": seeds.mean(),
+                f"SE {label}": seeds.sem(),
+                f"− none {label}": gains.mean() if form != PLAIN else np.nan,
+                f"SE − none {label}": gains.sem() if form != PLAIN else np.nan,
+                f"s per epoch {label}": runs["seconds"].median(),
+            }
+            if experiment == SOURCE:
+                row["half the plateau"] = runs["half"].median()
+                row["last epoch"] = int(runs["epochs"].max())
+    return pd.DataFrame(list(rows.values()))
+
+
+def _by_seed(table: pd.DataFrame, form: tuple[str, str]) -> pd.Series:
+    chosen = table[(table["norm"] == form[0]) & (table["place"] == form[1])]
+    return chosen.groupby("seed")["r2"].mean()
+
+
+def stress_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The share of runs that diverge, and R2 of the others, by recipe, learning rate and batch.
+
+    A run diverges if its loss is no number or if it ends above the target's variance.
+    """
+    stressed = table[table["stressed"]]
+    if stressed.empty:
+        return stressed
+    keys = ["experiment", "norm", "place", "lr", "batch", "epochs"]
+    by = stressed.groupby(keys, sort=False)
+    shares = by.agg(runs=("seed", "size"), diverged=("diverged", "mean"))
+    shares["R² of the others"] = stressed[~stressed["diverged"]].groupby(keys)["r2"].mean()
+    return shares.reset_index()
+
+
+def draw_forms(path: Path, forms: pd.DataFrame) -> None:
+    """R2 under the modern recipe against the early fall under the source study's."""
+    shown = forms.dropna(subset=["R² modern", "half the plateau"])
+    never = shown["last epoch"].max() + 1.0
+    figure = Figure(figsize=(8.5, 5.2), layout="constrained")
+    axes: Axes = figure.subplots()
+    norms = list(dict.fromkeys(shown["norm"]))
+    colors = dict(zip(norms, ("black", "#1a3a9c", *OTHER_COLORS), strict=False))
+    for row in shown.to_dict("records"):
+        x = min(row["half the plateau"], never)
+        look = {"color": colors[row["norm"]], "marker": PLACE_MARKS[row["place"]]}
+        axes.errorbar(x, row["R² modern"], row["SE modern"], capsize=2, linewidth=0.8, **look)
+    for norm in norms:
+        axes.plot([], [], "o", color=colors[norm], label=norm.replace("_", " "))
+    for place in dict.fromkeys(shown["place"]):
+        axes.plot([], [], PLACE_MARKS[place], color="0.5", label=f"at {place}")
+    axes.axvline(never - 0.5, color="0.8", linewidth=0.8)
+    ticks = [tick for tick in range(0, int(never), 2)]
+    axes.set_xticks([*ticks, never], [*map(str, ticks), "later"])
+    axes.set(
+        xlabel="epoch at half the plateau, the source study's recipe (median over seeds)",
+        ylabel="R², the modern recipe (mean ± SE over seeds)",
+        title="up: decodes better; left: falls early",
+    )
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
+    save_figure(figure, path)
