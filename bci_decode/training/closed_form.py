@@ -7,10 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
 from bci_decode.data.dataset import Dataset
+from bci_decode.data.split import enclosing
 from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation import metrics
 from bci_decode.evaluation.decoding import decode_parts, predictor
@@ -23,12 +25,15 @@ from bci_decode.training.trainer import history_columns, part_columns
 def fit_closed_form(
     model: ClosedForm, data: Dataset, folder: Path, about: dict[str, Any]
 ) -> pd.DataFrame:
-    """Fit to the training part; the history has one row, epoch 1, without a learning rate."""
+    """Fit to the training part; the history has one row, epoch 1, without a learning rate.
+
+    The validation part, if any, chooses among settings such as the penalties of a Wiener filter.
+    """
     started = time.perf_counter()
     train = data.parts["train"]
     scaler = data.target_scaler
     try:
-        model.fit(train.counts, scaler.transform(train.target))
+        model.fit(train.counts, scaler.transform(train.target), *_validation(data))
     except ValueError as error:  # of a setting, in scikit-learn's words
         raise BciDecodeError(
             " ".join(str(error).split()), field="model", remedy="correct its settings"
@@ -48,3 +53,11 @@ def fit_closed_form(
     with written_whole(folder / "history.csv") as temporary:
         history.to_csv(temporary, index=False)
     return history
+
+
+def _validation(data: Dataset) -> tuple[np.ndarray, np.ndarray] | tuple[()]:
+    """Counts (T, N) and scaled target (T, D) to choose on; never a part of the test part."""
+    part = data.parts.get("val")
+    if part is None or "val" in enclosing(data.slices):
+        return ()
+    return part.counts, data.target_scaler.transform(part.target)
