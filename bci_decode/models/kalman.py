@@ -37,8 +37,8 @@ class KalmanFilter(ClosedForm):
     radius, `spectral_radius_`, is below 1. So a stream of any length stays bounded.
 
     The filter starts from its prior, mean and covariance of the state in training, never from the
-    true state. With `steady_state` its gain is constant, and it differs from the optimal one in
-    the first second or so. A unit that never changes in training is left out. `shrinkage`, 0 to 1,
+    true state. With `steady_state` its gain is constant, and outputs differ from the optimal ones
+    until the start is forgotten. A unit that never changes in training is left out. `shrinkage`, 0 to 1,
     moves Q towards its diagonal, which makes it invertible where units are copies of others or more
     than there are bins.
     """
@@ -62,11 +62,13 @@ class KalmanFilter(ClosedForm):
     ) -> None:
         self._check_settings()
         mean, std = _mean_and_std(y)
-        traces, first = kinematic_traces((y - mean) / std, self.target)
-        first = max(first, self.lag)
+        traces = kinematic_traces((y - mean) / std, self.target)
+        # a difference from bin to bin is not known in the first bin, one of differences in two
+        highest = max(KINEMATICS.index(name) for name in self.state)
+        first = max(highest - KINEMATICS.index(self.target), self.lag)
         states = np.concatenate([traces[name] for name in self.state], axis=1)[first:]
         if len(states) < 3:
-            raise ValueError(f"{len(y)} samples (bins) are too few for lag {self.lag}")
+            raise ValueError(f"{len(y)} bins are too few for lag {self.lag}; n_samples must be larger")
         center, scale = _mean_and_std(states)
         states = (states - center) / scale
         self._fit_dynamics(states)
@@ -111,9 +113,16 @@ class KalmanFilter(ClosedForm):
         correlation = unit.T @ unit / len(unit) * (1 - self.shrinkage)
         correlation[np.diag_indices_from(correlation)] += self.shrinkage
         values, vectors = np.linalg.eigh(correlation)
+        remedy = "set it to 0.1, say, or leave units out with data.min_rate or data.units"
         if len(values) and values[0] <= SINGULAR:
+            if len(active) >= len(unit):
+                raise BciDecodeError(
+                    "the covariance of the counts is singular: "
+                    f"{len(active)} units need more than {len(unit)} bins",
+                    field="model.shrinkage",
+                    remedy=remedy,
+                )
             part = np.abs(vectors[:, 0])
-            remedy = "set it to 0.1, say, or leave units out with data.min_rate or data.units"
             raise _singular(active[part >= part.max() / 2], "linearly dependent", remedy)
         scaled = observation / deviation[:, None]
         return vectors @ ((vectors.T @ scaled) / values[:, None]) / deviation[:, None]
@@ -179,11 +188,10 @@ class KalmanFilter(ClosedForm):
             )
 
 
-def kinematic_traces(values: np.ndarray, target: str) -> tuple[dict[str, np.ndarray], int]:
+def kinematic_traces(values: np.ndarray, target: str) -> dict[str, np.ndarray]:
     """Position, velocity and acceleration, each (T, D) and per bin, from one of them.
 
-    Also returned is the first bin at which the differences are known. A running sum is taken of
-    values without their mean.
+    A difference is 0 in the first bin. A running sum is taken of values without their mean.
     """
     place = KINEMATICS.index(target)
     traces = {target: values}
@@ -194,7 +202,7 @@ def kinematic_traces(values: np.ndarray, target: str) -> tuple[dict[str, np.ndar
     for name in KINEMATICS[place + 1 :]:
         values = np.diff(values, axis=0, prepend=values[:1])
         traces[name] = values
-    return traces, len(KINEMATICS) - 1 - place
+    return traces
 
 
 def _mean_and_std(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
