@@ -20,6 +20,10 @@ class WienerCascade(WienerFilter):
     without bounds. See Hunter and Korenberg 1986; Pohlmeyer et al. 2007.
     """
 
+    lowest_: np.ndarray  # (D,), of the filter's outputs in training
+    highest_: np.ndarray
+    polynomial_: np.ndarray  # (degree + 1, D), the constant first
+
     def __init__(
         self,
         history: int = 10,
@@ -41,7 +45,6 @@ class WienerCascade(WienerFilter):
         linear = super()._predict(X)
         self.lowest_, self.highest_ = linear.min(axis=0), linear.max(axis=0)
         unit = self._in_unit_range(linear)
-        # (degree + 1, D), the constant first
         self.polynomial_ = np.stack(
             [
                 polynomial.polyfit(unit[:, axis], y[:, axis], int(self.degree))

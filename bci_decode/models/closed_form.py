@@ -67,6 +67,10 @@ class ClosedForm(RegressorMixin, BaseEstimator):
         """Kinematics (T, D) of counts (T, N)."""
         raise NotImplementedError
 
+    def choices(self) -> dict[str, float]:
+        """The settings that `fit` chose among several, by name."""
+        return {}
+
     def fitted_arrays(self) -> dict[str, np.ndarray]:
         """All that `fit` learned, by name."""
         return {

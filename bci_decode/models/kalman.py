@@ -29,18 +29,19 @@ class KalmanFilter(ClosedForm):
     other trace is needed. `lag` bins lie between a bin of counts and the state that it observes;
     spikes precede the hand.
 
-    Everything in x is standardized in training. A running sum is therefore that of y without its
-    mean, which ends where it began; it is a position without its slow drift. In decoding it is no
-    sum of decoded velocities, whose errors would add up: it is a part of the state that A lets
-    decay and that the counts correct. With the steady-state gain K, errors pass on through
-    (1 - K H) A, and the solution of the Riccati equation makes that matrix stable: its spectral
-    radius, `spectral_radius_`, is below 1. So a stream of any length stays bounded.
+    Everything in x is standardized in training. A running sum is that of y without its mean: a
+    position without its slow drift, which ends where it began. In decoding it is no sum of decoded
+    velocities, whose errors would add up without bounds. It is a part of the state, which A moves
+    and the counts correct: with the steady-state gain K, an error passes on through (1 - K H) A.
+    The stabilizing solution of the Riccati equation keeps the spectral radius of that matrix,
+    `spectral_radius_`, below 1, so a stream of any length stays bounded; `fit` refuses a filter
+    where it is not. It is often close to 1, as the counts tell little of a position.
 
     The filter starts from its prior, mean and covariance of the state in training, never from the
     true state. With `steady_state` its gain is constant, and outputs differ from the optimal ones
-    until the start is forgotten. A unit that never changes in training is left out. `shrinkage`, 0 to 1,
-    moves Q towards its diagonal, which makes it invertible where units are copies of others or more
-    than there are bins.
+    until the start is forgotten. A unit that never changes in training is left out. `shrinkage`,
+    0 to 1, moves Q towards its diagonal, which makes it invertible where units are copies of
+    others or more than there are bins.
     """
 
     def __init__(
@@ -68,7 +69,12 @@ class KalmanFilter(ClosedForm):
         first = max(highest - KINEMATICS.index(self.target), self.lag)
         states = np.concatenate([traces[name] for name in self.state], axis=1)[first:]
         if len(states) < 3:
-            raise ValueError(f"{len(y)} bins are too few for lag {self.lag}; n_samples must be larger")
+            problem = f"{len(y)} bins (n_samples={len(y)}) are too few"
+            if not self.lag:
+                raise ValueError(problem)
+            raise BciDecodeError(
+                f"is {self.lag}, for which {problem}", field="model.lag", remedy="choose fewer bins"
+            )
         center, scale = _mean_and_std(states)
         states = (states - center) / scale
         self._fit_dynamics(states)
@@ -108,7 +114,7 @@ class KalmanFilter(ClosedForm):
         deviation = np.sqrt((missed**2).mean(axis=0))
         exact = deviation <= SINGULAR * std
         if exact.any():
-            raise _singular(active[exact], "explained without a rest", "give more bins")
+            raise _singular(f"{_listed(active[exact])} explained without a rest", "give more bins")
         unit = missed / deviation
         correlation = unit.T @ unit / len(unit) * (1 - self.shrinkage)
         correlation[np.diag_indices_from(correlation)] += self.shrinkage
@@ -116,14 +122,10 @@ class KalmanFilter(ClosedForm):
         remedy = "set it to 0.1, say, or leave units out with data.min_rate or data.units"
         if len(values) and values[0] <= SINGULAR:
             if len(active) >= len(unit):
-                raise BciDecodeError(
-                    "the covariance of the counts is singular: "
-                    f"{len(active)} units need more than {len(unit)} bins",
-                    field="model.shrinkage",
-                    remedy=remedy,
-                )
+                raise _singular(f"{len(active)} units need more than {len(unit)} bins", remedy)
             part = np.abs(vectors[:, 0])
-            raise _singular(active[part >= part.max() / 2], "linearly dependent", remedy)
+            dependent = _listed(active[part >= part.max() / 2])
+            raise _singular(f"{dependent} linearly dependent", remedy)
         scaled = observation / deviation[:, None]
         return vectors @ ((vectors.T @ scaled) / values[:, None]) / deviation[:, None]
 
@@ -211,12 +213,15 @@ def _mean_and_std(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values.mean(axis=0), np.where(np.ptp(values, axis=0) > 0, std, 1.0)
 
 
-def _singular(columns: np.ndarray, problem: str, remedy: str) -> BciDecodeError:
-    """What to say of units that leave the observation covariance without an inverse."""
+def _listed(columns: np.ndarray) -> str:
     shown = ", ".join(str(column) for column in columns[:5]) + ", ..." * (len(columns) > 5)
+    return f"units in columns {shown} (from 0) are"
+
+
+def _singular(cause: str, remedy: str) -> BciDecodeError:
+    """What to say of units that leave the observation covariance without an inverse."""
     return BciDecodeError(
-        f"the covariance of the counts is singular: units in columns {shown} (from 0) are "
-        f"{problem}",
+        f"the covariance of the counts is singular: {cause}",
         field="model.shrinkage",
         remedy=remedy,
     )

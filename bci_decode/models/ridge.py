@@ -58,6 +58,7 @@ class _Krylov:
     def __init__(self, stacked: StackedHistory, target: np.ndarray, alpha: float):
         self.stacked, self.alpha = stacked, alpha
         self.steps = 0
+        self.pivot, self.right, self.gradient = (np.zeros(target.shape[1]) for _ in range(3))
         self.u, first = _normalized(target)
         v, diagonal = _normalized(self._transposed(self.u))
         self.below, self.diagonal = [first], [diagonal]  # each (D,)
@@ -91,14 +92,13 @@ class _Krylov:
         The gradient at V y has only a part along the next column of V, which the last y gives.
         """
         start, beside = self.diagonal[0], self.diagonal[-2] * self.below[-2]
-        pivot = self.diagonal[-2] ** 2 + self.below[-1] ** 2 + self.alpha
+        own = self.diagonal[-2] ** 2 + self.below[-1] ** 2 + self.alpha
         if self.steps == 1:
-            self.right = start
+            self.pivot, self.right = own, start
         else:
-            pivot = pivot - _ratio(beside**2, self.pivot)
             self.right = -_ratio(beside * self.right, self.pivot)
-        self.pivot = pivot
-        last = _ratio(self.right, pivot)
+            self.pivot = own - _ratio(beside**2, self.pivot)
+        last = _ratio(self.right, self.pivot)
         self.gradient = _ratio(abs(last * self.below[-1] * self.diagonal[-1]), start)
 
     def solutions(self, alphas: Sequence[float]) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from numbers import Integral
 
@@ -11,8 +10,6 @@ import numpy as np
 from bci_decode.errors import BciDecodeError
 from bci_decode.models.closed_form import ClosedForm
 from bci_decode.models.ridge import StackedHistory, ridge_path
-
-log = logging.getLogger(__name__)
 
 ALPHAS = (10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5, 3e5)
 VALIDATION_SHARE = 0.1  # of the training part, where there is no validation part
@@ -70,7 +67,6 @@ class WienerFilter(ClosedForm):
             errors.append(float((missed**2 / variance).mean()))
         best = int(np.argmin(errors))
         self._keep(weights, intercepts, alphas, best)
-        log.info("alpha %g, the best of %d on %d bins", alphas[best], len(alphas), len(missed))
         return alphas[best]
 
     def _path(
@@ -95,6 +91,10 @@ class WienerFilter(ClosedForm):
         weights = self.coef_.reshape(len(self.intercept_), X.shape[1], -1).T[::-1]
         stacked = StackedHistory(self._scaled(X), self.history)
         return stacked.times(weights) + self.intercept_
+
+    def choices(self) -> dict[str, float]:
+        """The penalty, where there were several."""
+        return {"alpha": self.alpha_} if self.alpha is None and len(self.alphas) > 1 else {}
 
     def _scaled(self, X: np.ndarray) -> np.ndarray:
         """The z-scored counts, in the type of X."""

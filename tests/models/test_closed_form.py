@@ -76,7 +76,9 @@ def test_decodes_and_knows_no_later_bin(name, parts):
 @pytest.mark.parametrize("name", MODELS)
 def test_one_axis_may_be_a_column_or_a_vector(name, parts):
     counts, velocity = parts
-    vector, column = (clone(MODELS[name][0]).fit(counts, y) for y in (velocity[:, 0], velocity[:, :1]))
+    vector, column = (
+        clone(MODELS[name][0]).fit(counts, y) for y in (velocity[:, 0], velocity[:, :1])
+    )
     np.testing.assert_array_equal(vector.predict(counts), column.predict(counts)[:, 0])
     assert vector.predict(counts).shape == (300,)
 

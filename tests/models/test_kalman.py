@@ -248,7 +248,7 @@ def test_wrong_settings(settings, line):
 
 def test_a_lag_longer_than_the_stream():
     counts, y = toy(20)
-    with pytest.raises(ValueError, match="20 bins are too few for lag 18"):
+    with pytest.raises(BciDecodeError, match=r"model.lag: is 18, for which 20 bins .* too few"):
         KalmanFilter(lag=18).fit(counts, y)
     model = KalmanFilter(VELOCITY, lag=4).fit(*toy())
     assert model.predict(counts[:3]).shape == (3, 2)

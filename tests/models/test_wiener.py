@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -28,7 +26,9 @@ def zscored(counts: np.ndarray, like: np.ndarray) -> np.ndarray:
     return (counts - like.mean(axis=0)) / np.where(std > 0, std, 1)
 
 
-def toy(bins: int, units: int = 6, axes: int = 2, noise: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+def toy(
+    bins: int, units: int = 6, axes: int = 2, noise: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Counts of units that share slow rates, and kinematics that depend on their past."""
     rng = np.random.default_rng(bins + units)
     slow = np.cumsum(rng.normal(size=(bins, 3)), axis=0) / np.sqrt(bins)
@@ -91,11 +91,10 @@ def test_products_with_the_stacked_matrix():
     np.testing.assert_allclose(StackedHistory(counts, 4).transposed_times(values), transposed)
 
 
-def test_the_penalty_is_the_best_on_the_validation_part(caplog):
+def test_the_penalty_is_the_best_on_the_validation_part():
     counts, y = toy(600, units=20, noise=15.0)
     learn, val = slice(0, 100), slice(100, 600)
-    with caplog.at_level(logging.INFO):
-        model = WienerFilter().fit(counts[learn], y[learn], counts[val], y[val])
+    model = WienerFilter().fit(counts[learn], y[learn], counts[val], y[val])
     alone = [WienerFilter(alpha=alpha).fit(counts[learn], y[learn]) for alpha in ALPHAS]
     errors = [
         ((one.predict(counts[val]) - y[val]) ** 2 / y[learn].var(axis=0)).mean() for one in alone
@@ -103,7 +102,7 @@ def test_the_penalty_is_the_best_on_the_validation_part(caplog):
     best = int(np.argmin(errors))
     assert 0 < best < len(ALPHAS) - 1  # otherwise any penalty would do
     assert model.alpha_ == ALPHAS[best]
-    assert f"alpha {ALPHAS[best]:g}, the best of {len(ALPHAS)} on 500 bins" in caplog.text
+    assert model.choices() == {"alpha": ALPHAS[best]} and alone[best].choices() == {}
     # the weights are those of the training part
     np.testing.assert_allclose(model.coef_, alone[best].coef_, atol=1e-7)
 
@@ -167,3 +166,14 @@ def test_settings_of_scikit_learns_contract():
 def test_wrong_settings(settings, line):
     with pytest.raises(BciDecodeError, match=line):
         WienerFilter(**settings).fit(*toy(50))
+
+
+def test_takes_over_what_scikit_learns_ridge_learned():
+    """Checkpoints of earlier versions hold its weights."""
+    counts, y = toy(200)
+    ridge = Ridge(alpha=5.0).fit(stacked(zscored(counts, counts), 4), y)
+    model = WienerFilter(history=4, alpha=5.0)
+    scaling = {"mean_": counts.mean(axis=0), "std_": counts.std(axis=0)}
+    model.restore(scaling | {"coef_": ridge.coef_, "intercept_": ridge.intercept_})
+    expected = WienerFilter(history=4, alpha=5.0).fit(counts, y).predict(counts)
+    np.testing.assert_allclose(model.predict(counts), expected, rtol=0, atol=1e-7)
