@@ -23,6 +23,8 @@ _HOMES = {
     "LayerNormGRU": "layers",
     "Decoder": "models.decoder",
     "WienerFilter": "models.wiener",
+    "WienerCascade": "models.cascade",
+    "KalmanFilter": "models.kalman",
     "Trainer": "training.trainer",
     "train": "runs.estimator",
     "RNNDecoder": "runs.estimator",
@@ -40,7 +42,9 @@ if TYPE_CHECKING:
     from bci_decode.data.simulate import simulated_session
     from bci_decode.errors import BciDecodeError
     from bci_decode.layers import GRU, LayerNormGRU
+    from bci_decode.models.cascade import WienerCascade
     from bci_decode.models.decoder import Decoder
+    from bci_decode.models.kalman import KalmanFilter
     from bci_decode.models.wiener import WienerFilter
     from bci_decode.runs.estimator import RNNDecoder, train
     from bci_decode.runs.load import LoadedRun, load_run

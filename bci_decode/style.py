@@ -35,6 +35,9 @@ MODELS = {
         Model("gru", "GRU", "#5cb85c", "--", "recurrent"),
         Model("lngru", "LN-GRU", "#1a3a9c", "-", "recurrent"),
         Model("wiener", "Wiener filter", "#b5460f", "-.", "closed form"),
+        Model("cascade", "Wiener cascade", "#e08a3c", (0, (5, 1, 1, 1, 1, 1)), "closed form"),
+        Model("kalman", "Kalman filter", "#5c2a6d", (0, (1, 1)), "closed form"),
+        Model("kalman_velocity", "Kalman filter, velocity", "#b48ac4", (0, (3, 1)), "closed form"),
     )
 }
 FORMATS = ("png", "pdf", "svg")

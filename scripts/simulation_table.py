@@ -21,8 +21,6 @@ from bci_decode.data.session import Session, read_session
 from bci_decode.errors import run_cli
 from bci_decode.style import BASELINE, model_label
 
-ALPHAS = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0, 30000.0)
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -81,9 +79,8 @@ def wiener_r2(counts: np.ndarray, velocity: np.ndarray, bins: dict[str, list[int
     parts = {
         name: (counts[slice(*limits)], velocity[slice(*limits)]) for name, limits in bins.items()
     }
-    models = [WienerFilter(alpha=alpha).fit(*parts["train"]) for alpha in ALPHAS]
-    best = max(models, key=lambda model: r2(parts["val"][1], model.predict(parts["val"][0])).mean())
-    return float(r2(parts["test"][1], best.predict(parts["test"][0])).mean())
+    model = WienerFilter().fit(*parts["train"], *parts["val"])
+    return float(r2(parts["test"][1], model.predict(parts["test"][0])).mean())
 
 
 if __name__ == "__main__":

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
-from sklearn.linear_model import Ridge
+from collections.abc import Sequence
+from numbers import Integral
 
+import numpy as np
+
+from bci_decode.errors import BciDecodeError
 from bci_decode.models.closed_form import ClosedForm
+from bci_decode.models.ridge import StackedHistory, ridge_path
+
+ALPHAS = (10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5, 3e5)
+VALIDATION_SHARE = 0.1  # of the training part, where there is no validation part
 
 
 class WienerFilter(ClosedForm):
@@ -14,29 +21,100 @@ class WienerFilter(ClosedForm):
     The current bin is one of them. `fit` z-scores the counts, so that `alpha`, the penalty of the
     squared weights, means the same for slow and fast units. Bins before the first one count as
     average bins.
+
+    `alpha=None` chooses the penalty among `alphas`: that with the lowest squared error on the
+    validation part, in units of each axis's variance in training. Without a validation part, the
+    last tenth of the training part serves. The weights are those of the whole training part;
+    `alpha_` is the penalty.
     """
 
-    def __init__(self, history: int = 10, alpha: float = 3000.0):
+    def __init__(
+        self,
+        history: int = 10,
+        alpha: float | None = None,
+        alphas: Sequence[float] = ALPHAS,
+    ):
         self.history = history
         self.alpha = alpha
+        self.alphas = alphas
 
-    def fit(self, X: np.ndarray, y: np.ndarray) -> WienerFilter:
-        """Learn from counts (T, N) and kinematics (T, D) of one stretch of time."""
+    def _fit(
+        self, X: np.ndarray, y: np.ndarray, validation: tuple[np.ndarray, np.ndarray] | None
+    ) -> None:
+        alphas = self._checked_alphas()
+        if len(alphas) > 1 and validation is not None:
+            self._best_alpha(X, y, validation, alphas)
+            return
+        if len(alphas) > 1:
+            first = len(X) - max(1, round(VALIDATION_SHARE * len(X)))
+            alphas = [self._best_alpha(X[:first], y[:first], (X[first:], y[first:]), alphas)]
+        self._keep(*self._path(X, y, alphas), alphas, 0)
+
+    def _best_alpha(
+        self,
+        X: np.ndarray,
+        y: np.ndarray,
+        validation: tuple[np.ndarray, np.ndarray],
+        alphas: list[float],
+    ) -> float:
+        """The penalty with the lowest error on the validation part; its weights are kept."""
+        weights, intercepts = self._path(X, y, alphas)
+        variance = np.where(np.ptp(y, axis=0) > 0, y.var(axis=0), 1.0)
+        errors = []
+        stacked = StackedHistory(self._scaled(validation[0]), self.history)
+        for weight, intercept in zip(weights, intercepts, strict=True):
+            missed = validation[1] - stacked.times(weight) - intercept
+            errors.append(float((missed**2 / variance).mean()))
+        best = int(np.argmin(errors))
+        self._keep(weights, intercepts, alphas, best)
+        return alphas[best]
+
+    def _path(
+        self, X: np.ndarray, y: np.ndarray, alphas: list[float]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Weights (A, L, N, D) and intercepts (A, D) of z-scored counts."""
         self.mean_ = X.mean(axis=0, dtype=np.float64)
         std = X.std(axis=0, dtype=np.float64)
-        self.std_ = np.where(std > 0, std, 1.0)
-        ridge = Ridge(alpha=self.alpha).fit(self._lagged(X), y)
-        self.coef_, self.intercept_ = ridge.coef_, ridge.intercept_
-        return self
+        # the rounding of the mean leaves a unit that never changes with a tiny deviation
+        self.std_ = np.where(np.ptp(X, axis=0) > 0, std, 1.0)
+        return ridge_path(StackedHistory(self._scaled(X), self.history), y, alphas)
 
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """Kinematics (T, D) of a stretch of counts (T, N)."""
-        return self._lagged(X) @ self.coef_.T + self.intercept_
+    def _keep(
+        self, weights: np.ndarray, intercepts: np.ndarray, alphas: list[float], best: int
+    ) -> None:
+        self.alpha_ = alphas[best]
+        self.intercept_ = intercepts[best]
+        # (D, N L), the oldest bin first
+        self.coef_ = np.ascontiguousarray(weights[best, ::-1].T).reshape(len(self.intercept_), -1)
 
-    def _lagged(self, X: np.ndarray) -> np.ndarray:
-        """(T, N) -> (T, history N): each bin beside those before it."""
-        scaled = ((X - self.mean_) / self.std_).astype(np.float32)
-        padded = np.concatenate([np.zeros((self.history - 1, X.shape[1]), np.float32), scaled])
-        # shape (T, N, history)
-        windows = np.lib.stride_tricks.sliding_window_view(padded, self.history, axis=0)
-        return windows.reshape(len(X), -1)
+    def _predict(self, X: np.ndarray) -> np.ndarray:
+        weights = self.coef_.reshape(len(self.intercept_), X.shape[1], -1).T[::-1]
+        stacked = StackedHistory(self._scaled(X), self.history)
+        return stacked.times(weights) + self.intercept_
+
+    def choices(self) -> dict[str, float]:
+        """The penalty, where there were several."""
+        return {"alpha": self.alpha_} if self.alpha is None and len(self.alphas) > 1 else {}
+
+    def _scaled(self, X: np.ndarray) -> np.ndarray:
+        """The z-scored counts, in the type of X."""
+        scaled = X - self.mean_.astype(X.dtype)
+        scaled /= self.std_.astype(X.dtype)
+        return scaled
+
+    def _checked_alphas(self) -> list[float]:
+        """The penalties to choose from, all checked."""
+        if not isinstance(self.history, Integral) or self.history < 1:
+            raise BciDecodeError(
+                f"is {self.history}", field="model.history", remedy="choose a whole number from 1"
+            )
+        key = "alphas" if self.alpha is None else "alpha"
+        alphas = [float(alpha) for alpha in (self.alphas if self.alpha is None else [self.alpha])]
+        if not alphas:
+            raise BciDecodeError("is empty", field=f"model.{key}", remedy="give a penalty")
+        for alpha in alphas:
+            if not 0 <= alpha < np.inf:
+                raise BciDecodeError(
+                    f"is {alpha:g}", field=f"model.{key}", remedy="choose a number of 0 or more"
+                )
+        return alphas

@@ -89,11 +89,10 @@ def compose_config(*words: str) -> DictConfig:
     choices = config.hydra.runtime.choices
     with open_dict(config):
         del config["hydra"]
-    names = {"experiment": choices["experiment"], "model": choices["model"]}
-    given = OmegaConf.to_container(config.names, resolve=False)
-    for key, name in names.items():  # unless an experiment gives a name of its own
+    given: Any = OmegaConf.to_container(config.names, resolve=False)
+    for key in ("experiment", "model"):  # unless an experiment gives a name of its own
         if str(given[key]).startswith("${hydra:"):
-            config.names[key] = name
+            config.names[key] = choices[key]
     return config
 
 

@@ -183,9 +183,10 @@ class _Job:
 
         about = self._about(data, md5)
         if not isinstance(decoder, TrainedDecoder):
-            from bci_decode.training.closed_form import fit_closed_form
+            from bci_decode.training.closed_form import fit_closed_form, write_closed_form
 
-            return lambda _: fit_closed_form(decoder, data, self.working, about)
+            fitted = fit_closed_form(decoder, data)
+            return lambda _: write_closed_form(decoder, data, fitted, self.working, about)
         if self.typed.init_from and not self._resumes():
             from bci_decode.runs.load import load_initial_weights
 

@@ -136,8 +136,8 @@ def form_table(table: pd.DataFrame) -> pd.DataFrame:
                 f"seeds {label}": len(seeds),
                 f"R² {label}": seeds.mean(),
                 f"SE {label}": seeds.sem(),
-                f"− none {label}": gains.mean() if form != PLAIN else np.nan,
-                f"SE − none {label}": gains.sem() if form != PLAIN else np.nan,
+                f"gain {label}": gains.mean() if form != PLAIN else np.nan,
+                f"SE of gain {label}": gains.sem() if form != PLAIN else np.nan,
                 f"s per epoch {label}": runs["seconds"].median(),
             }
             if experiment == SOURCE:

@@ -77,6 +77,7 @@ def test_gpu_script_notices_a_wrong_result(script, fault, monkeypatch, capsys):
         ("layers.py --rounds 0", "--rounds: is 0"),
         ("pipeline.py --rounds 0", "--rounds: is 0"),
         ("study.py --sessions 0", "--sessions: is 0"),
+        ("wiener.py --history 0", "--history: is 0"),
     ],
 )
 def test_bad_arguments_are_one_line(command, says, monkeypatch):
@@ -187,3 +188,12 @@ def test_the_study_is_estimated_and_leaves_no_file(tmp_path, monkeypatch):
     assert done.stdout.splitlines()[-1].startswith("94 runs x 75 epochs: ")
     channels = [line.split(" | ")[2] for line in done.stdout.splitlines() if "_20" in line]
     assert channels == ["96", "192"] and not list(tmp_path.iterdir())
+
+
+def test_the_wiener_script_measures_both_ways_to_choose_a_penalty():
+    done = run("wiener.py --minutes 1 --units 5 --history 3")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert "threads: 1; bins: 938, inputs: 15, penalties: 10" in done.stdout
+    given, without = done.stdout.splitlines()[-2:]
+    assert given.startswith("| with a validation part |") and without.startswith("| without |")
+    assert 0 < float(without.split("|")[-2]) < 1

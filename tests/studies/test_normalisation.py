@@ -53,8 +53,8 @@ def test_a_row_for_each_form_with_its_gain_over_none(runs, tmp_path):
     row = forms.set_index("norm").loc["rms"]
     assert row["R² modern"] == pytest.approx(scores["rms"].mean())
     gain = scores["rms"] - scores["none"]
-    assert row["− none modern"] == pytest.approx(gain.mean())
-    assert row["SE − none modern"] == pytest.approx(gain.std(ddof=1) / 2**0.5)
+    assert row["gain modern"] == pytest.approx(gain.mean())
+    assert row["SE of gain modern"] == pytest.approx(gain.std(ddof=1) / 2**0.5)
     assert "| layer | sum | 2 |" in text
     stress = pd.read_csv(tmp_path / "stress.csv")
     assert stress[["lr", "epochs", "runs"]].to_numpy().tolist() == [[3, 2, 1]]
