@@ -124,7 +124,7 @@ def batch_norm(output: Path, comparison: Comparison, jobs: int = 1) -> tuple[Pat
     folder.mkdir(parents=True, exist_ok=True)
     by_batch.to_csv(folder / "batch_norm.csv", index=False)
     by_bins.to_csv(folder / "batch_norm_lengths.csv", index=False)
-    title = f"{session_name(comparison.session)}, {len(comparison.seeds)} seeds"
+    title = f"{session_name(comparison.session)}, seeds {', '.join(map(str, comparison.seeds))}"
     draw(folder / "batch_norm.png", by_batch, by_bins, comparison, title)
     text = f"{title}: R2 of velocity, mean ± standard error over the seeds. Sequences of "
     text += f"{comparison.length} bins in training.\n"
