@@ -7,6 +7,8 @@ parts:
   dynamics       trains GRU and LN-GRU: pre-activations, gradient norms, growth of the weights
   plateau        steps of the optimizer to half the plateau against batch size and history, and
                  what else ends it, by the source study's recipe
+  batch_norm     trains GRUs with batch norm and layer norm: running statistics against those of
+                 a batch, batches of one sequence, sequences longer than in training
 
 Writes PNG and CSV files, and all tables as Markdown in tables.md: into the output folder, or, for
 a recording, into a folder of its name in it. Interrupted training resumes, and finished training
@@ -22,7 +24,7 @@ from typing import Any
 
 from bci_decode.errors import BciDecodeError, run_cli
 
-PARTS = ("functions", "distributions", "invariance", "dynamics", "plateau")
+PARTS = ("functions", "distributions", "invariance", "dynamics", "plateau", "batch_norm")
 
 
 def positive_int(text: str) -> int:
@@ -34,10 +36,10 @@ def positive_int(text: str) -> int:
 
 MANY: dict[str, Any] = {"type": positive_int, "nargs": "+"}
 ONE: dict[str, Any] = {"type": positive_int}
-DYNAMICS, PLATEAU, BOTH = ("dynamics",), ("plateau",), ("dynamics", "plateau")
+DYNAMICS, PLATEAU, TRAINED = ("dynamics",), ("plateau",), ("dynamics", "plateau", "batch_norm")
 # option -> parts that use it, meaning, how it is read; the default is that of the part
 OPTIONS: dict[str, tuple[tuple[str, ...], str, dict[str, Any]]] = {
-    "--session": (BOTH, "a recording, .mat; default: the simulated session", {"type": Path}),
+    "--session": (TRAINED, "a recording, .mat; default: the simulated session", {"type": Path}),
     "--recipe": (
         DYNAMICS,
         "default: source_study",
@@ -49,8 +51,12 @@ OPTIONS: dict[str, tuple[tuple[str, ...], str, dict[str, Any]]] = {
     "--batch-sizes": (PLATEAU, "default: 1 4 16 64 256", MANY),
     "--histories": (PLATEAU, "default: 5 10 20 50 100", MANY),
     "--plateau-steps": (PLATEAU, "most steps of a run, in whole epochs; default: 12000", ONE),
-    "--seeds": (BOTH, "default: 0; dynamics takes the first", {"type": int, "nargs": "+"}),
-    "--overwrite": (BOTH, "train again what is trained", {"action": "store_true"}),
+    "--seeds": (
+        TRAINED,
+        "default: 0, of batch_norm 0 1 2; dynamics takes the first",
+        {"type": int, "nargs": "+"},
+    ),
+    "--overwrite": (TRAINED, "train again what is trained", {"action": "store_true"}),
 }
 
 
@@ -110,6 +116,12 @@ def run_part(part: str, arguments: argparse.Namespace) -> tuple[Path, str]:
         own = {names[name]: given[name] for name in names if name in given}
         own |= {name: tuple(given[name]) for name in lists if name in given}
         return plateau(output, Grid(**own), jobs, overwrite)
+    if part == "batch_norm":
+        from bci_decode.studies.batch_norm import Comparison, batch_norm
+
+        own = {"session": given["session"]} if "session" in given else {}
+        own |= {"seeds": tuple(given["seeds"])} if "seeds" in given else {}
+        return batch_norm(output, Comparison(**own, overwrite=overwrite), jobs)
     from bci_decode.studies import distributions
 
     return output, getattr(distributions, part)(output)

@@ -66,10 +66,11 @@ def draw_band(axes: Axes, band: float) -> None:
     axes.axvspan(-band, band, label=f"within ±{band:g}", color="0.9", zorder=0)
 
 
-def legend_below(figure: Figure, axes: Axes) -> None:
+def legend_below(figure: Figure, axes: Axes, columns: int | None = None) -> None:
     """One legend for all panels, with the entries of one of them, below the panels."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    columns = columns or len(labels)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def draw_plateau(path: Path, table: pd.DataFrame, title: str, cap: int) -> None:

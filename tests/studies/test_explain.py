@@ -213,7 +213,7 @@ def test_each_variant_changes_one_thing():
         ),
         (
             ("--parts", "functions", "--session", "a.mat"),
-            "--session is of the part dynamics or plateau, which",
+            "--session is of the part dynamics or plateau or batch_norm, which",
         ),
         (("--parts", "dynamics", "--session", "TOY", "--first-bins", "999"), "change --first-bins"),
         (
