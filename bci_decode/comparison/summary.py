@@ -103,9 +103,12 @@ def _by_setting(groups: list[ProtocolGroup], by: str | None) -> list[str]:
         keys = [key for key in table if "." in key]  # three decimals would not do for them
         text = {key: ["" if one is None else str(one) for one in table[key]] for key in keys}
         shown = _labeled(table).assign(**text)
+        if not any(table["95 % interval"]):
+            shown = shown.drop(columns="95 % interval")
         lines += [
             f"## Test R² by setting: {name}\n",
-            "Mean over sessions; SE: standard error over seeds, empty with one seed.\n",
+            "Mean over sessions; SE: standard error over seeds (with a chained split, of their means "
+            "over cuts), empty with one seed; 95 % interval: bootstrap of 2 s blocks.\n",
             markdown(shown),
         ]
     return lines

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from matplotlib.figure import Figure
 from run_folders import A, B, compare, write_run
 
@@ -167,3 +168,18 @@ def test_simulated_and_recorded_sessions_share_no_interval_and_no_panel(tmp_path
     assert code == 0 and out.count("### Test R² over sessions") == 2
     assert out.count("| all | GRU | mean of x and y | 1 |") == 2
     assert out.count("by session:") == 2
+
+
+def test_settings_are_tabulated_with_intervals(tmp_path, run):
+    for lag in (0.1, 0.02):
+        for seed in (0, 1):
+            folder = write_decoded(tmp_path / str(lag), seed=seed, error=0.5 + lag)
+            settings = yaml.safe_load((folder / "config.yaml").read_text())
+            settings["data"]["lag"] = lag
+            (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    code, out, _ = run(tmp_path, "--by", "data.lag")
+    rows = [line.split(" | ") for line in out.splitlines() if "| GRU | 1 | 2 |" in line]
+    assert code == 0 and [row[0] for row in rows] == ["| 0.02", "| 0.1"]
+    for row in rows:
+        low, high = map(float, row[6].removesuffix(" |").split(" to "))
+        assert low < float(row[4]) < high and float(row[5]) > 0
