@@ -291,6 +291,7 @@ class NamesConfig(_Keys):
     PREFIX: ClassVar[str] = "names."
     experiment: str = key("default", "set by experiment=")
     model: str = key("", "set by model=")
+    swept: str = key("", "set by a sweep: the swept keys that nothing else in the folder names")
 
 
 @dataclass

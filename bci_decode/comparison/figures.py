@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 
 from bci_decode.comparison.finished_runs import Run
 from bci_decode.comparison.groups import ProtocolGroup
+from bci_decode.comparison.intervals import Resampled
 from bci_decode.comparison.pairs import model_pairs, paired_scores
-from bci_decode.comparison.tables import MAX_LISTED, run_table
+from bci_decode.comparison.tables import MAX_LISTED
 from bci_decode.data.catalog import monkeys
 from bci_decode.style import (
     BIDIRECTIONAL,
@@ -103,13 +104,15 @@ def _lighter(color: Any, share: float) -> tuple[float, ...]:
 def draw_scatter(groups: list[ProtocolGroup], path: Path, baseline: str) -> None:
     """Test R2 of models against the baseline's, a mark for each session and axis.
 
-    Above the diagonal a model is better than the baseline.
+    Above the diagonal a model is better than the baseline. The lines through a mark are the 95 %
+    intervals of both scores.
     """
     _draw_panels(groups, path, (6.5, 4.6), lambda *panel: _draw_scatter(baseline, *panel))
 
 
 def _draw_scatter(baseline: str, axes: Axes, group: ProtocolGroup) -> None:
-    table, looks = run_table(group.runs), model_looks(group.models)
+    resampled, looks = Resampled(group), model_looks(group.models)
+    table, ranges = resampled.table, resampled.session_intervals()
     pairs = model_pairs(group.models, baseline)
     label, others = model_label(baseline), [model_label(model) for model, _ in pairs]
     above = others[0] if len(others) == 1 else "other models"
@@ -123,9 +126,14 @@ def _draw_scatter(baseline: str, axes: Axes, group: ProtocolGroup) -> None:
         style = {"color": looks[model]["color"], "linestyle": "", "markersize": 8}
         for score, shape in AXES.items():
             scores = paired_scores(table, score, model, base).reset_index()
-            for monkey, y, x in scores[["monkey", "model", "base"]].itertuples(index=False):
+            columns = ["monkey", "session", "model", "base"]
+            for monkey, session, y, x in scores[columns].itertuples(index=False):
+                line = {"color": style["color"], "linewidth": 0.8, "alpha": 0.5}
+                across, up = (ranges.get((session, name, score), ()) for name in (base, model))
+                axes.plot(across, [y] * len(across), **line)
+                axes.plot([x] * len(up), up, **line)
                 axes.plot(x, y, **shape, **style, fillstyle=fills[monkey])
-                ends += [x, y]
+                ends += [x, y, *across, *up]
     if not ends:
         text = f"no session has both\n{label} and another model"
         axes.text(0.5, 0.5, text, ha="center", transform=axes.transAxes)
@@ -134,7 +142,9 @@ def _draw_scatter(baseline: str, axes: Axes, group: ProtocolGroup) -> None:
     limits = (min(ends) - margin, max(ends) + margin)
     axes.plot(limits, limits, **PLATEAU)
     axes.set(xlim=limits, ylim=limits)
-    _explain_marks(axes, group.target, {model: looks[model] for model, _ in pairs}, fills)
+    _explain_marks(
+        axes, group.target, {model: looks[model] for model, _ in pairs}, fills, bool(ranges)
+    )
 
 
 def _fills(names: Iterable[str]) -> dict[str, str]:
@@ -146,12 +156,16 @@ def _fills(names: Iterable[str]) -> dict[str, str]:
     return {name: FILLS[place] for name, place in places.items()}
 
 
-def _explain_marks(axes: Axes, target: str, looks: dict[str, Look], fills: dict[str, str]) -> None:
+def _explain_marks(
+    axes: Axes, target: str, looks: dict[str, Look], fills: dict[str, str], intervals: bool
+) -> None:
     for look in looks.values():
         axes.plot([], [], "s", color=look["color"], label=look["label"])
     gray: Look = {"color": "0.4", "linestyle": ""}
     for score, shape in AXES.items():
         axes.plot([], [], **shape, **gray, label=f"{score[-1]} {target}")
+    if intervals:
+        axes.plot([], [], color="0.4", linewidth=0.8, alpha=0.5, label="95 % interval")
     if len(set(fills.values())) > 1:
         known = {
             name if name in monkeys() else "other sessions": how for name, how in fills.items()

@@ -8,6 +8,7 @@ import pandas as pd
 
 from bci_decode.comparison.finished_runs import Run
 from bci_decode.comparison.groups import ProtocolGroup, differing_keys
+from bci_decode.comparison.intervals import Resampled, range_text
 from bci_decode.comparison.tables import mean_error, run_table, session_table
 from bci_decode.errors import BciDecodeError
 
@@ -46,7 +47,7 @@ def _check_key(by: str, groups: list[ProtocolGroup], keys: dict[str, list[str]])
 
 def _table(family: list[ProtocolGroup], keys: list[str]) -> pd.DataFrame:
     rows = [
-        {key: runs[0].settings.get(key) for key in keys} | {"model": model} | _mean_and_se(runs)
+        {key: runs[0].settings.get(key) for key in keys} | {"model": model} | _scores(group, runs)
         for group in family
         for model in group.models
         for runs in [group.of_model(model)]
@@ -63,12 +64,15 @@ def _rank(value: Any) -> tuple[bool, float, str]:
     return not number, float(value) if number else 0.0, str(value)
 
 
-def _mean_and_se(runs: list[Run]) -> dict[str, float]:
-    """Mean of R2 over sessions, and its standard error from the spread over the seeds of each."""
+def _scores(group: ProtocolGroup, runs: list[Run]) -> dict[str, Any]:
+    """Mean of R2 over sessions, its standard error over seeds and its 95 % interval."""
     sessions = session_table(run_table(runs))
+    resampled = Resampled(ProtocolGroup(runs, group.differs))
+    ends = resampled.mean_interval(runs[0].model, list(sessions["session"]), "r2")
     return {
         "sessions": len(sessions),
         "runs": len(runs),
         "mean R²": sessions["r2"].mean(),
         "SE over seeds": mean_error(sessions["se_r2"]),
+        "95 % interval": range_text(ends),
     }

@@ -6,24 +6,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from bci_decode.comparison.finished_runs import SCORES as SCORE_COLUMNS
 from bci_decode.comparison.finished_runs import IncompleteRuns
 from bci_decode.comparison.groups import ProtocolGroup, missing_runs
 from bci_decode.comparison.hyperparameters import hyperparameter_tables
-from bci_decode.comparison.pairs import MIN_PAIRS, model_pairs, paired_tests, unmatched_runs
+from bci_decode.comparison.intervals import Resampled, range_text
+from bci_decode.comparison.pairs import (
+    MIN_PAIRS,
+    model_pairs,
+    paired_scores,
+    paired_tests,
+    unmatched_runs,
+)
 from bci_decode.comparison.tables import (
+    ALL,
     MAX_LISTED,
     epoch_table,
     holdout_table,
     loss_table,
     markdown,
     partial_seeds,
-    run_table,
     score_table,
     session_table,
 )
 from bci_decode.data.catalog import monkeys
+from bci_decode.evaluation.intervals import interval
 from bci_decode.style import model_label, model_order
 
 SCORE_LABELS = {"r2": "mean of x and y", "r2_x": "x", "r2_y": "y"}
@@ -93,19 +103,23 @@ def _by_setting(groups: list[ProtocolGroup], by: str | None) -> list[str]:
         keys = [key for key in table if "." in key]  # three decimals would not do for them
         text = {key: ["" if one is None else str(one) for one in table[key]] for key in keys}
         shown = _labeled(table).assign(**text)
+        if not any(table["95 % interval"]):
+            shown = shown.drop(columns="95 % interval")
         lines += [
             f"## Test R² by setting: {name}\n",
-            "Mean over sessions; SE: standard error over seeds, empty with one seed.\n",
+            "Mean over sessions; SE: standard error over seeds (with a chained split, of their means "
+            "over cuts), empty with one seed; 95 % interval: bootstrap of 2 s blocks.\n",
             markdown(shown),
         ]
     return lines
 
 
 def _part(group: ProtocolGroup, baseline: str, published: Published) -> str:
-    table = run_table(group.runs)
+    resampled = Resampled(group)
+    table = resampled.table
     sessions = session_table(table)
-    lines = [f"## {group.name}\n", _protocol(group), *_scores(table, sessions), *_holdout(table)]
-    lines += [*_tests(table, baseline), *_epochs(table)]
+    lines = [f"## {group.name}\n", _protocol(group), *_scores(resampled, sessions)]
+    lines += [*_holdout(table), *_tests(resampled, baseline), *_epochs(table)]
     if published.text:
         lines.append(published.text)
     if sessions["session"].nunique() > 1:
@@ -148,7 +162,8 @@ def _split(settings: dict[str, Any]) -> str:
     )
 
 
-def _scores(table: pd.DataFrame, sessions: pd.DataFrame) -> list[str]:
+def _scores(resampled: Resampled, sessions: pd.DataFrame) -> list[str]:
+    table = resampled.table
     chained = bool(table["cut"].notna().any())
     note = (
         f"Mean over {'cuts, then over seeds,' if chained else 'seeds'} first; weights: test bins."
@@ -161,6 +176,8 @@ def _scores(table: pd.DataFrame, sessions: pd.DataFrame) -> list[str]:
             f" SE over seeds: of the plain mean{', each seed its mean over cuts' * chained}; empty "
             "where a session has one seed."
         )
+    scored, more = _with_certainty(scored, resampled, sessions)
+    note += more
     if partial := partial_seeds(table):
         note += f" Seeds that lack a cut, and are in no mean: {', '.join(partial)}."
     table = _labeled(scored)
@@ -172,6 +189,28 @@ def _scores(table: pd.DataFrame, sessions: pd.DataFrame) -> list[str]:
     if monkeys() & set(table["monkey"]) and not set(sessions["monkey"]) <= monkeys():
         text.append("Sessions not named after a cataloged monkey count only under `all`.\n")
     return text
+
+
+def _with_certainty(
+    scored: pd.DataFrame, resampled: Resampled, sessions: pd.DataFrame
+) -> tuple[pd.DataFrame, str]:
+    """A table of scores with intervals and the level of chance, and what they are, if known."""
+    ranges, chance = [], []
+    for row in scored.itertuples():
+        named = sessions["monkey"] == row.monkey if row.monkey != ALL else sessions["seeds"] > 0
+        its = sessions[named & (sessions["model"] == row.model) & sessions[row.score].notna()]
+        ranges.append(
+            range_text(resampled.mean_interval(row.model, list(its["session"]), row.score))
+        )
+        chance.append(resampled.chance(row.model, row.score) if row.monkey == ALL else float("nan"))
+    if not any(ranges) and np.isnan(chance).all():
+        return scored, ""
+    note = (
+        " The 95 % interval is of the plain mean: a bootstrap of 2 s blocks of the test parts, "
+        "which knows nothing of other seeds or sessions. By chance: mean R² against 20 targets "
+        "shifted in time."
+    )
+    return scored.assign(**{"95 % interval": ranges, "by chance": chance}), note
 
 
 def _labeled(table: pd.DataFrame) -> pd.DataFrame:
@@ -195,7 +234,8 @@ def _holdout(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def _tests(table: pd.DataFrame, baseline: str) -> list[str]:
+def _tests(resampled: Resampled, baseline: str) -> list[str]:
+    table = resampled.table
     label = model_label(baseline)
     text = [f"### Gain in test R² over {label}, session by session\n"]
     pairs = model_pairs(model_order(table["model"]), baseline)
@@ -212,7 +252,35 @@ def _tests(table: pd.DataFrame, baseline: str) -> list[str]:
         note += " Each model is tested on its own: p is not corrected for their number."
     if unmatched := unmatched_runs(table, pairs):
         note += f" Left out of the pairs: {unmatched} runs whose seed the other model lacks."
-    return [*text, markdown(_labeled(shown)), note + "\n"]
+    ends = [
+        resampled.gain_interval(row.model, row.baseline, row.score) for row in tests.itertuples()
+    ]
+    by_session = _gains(resampled, pairs)
+    if any(map(range_text, ends)):
+        place = list(shown.columns).index("mean gain") + 1
+        shown = shown.copy()
+        shown.insert(place, "95 % interval of the mean", list(map(range_text, ends)))
+        note += (
+            " The interval is of the mean gain over these sessions: a bootstrap of 2 s blocks that "
+            "draws the same blocks for both models."
+        )
+    return [*text, markdown(_labeled(shown)), note + "\n", *by_session]
+
+
+def _gains(resampled: Resampled, pairs: list[tuple[str, str]]) -> list[str]:
+    """The gain of each model in each session, mean of x and y, with its interval."""
+    rows = []
+    for model, base in pairs:
+        draws = resampled.gains(model, base)
+        scores = paired_scores(resampled.table, "r2", model, base).reset_index()
+        for row in scores[scores["session"].isin(list(draws))].itertuples():
+            place = list(SCORE_COLUMNS).index("r2")
+            ends = range_text(interval(draws[row.session][:, place]))
+            about = {"session": row.session, "model": model, "baseline": base}
+            rows.append(about | {"gain": row.model - row.base, "95 % interval": ends})
+    if not rows:
+        return []
+    return ["Gain in R², mean of x and y, by session:\n", markdown(_labeled(pd.DataFrame(rows)))]
 
 
 def _epochs(table: pd.DataFrame) -> list[str]:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from bci_decode.comparison.finished_runs import SCORES, Run
 from bci_decode.comparison.groups import ProtocolGroup
+from bci_decode.comparison.predictions import certainty
 from bci_decode.data.catalog import monkeys
 from bci_decode.style import model_order
 
@@ -19,22 +20,35 @@ ALL = "all"
 
 def run_table(runs: list[Run]) -> pd.DataFrame:
     """A row for each run (see `Run.row`), by experiment, session, model, seed and cut."""
+    return pd.DataFrame([run.row() for run in sorted_runs(runs)])
+
+
+def sorted_runs(runs: list[Run]) -> list[Run]:
+    """Runs by experiment, session, model (in the order of the tables), seed and cut."""
     order = model_order(run.model for run in runs)
-    table = pd.DataFrame([run.row() for run in runs])
-    keys = table.assign(model=table["model"].map(order.index))
-    columns = ["experiment", "session", "model", "seed", "cut"]
-    return table.loc[keys.sort_values(columns).index].reset_index(drop=True)
+
+    def place(run: Run) -> tuple:
+        about = run.metrics
+        cut = -1 if run.cut is None else run.cut
+        return about["experiment"], about["session"], order.index(run.model), about["seed"], cut
+
+    return sorted(runs, key=place)
 
 
 def sessions_csv(groups: list[ProtocolGroup]) -> str:
     """All runs, a row each.
 
-    `protocol` names the group, and a column for each setting in which groups differ has its value.
+    `test_r2_low` and `_high` are the ends of the 95 % interval, `chance_r2` is the R2 against
+    targets that are shifted in time. `protocol` names the group, and a column for each setting in
+    which groups differ has its value.
     """
-    tables = [
-        run_table(group.runs).assign(protocol=group.name, **group.differs) for group in groups
+    rows = [
+        row | certainty(run) | {"protocol": group.name} | group.differs
+        for group in groups
+        for row, run in zip(
+            run_table(group.runs).to_dict("records"), sorted_runs(group.runs), strict=True
+        )
     ]
-    rows = [row for table in tables for row in table.to_dict("records")]
     return pd.DataFrame(rows).to_csv(index=False)
 
 

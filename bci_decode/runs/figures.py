@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bci_decode.config import TrajectoryConfig
+from bci_decode.evaluation.intervals import r2_intervals
 from bci_decode.evaluation.metrics import r2
 from bci_decode.runs.folder import FIGURES
 from bci_decode.style import DECODED, PARTS, PLATEAU, TRUE, loss_limit, model_label, save_figure
@@ -139,7 +140,8 @@ def trajectory_figure(
 ) -> Figure:
     """True and decoded target over a range of time with its R2 and the whole part's, and the path.
 
-    The range begins at `shown.start` on the recording's clock, by default in the middle.
+    Beside the R2 of the whole part is its 95 % interval. The range of time begins at `shown.start`
+    on the recording's clock, by default in the middle.
     """
     import matplotlib.pyplot as plt
 
@@ -149,16 +151,19 @@ def trajectory_figure(
     whole = r2(decoded["true"], decoded["decoded"])
     with np.errstate(invalid="ignore", divide="ignore"):
         here = r2(true, guess)
+    names = [str(name) for name in decoded["axes"]]
+    ranges = r2_intervals(decoded["true"], decoded["decoded"], float(decoded["bin_width"]), names)
     figure = plt.figure(figsize=(10, 4.5), layout="constrained")
     has_path = target != "acceleration"  # integrated twice, it would lead anywhere
     grid = figure.add_gridspec(len(whole), 1 + has_path, width_ratios=(1.7, 1)[: 1 + has_path])
-    for axis, name in enumerate(decoded["axes"]):
+    for axis, name in enumerate(names):
         axes = figure.add_subplot(grid[axis, 0])
         axes.plot(time, true[:, axis], **TRUE)
         axes.plot(time, guess[:, axis], **DECODED)
         axes.set_ylabel(f"{name} {target}\n{unit}")
         axes.set_title(
-            f"{name}: R² {here[axis]:.3f} here, {whole[axis]:.3f} in all",
+            f"{name}: R² {here[axis]:.3f} here, {whole[axis]:.3f} in all"
+            + _range_text(ranges[f"r2_{name}"]),
             loc="right",
             fontsize="small",
         )
@@ -170,6 +175,10 @@ def trajectory_figure(
         _draw_path(figure.add_subplot(grid[:, 1]), true, guess, width)
     figure.suptitle(_wrapped(f"{title}: {time[0]:.1f} to {time[-1]:.1f} s", 110))
     return figure
+
+
+def _range_text(ends: list[float] | None) -> str:
+    return "" if ends is None else f" (95 %: {ends[0]:.3f} to {ends[1]:.3f})"
 
 
 def _shown_bins(time: np.ndarray, bin_width: float, shown: TrajectoryConfig) -> slice:

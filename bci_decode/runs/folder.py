@@ -1,13 +1,15 @@
 """The folder of a run: its name, its files, whether the run in it is finished, why it failed.
 
 `<output_dir>/<experiment>/<session>/<model>[-bidirectional][-<target>]/seed<k>/` is the same for
-the same command. With a chained split, each cut is a run in `seed<k>/cut<j>/`. A run trains in
-`seed<k>.running/` beside its folder, which is renamed when the run finishes.
+the same command. With a chained split, each cut is a run in `seed<k>/cut<j>/`. A sweep over other
+keys puts a folder such as `optimizer.lr=0.01/` above the seed's. A run trains in `seed<k>.running/`
+beside its folder, which is renamed when the run finishes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -23,11 +25,13 @@ from bci_decode.style import BIDIRECTIONAL
 
 RUNNING = ".running"
 FAILED = "failed.txt"
+MAX_NAME = 120  # characters: file systems take 255 bytes
 RESULTS = ("config.yaml", "history.csv", "metrics.json", "predictions.npz", "best.pt")
 FIGURES = ("loss", "r2", "trajectory")
 # keys that do not change the figures: a run continues, or counts as finished, though they differ
 FREE_KEYS = (
     "overwrite",
+    "names.swept",
     "data_dir",
     "output_dir",
     "session.path",
@@ -70,15 +74,29 @@ def run_folder(config: DictConfig) -> Path:
     target = config.data.target
     name = decoder_name(config.names.model, is_bidirectional(config))
     name += f"-{target}" * (target != "velocity")
-    folder = relative(Path(output, config.names.experiment, session, name, f"seed{config.seed}"))
+    swept = swept_folder(config.names.swept)
+    seed = f"seed{config.seed}"
+    folder = relative(Path(output, config.names.experiment, session, name, swept, seed))
     split = config.data.split
     return folder if split.cuts is None or split.cut is None else folder / f"cut{split.cut}"
 
 
+def swept_folder(swept: str) -> str:
+    """The name of the folder for swept keys: "optimizer.lr=0.01,trainer.batch_size=16".
+
+    Characters that a file system may refuse become "-". A name that is changed so, or too long,
+    ends with digits of its checksum, so that different values never share a folder.
+    """
+    plain = re.sub(r"[^\w.,=+-]", "-", swept.replace("/", "."))
+    if plain == swept.replace("/", ".") and len(plain) <= MAX_NAME:
+        return plain
+    return f"{plain[:MAX_NAME]}-{hashlib.sha256(swept.encode()).hexdigest()[:8]}"
+
+
 def model_folder(folder: Path) -> Path:
-    """The folder of the model that a run's folder lies in: above those of seed and cut."""
-    within = folder.parent if re.fullmatch(r"cut\d+", folder.name) else folder
-    return within.parent
+    """The folder of the model that a run's folder lies in: above swept keys, seed and cut."""
+    seed = folder.parent if re.fullmatch(r"cut\d+", folder.name) else folder
+    return seed.parents[1] if "=" in seed.parent.name else seed.parent
 
 
 def run_name(folder: Path) -> str:

@@ -21,6 +21,7 @@ from bci_decode.data.catalog import catalog
 from bci_decode.data.dataset import Dataset
 from bci_decode.data.split import enclosing
 from bci_decode.evaluation import metrics
+from bci_decode.evaluation.intervals import chance_level, r2_intervals
 from bci_decode.evaluation.scores import scores
 from bci_decode.files import written_whole
 
@@ -50,6 +51,7 @@ def write_report(
     """
     parts = [name for name in decoded if name not in enclosing(data.slices)]
     select_on = config.trainer.select_on
+    test, width = data.parts["test"].target, config.data.bin_width
     rule = select_on if len(history) > 1 else "closed form"
     report = about | {
         "epochs": int(history["epoch"].iloc[-1]),
@@ -58,6 +60,8 @@ def write_report(
         "scores": {
             name: scores(data.parts[name].target, decoded[name], data.axes) for name in parts
         },
+        "intervals": {"test": r2_intervals(test, decoded["test"], width, data.axes)},
+        "chance": {"test": chance_level(test, decoded["test"], data.axes)},
         "loss": {name: metrics.mse(data.parts[name].target, decoded[name]) for name in parts},
         "holdout": _holdout(data, history, about["best_epoch"]),
         "target_variance": {

@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from bci_decode.errors import BciDecodeError
@@ -30,9 +30,10 @@ from bci_decode.runs.folder import (
     record_failure,
     working_folder,
 )
+from bci_decode.runs.swept_keys import naming_words
 
 NO_RUN = "check its glob() and range(); own files are named one by one, session.path=a.mat,b.mat"
-OWN_FOLDER = "give each its own, as in 'output_dir=outputs/bins_${data.bin_width}'"
+OWN_FOLDER = "name each run once, or give each its own output_dir="
 
 
 @dataclass
@@ -55,6 +56,8 @@ class SweepReport(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs) -> None:
         try:
+            with read_write(config), open_dict(config):
+                config.hydra.overrides.task += _naming_words(config)
             folders = _folders(config)
         except (HydraException, OmegaConfBaseException, BciDecodeError):
             return  # the first run of the sweep fails with it, in one line
@@ -84,8 +87,13 @@ def _finished_at(folder: Path) -> int | None:
     return (folder / "metrics.json").stat().st_mtime_ns if is_complete(folder) else None
 
 
-def _folders(config: DictConfig) -> list[Path]:
-    """The run folders of a sweep, as Hydra expands and composes its overrides."""
+def _naming_words(config: DictConfig) -> list[str]:
+    """Words that give every run of the sweep a folder of its own: see `runs.swept_keys`."""
+    return naming_words(_jobs(config), config.hydra.runtime.choices)
+
+
+def _jobs(config: DictConfig) -> list[list[str]]:
+    """The words of each run of a sweep, as Hydra expands its overrides."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     loader = GlobalHydra.instance().config_loader()
@@ -95,9 +103,15 @@ def _folders(config: DictConfig) -> list[Path]:
     swept = [f"{key}={value}" for key, value in of_experiment.items()]  # a later word overrides
     overrides = OverridesParser.create(config_loader=loader).parse_overrides([*swept, *words])
     jobs = next(iter(BasicSweeper.split_arguments(overrides, None)), [])
+    return [list(job) for job in jobs]
+
+
+def _folders(config: DictConfig) -> list[Path]:
+    """The run folders of a sweep, as Hydra composes the words of its runs."""
+    loader = GlobalHydra.instance().config_loader()
     folders: list[Path] = []
-    for job in jobs:
-        composed = loader.load_sweep_config(config, list(job))
+    for job in _jobs(config):
+        composed = loader.load_sweep_config(config, job)
         HydraConfig.instance().set_config(composed)  # `names` are made of `hydra:` values
         folders += cut_configs(composed)
     HydraConfig.instance().set_config(config)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -23,8 +24,11 @@ from bci_decode.runs.folder import (
     failure,
     is_complete,
     lock_file,
+    model_folder,
     record_failure,
     run_folder,
+    run_name,
+    swept_folder,
     working_folder,
 )
 from bci_decode.runs.ownership import RunBusy, claim, finish, locked, start
@@ -292,3 +296,36 @@ def test_what_belongs_to_an_overwritten_run_goes_with_it(tmp_path):
     overwrite(folder)
     names = {path.name for path in folder.iterdir()}
     assert "evaluations.old" in names and not names & {"layers.png", "events.out.tfevents.1"}
+
+
+def test_swept_keys_are_a_level_above_the_seed(tmp_path):
+    config = compose("model=gru", "names.swept='data.lag=0.1,optimizer.lr=0.01'")
+    folder = run_folder(config)
+    expected = "outputs/default/simulated/gru/data.lag=0.1,optimizer.lr=0.01/seed0"
+    assert folder == Path(expected)
+    for place in (folder, folder / "cut3"):
+        assert model_folder(place) == Path("outputs/default/simulated/gru")
+    assert run_name(folder / "cut3") == f"{expected}/cut3".removeprefix("outputs/")
+    record_failure(tmp_path / folder, "no memory")
+    record_failure(tmp_path / folder, None)
+    assert [path.name for path in tmp_path.rglob("*")] == ["outputs"]
+
+
+@pytest.mark.parametrize(
+    ("swept", "name"),
+    [
+        ("", ""),
+        ("optimizer.lr=1e-05", "optimizer.lr=1e-05"),
+        ("data/split=chained", "data.split=chained"),
+        ("model.layers=[1, 2]", r"model.layers=-1,-2--[0-9a-f]{8}"),
+        ("init_from=../a:b", r"init_from=...a-b-[0-9a-f]{8}"),
+        ("a=" + "x" * 300, r"a=x{118}-[0-9a-f]{8}"),
+    ],
+)
+def test_names_of_swept_values_are_safe(swept, name):
+    assert re.fullmatch(name, swept_folder(swept))
+
+
+def test_values_that_look_alike_have_folders_of_their_own():
+    alike = ["a=x y", "a=x-y", "a=x*y", "a=" + "x" * 300, "a=" + "x" * 301]
+    assert len({swept_folder(one) for one in alike}) == len(alike)

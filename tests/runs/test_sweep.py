@@ -206,14 +206,57 @@ def test_a_session_shorter_than_the_studys_training_part_fails_alone(tmp_path):
     assert "has 156 bins" in reason and "change data.split.first_bins" in reason
 
 
+def run_folders(folder: Path) -> list[str]:
+    root = folder / "outputs" / "default"
+    return sorted(str(path.parent.relative_to(root)) for path in root.rglob("metrics.json"))
+
+
 def test_runs_that_would_share_a_folder_are_refused_before_any_begins(tmp_path):
-    done = sweep(tmp_path, "model=gru", "data.bin_width=0.064,0.032", *SMALL)
+    done = sweep(tmp_path, "model=gru", "seed=0,0", *SMALL)
     assert done.returncode == 2
-    assert "seed0: several runs of this sweep share this folder; give each its own" in done.stderr
+    assert "seed0: several runs of this sweep share this folder; name each run" in done.stderr
     assert not list(tmp_path.rglob("metrics.json"))
+
+
+def test_swept_keys_get_their_own_folders(tmp_path):
+    words = ["model=wiener", "data.bin_width=0.032,0.064", "data.units=all,merged"]
+    done = sweep(tmp_path, *words, "session.minutes=1")
+    assert done.returncode == 0 and "sweep: 4 done" in done.stdout, done.stdout + done.stderr
+    levels = [
+        f"data.bin_width={width},data.units={units}"
+        for width in (0.032, 0.064)
+        for units in ("all", "merged")
+    ]
+    assert run_folders(tmp_path) == [f"simulated/wiener/{level}/seed0" for level in levels]
+    assert "simulated/wiener/data.bin_width=0.064,data.units=all/seed0: test R2" in done.stdout
+    # the order of the words does not matter, and what is there is skipped
+    done = sweep(tmp_path, *reversed(words), "session.minutes=1", "seed=0,1")
+    assert done.returncode == 0 and "sweep: 4 done, 4 skipped" in done.stdout
+    groups = group_runs(read_runs(tmp_path / "outputs")[0])
+    assert [len(group.runs) for group in groups] == [2, 2, 2, 2]
+
+
+def test_a_users_own_folder_stands_in_for_the_level(tmp_path):
     own = "output_dir=outputs/bins_${data.bin_width}"
-    assert sweep(tmp_path, "model=gru", "data.bin_width=0.064,0.032", *SMALL, own).returncode == 0
-    assert len(list(tmp_path.rglob("metrics.json"))) == 2
+    done = sweep(tmp_path, "model=wiener", "data.bin_width=0.032,0.064", "session.minutes=1", own)
+    assert done.returncode == 0
+    found = [path.relative_to(tmp_path) for path in tmp_path.rglob("metrics.json")]
+    assert sorted(map(str, found)) == [
+        f"outputs/bins_{width}/default/simulated/wiener/seed0/metrics.json"
+        for width in (0.032, 0.064)
+    ]
+
+
+def test_swept_files_and_recordings_are_named_too(tmp_path):
+    small = [*SMALL[1:], "session.minutes=1,2", "data.window.length=20"]
+    words = ["model=gru", "optimizer=adamw,sgd", "optimizer.lr=1e-3", *small]
+    done = sweep(tmp_path, *words, "data.split=default,chained", "data.split.cuts=null,2")
+    assert done.returncode in (0, 1)
+    names = {path.parent.relative_to(tmp_path / "outputs/default").parts
+             for path in tmp_path.rglob("failed.txt")}  # fmt: skip
+    names |= {tuple(name.split("/")) for name in run_folders(tmp_path)}
+    assert {name[0] for name in names} == {"simulated_minutes1", "simulated_minutes2"}
+    assert {name[2].split(",optimizer=")[1] for name in names} == {"adamw", "sgd"}
 
 
 def test_a_launcher_that_is_not_installed_says_where_more_are(tmp_path):
