@@ -32,6 +32,13 @@ def split_in_time(bins: int, bin_width: float, config: SplitConfig, window_lengt
     else:
         val_end = config.first_bins
         train_end = val_end - round(val_end * config.val)
+    return parts_between(train_end, val_end, bins, gap, config, window_length)
+
+
+def parts_between(
+    train_end: int, val_end: int, bins: int, gap: int, config: SplitConfig, window_length: int
+) -> Slices:
+    """The parts that end at these bins, `gap` bins apart; each must hold a window."""
     slices = {
         "train": slice(0, train_end),
         "val": slice(train_end + gap, val_end),

@@ -75,6 +75,12 @@ def load_initial_weights(decoder: Decoder, folder: Path, data: Dataset) -> None:
     `BciDecodeError` where no unit matches, or where the models differ.
     """
     path = expand_user(folder) / "best.pt"
+    if decoder.encoder is not None:
+        raise BciDecodeError(
+            "cannot match units to the inputs of a model with an encoder",
+            field="init_from",
+            remedy="remove it",
+        )
     if not path.exists():
         raise BciDecodeError(
             "no such run, or it has no best.pt",
@@ -220,7 +226,8 @@ class LoadedRun:
         return table
 
     def _decode_bins(self, binned: BinnedSession, columns: np.ndarray, bins: slice) -> np.ndarray:
-        decode = predictor(self.model, Window.from_config(self.config.window).history)
+        window = Window.from_config(self.config.window)
+        decode = predictor(self.model, window.history, window.step)
         return self.scaler("target").inverse(decode(self.counts(binned, columns)[bins]))
 
     def predictions(

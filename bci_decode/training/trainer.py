@@ -92,6 +92,12 @@ class Trainer:
         self.history: list[dict[str, float]] = []
         self._place_tensors()
         self.monitor = None
+        if config.monitor_layers and decoder.encoder is not None:
+            raise BciDecodeError(
+                "sees the counts, which this model encodes before its recurrent layers",
+                field="trainer.monitor_layers",
+                remedy="set it to false",
+            )
         if config.monitor_layers:  # never the test part: users may change settings by what they see
             seen = self.counts["val" if "val" in self.counts else "train"]
             self.monitor = LayerMonitor(decoder.recurrent, monitor_input(seen, data.window))
@@ -109,8 +115,7 @@ class Trainer:
         }
         target = self.data.target_scaler.transform(self.data.parts["train"].target)
         self.train_target = torch.as_tensor(target, dtype=torch.float32, device=self.device)
-        window = self.data.window
-        bins = window.starts(len(target))[:, None] + np.arange(window.length)
+        bins = self.data.window.bins(len(target))
         self.windows = torch.as_tensor(bins, device=self.device)  # (windows, T)
 
     def fit(self, on_epoch: Callable[[dict[str, float]], None] | None = None) -> pd.DataFrame:
