@@ -16,7 +16,6 @@ from bci_decode.data.reaches import split_by_reaches
 from bci_decode.data.split import split_in_time
 from bci_decode.errors import BciDecodeError
 
-
 CONSTANT_SCALES = {"none": 1.0, "per_sample": 250.0}  # what a scaling divides by
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -88,7 +89,7 @@ def test_windows_every_4_ms_are_the_bins_of_80_ms_that_end_there():
         end = binned.edges[windows[w, -1] + 1]  # of the window, 400 ms after its start
         fine = end - 0.4 + 0.004 * np.arange(101)
         for column, times in enumerate(trains):
-            there = [present(times, *pair) for pair in zip(fine[:-1], fine[1:], strict=True)]
+            there = [present(times, *pair) for pair in pairwise(fine)]
             expected = np.reshape(there, (5, 20)).sum(axis=1)
             np.testing.assert_array_equal(binned.counts[windows[w], column], expected)
 
@@ -224,7 +225,7 @@ def test_bad_options_name_their_key(words, line):
     [
         (
             {"changes": ()},
-            "data.split.by: is reaches, but target_pos never changes; choose data.spl",
+            "data.split.by: is reaches, but target_pos never changes; choose",
         ),
         ({"changes": (500,)}, "data.split.by: 2 reaches are too few for the parts 0.5 and 0.25"),
     ],
