@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from bci_decode.config import described_keys
 from bci_decode.data.catalog import catalog
 
 SETTINGS = {
@@ -14,6 +15,13 @@ SETTINGS = {
 }
 METRICS = {"honest": "holdout", "at_test_choice": "at_test_selected_epoch"}
 DROPPED = "trainer.gemm"  # the matrix product, which is no setting any more
+# keys of later versions, which do nothing by default
+LATER = ("presence", "count_window", "difference", "split.by", "window.step", "window.learn")
+ADDED = {
+    name: default
+    for name, default, _ in described_keys()
+    if name.startswith("data.") and name.removeprefix("data.") in LATER
+}
 COLUMNS = {"held_": "holdout_", "outside_": "saturated_"}  # beginnings of columns of history.csv
 
 
@@ -23,7 +31,7 @@ def present_settings(settings: dict[str, Any]) -> dict[str, Any]:
     A class keeps its name when it moves to another module: `bci_decode.decoder.Decoder` and
     `bci_decode.models.decoder.Decoder` both become `bci_decode.Decoder`.
     """
-    return {
+    return ADDED | {
         SETTINGS.get(key, key): _without_module(value) if key.endswith("_target_") else value
         for key, value in settings.items()
         if key != DROPPED

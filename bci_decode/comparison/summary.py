@@ -120,11 +120,14 @@ def _protocol(group: ProtocolGroup) -> str:
     protocol = about["protocol"]
     first, share = settings.get("data.split.first_bins"), settings.get("data.split.val")
     training = f"first {first} bins" if first else f"first {settings.get('data.split.train')}"
+    whole = "the reaches of a session" if protocol.get("split_by") == "reaches" else "a session"
+    counted = protocol.get("count_window_s")
+    counts = f" with the counts of {1000 * counted:g} ms" if counted else ""
     validation = f"{share} of {'them' if first else 'it'}" if share else "none of its own"
     return (
         f"Protocol: {protocol['target']} in {protocol['unit']} of {protocol['source']}; bins of "
-        f"{1000 * protocol['bin_width_s']:g} ms, lag {protocol['lag_s']:g} s; units: "
-        f"{protocol['units']}; training part: {training} of a session, validation part: "
+        f"{1000 * protocol['bin_width_s']:g} ms{counts}, lag {protocol['lag_s']:g} s; units: "
+        f"{protocol['units']}; training part: {training} of {whole}, validation part: "
         f"{validation}, test part: the rest; up to {settings.get('trainer.epochs')} epochs, the "
         f"best one by {about['selection_rule']}. Recordings: {group.recording}.\n"
     )

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from bci_decode.config import flatten
+from bci_decode.config import described_keys, flatten
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import md5_of
 from bci_decode.style import BIDIRECTIONAL
@@ -92,7 +92,16 @@ def is_complete(folder: Path) -> bool:
 
 
 def changed_settings(folder: Path, settings: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Keys that differ between `config.yaml` of a folder and `settings`: (there, here) for each."""
+    """Keys that differ between `config.yaml` of a folder and `settings`: (there, here) for each.
+
+    A key of `data` or `trainer` that the folder's version did not have yet counts as its default,
+    with which it does nothing.
+    """
+    defaults = {
+        name: default
+        for name, default, _ in described_keys()
+        if name.startswith(("data.", "trainer."))
+    }
     try:
         there = flatten(yaml.safe_load((folder / "config.yaml").read_text()))
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
@@ -101,11 +110,11 @@ def changed_settings(folder: Path, settings: dict[str, Any]) -> dict[str, tuple[
     trained = any(key.startswith("model.recurrent.") for key in {**there, **here})
     unused = () if trained else ("trainer.", "optimizer.", "scheduler.")  # by a closed-form model
     return {
-        key: (there.get(key, absent), here.get(key, absent))
+        key: (there.get(key, defaults.get(key, absent)), here.get(key, absent))
         for key in {**there, **here}
         if key not in FREE_KEYS
         and not key.startswith(unused)
-        and there.get(key, absent) != here.get(key, absent)
+        and there.get(key, defaults.get(key, absent)) != here.get(key, absent)
     }
 
 

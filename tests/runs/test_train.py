@@ -326,7 +326,7 @@ def test_control_c_says_how_to_go_on(swept):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["model=rnn"], ["model=rnn: there is none; choose one of gru, lngru, wiener"]),
+        (["model=rnn"], ["model=rnn: there is none; choose one of ", "gru, lngru", "wiener"]),
         (
             ["session=indy_1"],
             [
@@ -344,7 +344,7 @@ def test_control_c_says_how_to_go_on(swept):
         (["data.bin_widht=1"], ["data.bin_widht: no such key; did you mean data.bin_width?"]),
         (["+foo=1"], ["foo: nothing reads this key"]),
         (["+data.foo=1"], ["data.foo: nothing reads this key"]),
-        (["model="], ["model=: there is none; choose one of gru, lngru, wiener"]),
+        (["model="], ["model=: there is none; choose one of ", "gru, lngru", "wiener"]),
         (["model=wiener", "bidirectional=true"], ["model=wiener: takes no bidirectional"]),
         (["experiment=source_study", "model=wiener"], ["has no recipe for it; choose gru, lngru"]),
         (["init_from=absent"], ["absent: init_from: no such run"]),
