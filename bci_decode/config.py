@@ -209,8 +209,8 @@ class DataConfig(_Keys):
     def binning_kwargs(self) -> dict[str, Any]:
         """The keys that make the bins, as `data.binning.bin_session` takes them."""
         names = ("bin_width", "lag", "target", "source", "units", "area")
-        names += ("presence", "count_window", "difference")
-        return {name: getattr(self, name) for name in names}
+        counting = ("presence", "count_window", "difference")
+        return {name: getattr(self, name) for name in names + counting}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DataConfig:
