@@ -309,4 +309,4 @@ def test_train_is_a_function_whether_the_command_is_imported_or_not(order, tmp_p
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
     )
-    assert "BciDecodeError: model=nope: there is none; choose one of gru, " in done.stderr
+    assert "BciDecodeError: model=nope: there is none; choose one of " in done.stderr
