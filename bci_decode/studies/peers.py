@@ -16,8 +16,9 @@ from bci_decode.studies.source_study import differences
 # experiments in `conf/experiment/`, and how its runs are not what was published
 PROTOCOLS = {
     "neurobench": "model and training are this project's",
-    "aegru": "these runs are not pruned, have no fixed-point weights and no last epochs on "
-    "training and validation part, as AEGRU pruned has",
+    "aegru": "these runs are trained without Poisson resampling and reconstruction of the counts, "
+    "are not pruned, and have no fixed-point weights and no last epochs on training and validation "
+    "part, as AEGRU pruned has",
 }
 COMMON = (
     "no window crosses a border between two parts, as it does in NeuroBench, a reach begins 4 ms "
