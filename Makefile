@@ -30,7 +30,10 @@ $(error $(firstword $(keys))=: `make $(firstword $(without_settings))` takes no 
 its variables are $(VARIABLES))
 endif
 
-.PHONY: help setup train compare explain data data-all data-list inspect simulation-table \
+# the six sessions of experiment=neurobench and experiment=aegru
+NEUROBENCH = indy_20160622_01 indy_20160630_01 indy_20170131_02 loco_20170210_03 loco_20170215_02 loco_20170301_05
+
+.PHONY: help setup train compare explain data data-all data-list data-neurobench inspect simulation-table \
 	test test-loggers lint docs bench bench-layers bench-study clean
 
 help:  ## list the targets
@@ -64,6 +67,9 @@ data: $(READY)  ## download recordings; SESSION=indy_20160927_04, SESSION="loco_
 
 data-all: $(READY)  ## download all 47 recordings, 24 GB
 	$(BIN)/bci-decode download '*' --data-dir $(DATA) $(ARGS)
+
+data-neurobench: $(READY)  ## download the six recordings of experiment=neurobench and experiment=aegru
+	$(BIN)/bci-decode download $(NEUROBENCH) --data-dir $(DATA) $(ARGS)
 
 data-list: $(READY)  ## list the recordings, and which are on disk and verified
 	@$(BIN)/bci-decode download --list --data-dir $(DATA) $(ARGS)

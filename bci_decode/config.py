@@ -108,6 +108,12 @@ class SplitConfig(_Keys):
         low=0,
         below=1,
     )
+    by: str = key(
+        "time",
+        "what train and val are fractions of: the session's time, or its reaches, in order; a "
+        "reach begins where target_pos changes",
+        choices=("time", "reaches"),
+    )
     cuts: int | None = key(
         None, "blocks of forward-chained cross-validation; null: one test part", low=1, high=100
     )
@@ -143,7 +149,11 @@ class ScaleConfig(_Keys):
 
     PREFIX: ClassVar[str] = "data.scale."
     counts: str = key("zscore", "scaling of the spike counts", choices=("none", "zscore"))
-    target: str = key("zscore", "scaling of the target", choices=("none", "zscore"))
+    target: str = key(
+        "zscore",
+        "scaling of the target; per_sample: velocity in mm per 4 ms, by the constant 250",
+        choices=("none", "zscore", "per_sample"),
+    )
 
 
 @dataclass
@@ -167,9 +177,24 @@ class WindowConfig(_Keys):
         low=1,
         high=1000,
     )
+    step: int = key(
+        1, "bins from one bin of a window to the next; above 1 it skips bins", low=1, high=MAX_BINS
+    )
+    learn: int = key(
+        1,
+        "outputs of a history window that are learned from, its last ones; the last one decodes",
+        low=1,
+        high=MAX_BINS,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.kind == "history" and self.learn > self.length:
+            raise BciDecodeError(
+                f"is {self.learn} of {self.length} bins",
+                field="data.window.learn",
+                remedy="learn from data.window.length outputs at most",
+            )
         if self.kind == "sequence" and self.burn_in >= self.length:
             raise BciDecodeError(
                 f"is {self.burn_in} of {self.length} bins",
@@ -198,14 +223,39 @@ class DataConfig(_Keys):
     low_pass: float | None = key(
         None, "Hz, cut-off of a causal low-pass filter of the decoded target; null: none", above=0
     )
+    presence: float | None = key(
+        None,
+        "s; a unit's spikes count as 0 or 1 in each interval of this width, and a bin sums them; "
+        "null: every spike counts",
+        low=0.001,
+    )
+    count_window: float | None = key(
+        None, "s up to a bin's end in which its spikes are counted; null: the bin itself", above=0
+    )
+    difference: str = key(
+        "bin",
+        "velocity is the difference over the bin, or at its end the central difference of samples",
+        choices=("bin", "central"),
+    )
     split: SplitConfig = key(SplitConfig, "")
     scale: ScaleConfig = key(ScaleConfig, "")
     window: WindowConfig = key(WindowConfig, "")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scale.target == "per_sample" and self.target != "velocity":
+            raise BciDecodeError(
+                f"is per_sample, a unit of velocity, not of {self.target}",
+                field="data.scale.target",
+                remedy="choose none or zscore",
+            )
+
     def binning_kwargs(self) -> dict[str, Any]:
         """The keys that make the bins, as `data.binning.bin_session` takes them."""
         names = ("bin_width", "target", "source", "units", "area")
-        return {name: getattr(self, name) for name in names} | {"lag": self.lag - self.delay}
+        counting = ("presence", "count_window", "difference")
+        values = {name: getattr(self, name) for name in names + counting}
+        return values | {"lag": self.lag - self.delay}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DataConfig:

@@ -107,8 +107,8 @@ def _by_setting(groups: list[ProtocolGroup], by: str | None) -> list[str]:
             shown = shown.drop(columns="95 % interval")
         lines += [
             f"## Test R² by setting: {name}\n",
-            "Mean over sessions; SE: standard error over seeds (with a chained split, of their means "
-            "over cuts), empty with one seed; 95 % interval: bootstrap of 2 s blocks.\n",
+            "Mean over sessions; SE: standard error over seeds (with a chained split, of their "
+            "means over cuts), empty with one seed; 95 % interval: bootstrap of 2 s blocks.\n",
             markdown(shown),
         ]
     return lines
@@ -136,9 +136,11 @@ def _part(group: ProtocolGroup, baseline: str, published: Published) -> str:
 def _protocol(group: ProtocolGroup) -> str:
     about, settings = group.runs[0].metrics, group.runs[0].settings
     protocol = about["protocol"]
+    counted = protocol.get("count_window_s")
+    counts = f" with the counts of {1000 * counted:g} ms" if counted else ""
     return (
         f"Protocol: {protocol['target']} in {protocol['unit']} of {protocol['source']}; bins of "
-        f"{1000 * protocol['bin_width_s']:g} ms, lag {protocol['lag_s']:g} s; units: "
+        f"{1000 * protocol['bin_width_s']:g} ms{counts}, lag {protocol['lag_s']:g} s; units: "
         f"{protocol['units']}; {_split(settings)}; up to {settings.get('trainer.epochs')} epochs, "
         f"the best one by {about['selection_rule']}. Recordings: {group.recording}.\n"
     )
@@ -156,9 +158,10 @@ def _split(settings: dict[str, Any]) -> str:
         )
     training = f"first {first} bins" if first else f"first {settings.get('data.split.train')}"
     validation = f"{share} of {'them' if first else 'it'}" if share else "none of its own"
+    reaches = settings.get("data.split.by") == "reaches"
     return (
-        f"training part: {training} of a session, validation part: {validation}, test part: the "
-        "rest"
+        f"training part: {training} of {'the reaches of ' * reaches}a session, validation part: "
+        f"{validation}, test part: the rest"
     )
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 
 from bci_decode.config import TARGETS
+from bci_decode.data.counts import intervals, presence_sums, trailing_sums
+from bci_decode.data.reaches import reach_starts
 from bci_decode.data.session import Session, clock_gaps
 from bci_decode.errors import BciDecodeError
 
@@ -17,6 +19,8 @@ log = logging.getLogger(__name__)
 SOURCES = ("finger_pos", "cursor_pos")
 UNITS = ("all", "sorted", "hash", "merged")
 AREAS = ("all", "M1", "S1")
+DIFFERENCES = ("bin", "central")
+ORDERS = {"position": 0, "velocity": 1, "acceleration": 2}  # of the derivative of position
 MIN_WIDTH = 0.001  # s; narrower bins add nothing to a 250 Hz clock and fill the memory with zeros
 
 
@@ -28,7 +32,9 @@ class BinnedSession:
     whole numbers in the smallest unsigned type that holds them; `units` has a row for each of the N
     columns (channel, area, row; row is -1 where all rows of a channel are merged). `kinematics`
     (T, 2) are x and y of `target` in `TARGETS`' unit, `lag` seconds after the bin's spikes.
-    `shifted` are the same on grids that begin later by parts of a bin, each with T - 1 bins.
+    `count_window`: seconds up to its end in which a bin's spikes are counted, where that is not the
+    bin. `reaches` (R,): the first bin of each reach; see `data.reaches`. `shifted` are the same on
+    grids that begin later by parts of a bin, each with T - 1 bins.
     """
 
     name: str
@@ -39,6 +45,8 @@ class BinnedSession:
     target: str
     bin_width: float
     lag: float
+    count_window: float | None = None
+    reaches: np.ndarray | None = None
     shifted: tuple[BinnedSession, ...] = ()
 
 
@@ -52,19 +60,25 @@ def bin_session(
     units: str = "all",
     area: str = "all",
     grids: int = 1,
+    presence: float | None = None,
+    count_window: float | None = None,
+    difference: str = "bin",
 ) -> BinnedSession:
     """Bin a session's spikes every `bin_width` seconds and align the hand with them.
 
     `lag` is in seconds, any real number; it is positive where the hand follows the spikes. `target`
     is one of `TARGETS`, `source` of `SOURCES`, `units` of `UNITS`, `area` of `AREAS`. With
-    `grids` g there are g - 1 more grids, bin_width / g apart. Raises `BciDecodeError` with the
-    config key at fault.
+    `grids` g there are g - 1 more grids, bin_width / g apart. With `presence` (s) a column counts 0
+    or 1 in each interval of that width. With `count_window` (s) a bin's counts are those of so many
+    seconds up to its end; bins then overlap. `difference`: see `kinematics`. Raises
+    `BciDecodeError` with the config key at fault.
     """
     for field, value, known in (
         ("data.target", target, tuple(TARGETS)),
         ("data.source", source, SOURCES),
         ("data.units", units, UNITS),
         ("data.area", area, AREAS),
+        ("data.difference", difference, DIFFERENCES),
     ):
         if value not in known:
             raise BciDecodeError(
@@ -73,17 +87,21 @@ def bin_session(
     edges = bin_edges(session, bin_width, lag)
     columns = select_units(session, units, area)
     labels = columns.drop(columns="members")
+    summed = 1 if count_window is None else intervals("count_window", count_window, bin_width)
 
     def on(edges: np.ndarray) -> BinnedSession:
+        counts = _counts(session, columns["members"], edges, bin_width, presence)
         return BinnedSession(
             name=session.name,
             edges=edges,
-            counts=count_spikes(session.spike_times, columns["members"], edges, bin_width),
+            counts=trailing_sums(counts, summed),
             units=labels,
-            kinematics=kinematics(session, edges, bin_width, lag, target, source),
+            kinematics=kinematics(session, edges, bin_width, lag, target, source, difference),
             target=target,
             bin_width=bin_width,
             lag=lag,
+            count_window=count_window,
+            reaches=reach_starts(session, edges, lag),
         )
 
     shifts = bin_width / grids * np.arange(1, grids) if len(edges) > 2 else ()
@@ -170,6 +188,18 @@ def select_units(session: Session, units: str, area: str) -> pd.DataFrame:
     return table[["channel", "area", "row", "members"]].reset_index(drop=True)
 
 
+def _counts(
+    session: Session, members, edges: np.ndarray, bin_width: float, presence: float | None
+) -> np.ndarray:
+    """Spikes (T, N) in each bin or, with `presence`, the intervals of a bin that hold one."""
+    if presence is None:
+        return count_spikes(session.spike_times, members, edges, bin_width)
+    each = intervals("presence", bin_width, presence)
+    inner = edges[:-1, None] + bin_width / each * np.arange(each)
+    fine = snap_to_samples(np.append(inner.ravel(), edges[-1]), session.t)
+    return presence_sums(count_spikes(session.spike_times, members, fine, bin_width / each), each)
+
+
 def count_spikes(
     spike_times: tuple[np.ndarray, ...], members, edges: np.ndarray, bin_width: float
 ) -> np.ndarray:
@@ -211,19 +241,32 @@ def _overflows(bins: np.ndarray, dtype: np.dtype) -> bool:
 
 
 def kinematics(
-    session: Session, edges: np.ndarray, bin_width: float, lag: float, target: str, source: str
+    session: Session,
+    edges: np.ndarray,
+    bin_width: float,
+    lag: float,
+    target: str,
+    source: str,
+    difference: str = "bin",
 ) -> np.ndarray:
     """x and y (T, 2) of the hand for each bin, `lag` seconds after it.
 
     Position (mm) is taken at the bin's end; velocity (mm/s) is the difference in position over the
     bin / bin_width; acceleration (mm/s^2) is the difference to the velocity of the bin before /
     bin_width, and the first bin repeats the second's. Samples are interpolated linearly.
+
+    With the `difference` "central", velocity is the central difference of the samples at the bin's
+    end, as in NeuroBench, where it is in mm per 4 ms sample: 1 / 250 of this one, with the same R2.
+    It sees one sample after the bin. Acceleration is the central difference of that.
     """
     path = getattr(session, source)[:, :2]
     _check_positions(session, source, path)
     times = snap_to_samples(edges + lag, session.t)
+    if difference == "central":
+        for _ in range(ORDERS[target]):
+            path = np.gradient(path, session.t, axis=0)
     position = np.stack([np.interp(times, session.t, axis) for axis in path.T], axis=1)
-    if target == "position":
+    if target == "position" or difference == "central":
         return position[1:]
     velocity = np.diff(position, axis=0) / bin_width
     if target == "velocity":

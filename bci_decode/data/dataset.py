@@ -5,15 +5,18 @@ Everything that is fitted here is fitted on the training part alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from bci_decode.config import DataConfig, WindowConfig
 from bci_decode.data.binning import BinnedSession
+from bci_decode.data.reaches import split_by_reaches
 from bci_decode.data.split import split_in_time
 from bci_decode.errors import BciDecodeError
+
+CONSTANT_SCALES = {"none": 1.0, "per_sample": 250.0}  # what a scaling divides by
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +45,12 @@ class Scaler:
     def fit(cls, values: np.ndarray, kind: str) -> Scaler:
         """Fit to `values` (T, C).
 
-        `kind` is "zscore", or "none" for a scaler that changes nothing.
+        `kind` is "zscore", "none" for a scaler that changes nothing, or "per_sample" for mm/s as mm
+        per sample of 4 ms.
         """
         columns = values.shape[1]
-        if kind == "none":
-            return cls(np.zeros(columns), np.ones(columns))
+        if kind in CONSTANT_SCALES:
+            return cls(np.zeros(columns), np.full(columns, CONSTANT_SCALES[kind]))
         std = values.std(axis=0, dtype=np.float64)
         # a column that never varies in training is only centered: a division by 0 would blow up its
         # first change
@@ -72,28 +76,41 @@ class Window:
 
     kind "history": the last bin alone, and a decoder that always sees just `length` bins, as in the
     source study. kind "sequence": every bin from `burn_in` on, and a decoder whose state is carried
-    through the whole stream.
+    through the whole stream. The bins of a window are `step` apart: 1, or more where bins overlap
+    (`data.count_window`). Outputs from `first_output` on are learned from; in kind "history" these
+    are the last `learn` ones, while the last one alone decodes.
     """
 
     kind: str
     length: int
     stride: int
     first_output: int
+    step: int = 1
 
     @classmethod
     def from_config(cls, config: WindowConfig) -> Window:
         """The window that the config keys `data.window.*` describe."""
-        first = config.length - 1 if config.kind == "history" else config.burn_in
-        return cls(config.kind, config.length, config.stride, first)
+        history = config.kind == "history"
+        first = config.length - config.learn if history else config.burn_in
+        return cls(config.kind, config.length, config.stride, first, config.step)
 
     @property
     def history(self) -> int | None:
         """Bins that one output may look back on; None where the state is carried without end."""
         return self.length if self.kind == "history" else None
 
+    @property
+    def span(self) -> int:
+        """Bins of the stream from a window's first bin to its last one."""
+        return (self.length - 1) * self.step + 1
+
+    def bins(self, bins: int) -> np.ndarray:
+        """The bins (W, length) of the windows of a part."""
+        return self.starts(bins)[:, None] + self.step * np.arange(self.length)
+
     def starts(self, bins: int) -> np.ndarray:
         """First bins (W,) of the windows of a part; the last window ends with the part."""
-        last = bins - self.length
+        last = bins - self.span
         starts = np.arange(0, last + 1, self.stride)
         return starts if starts[-1] == last else np.append(starts, last)
 
@@ -126,7 +143,7 @@ def prepare(binned: BinnedSession, config: DataConfig | None = None) -> Dataset:
     config = config or DataConfig(bin_width=binned.bin_width, lag=binned.lag, target=binned.target)
     window = Window.from_config(config.window)
     try:
-        slices = split_in_time(len(binned.counts), binned.bin_width, config.split, window.length)
+        slices = _split(binned, config, window.span)
     except BciDecodeError as mistake:
         raise BciDecodeError(
             mistake.problem, file=binned.name, field=mistake.field, remedy=mistake.remedy
@@ -152,6 +169,16 @@ def prepare(binned: BinnedSession, config: DataConfig | None = None) -> Dataset:
     return Dataset(
         parts, slices, units, counts_scaler, target_scaler, window, shifted=shifted, low_pass=cutoff
     )
+
+
+def _split(binned: BinnedSession, config: DataConfig, span: int) -> dict[str, slice]:
+    """The parts, so far apart that no spike counts in two of them."""
+    shared = 0.0 if binned.count_window is None else binned.count_window - binned.bin_width
+    split = replace(config.split, gap=max(config.split.gap, shared))
+    bins = len(binned.counts)
+    if split.by == "reaches":
+        return split_by_reaches(binned.reaches, bins, binned.bin_width, split, span)
+    return split_in_time(bins, binned.bin_width, split, span)
 
 
 def _check_movement(binned: BinnedSession, slices: dict[str, slice]) -> None:
@@ -182,7 +209,8 @@ def _check_low_pass(config: DataConfig) -> None:
 def _active_units(binned: BinnedSession, train: slice, min_rate: float) -> np.ndarray:
     """Mask (N,) of the units whose mean rate over the training part is `min_rate` Hz or more."""
     counts = binned.counts[train]
-    rates = counts.sum(axis=0, dtype=np.int64) / (len(counts) * binned.bin_width)
+    width = binned.bin_width if binned.count_window is None else binned.count_window
+    rates = counts.sum(axis=0, dtype=np.int64) / (len(counts) * width)
     if rates.max() == 0:
         raise BciDecodeError(
             "no spike falls into the training part",

@@ -38,6 +38,22 @@ def split_in_time(bins: int, bin_width: float, config: SplitConfig, window_lengt
     else:
         val_end = config.first_bins
         train_end = val_end - round(val_end * config.val)
+    return parts_between(train_end, val_end, test_end, gap, config, window_length, bins)
+
+
+def parts_between(
+    train_end: int,
+    val_end: int,
+    test_end: int,
+    gap: int,
+    config: SplitConfig,
+    window_length: int,
+    bins: int | None = None,
+) -> Slices:
+    """The parts that end at these bins, `gap` bins apart; each must hold a window.
+
+    `bins` are all of the session, if the test part does not end with it.
+    """
     slices = {
         "train": slice(0, train_end),
         "val": slice(train_end + gap, val_end),
@@ -45,7 +61,7 @@ def split_in_time(bins: int, bin_width: float, config: SplitConfig, window_lengt
     }
     if config.val == 0:
         del slices["val"]
-    _check_lengths(bins, slices, config, window_length)
+    _check_lengths(bins or test_end, slices, config, window_length)
     return slices | _slices_of_test(slices["test"], config, window_length, gap)
 
 

@@ -6,6 +6,7 @@ Shapes: T bins, N units, D axes of the target.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,39 +22,51 @@ Predictor = Callable[[np.ndarray | Tensor], np.ndarray]
 
 @torch.no_grad()
 def decode_stream(
-    decoder: TrainedDecoder, counts: Tensor, history: int | None, batch: int = 256
+    decoder: TrainedDecoder, counts: Tensor, history: int | None, batch: int = 256, step: int = 1
 ) -> Tensor:
     """Decode a whole stream (T, N) -> (T, D) as a live decoder would, each bin from bins up to it.
 
     With `history` every bin is decoded from the last `history` bins, starting from a zero state;
     the stream's first bins from as many as there are. Without, the state is carried from the first
     bin to the last; a bidirectional decoder then reads the whole stream for every bin, as no live
-    one could.
+    one could. With `step`, a bin's predecessor is the bin `step` before it, so that the stream is
+    as many streams, each of every `step`-th bin.
     """
     decoder.eval()
     if history is None:
+        return _decode_carried(decoder, counts, step)
+    bins = torch.arange(len(counts), device=counts.device)
+    # `step` bins each have 1, 2, ... bins to be decoded from, all others have `history`
+    early = bins[: (history - 1) * step].split(step)
+    late = bins[(history - 1) * step :].split(batch)
+    decoded = []
+    for seen, part in [*enumerate(early, start=1), *((history, part) for part in late)]:
+        if len(part):
+            windows = part[:, None] - step * torch.arange(seen - 1, -1, -1, device=bins.device)
+            decoded.append(decoder.forward_windows(counts, windows, seen - 1)[:, 0])
+    return torch.cat(decoded)
+
+
+def _decode_carried(decoder: TrainedDecoder, counts: Tensor, step: int) -> Tensor:
+    """Decode `step` interleaved streams, each with its own state; zeros after the last bin."""
+    if step == 1:
         return decoder(counts[None])[0][0]
-    first = [
-        decoder(counts[None, : t + 1], first_output=t)[0][0]
-        for t in range(min(history - 1, len(counts)))
-    ]
-    starts = torch.arange(max(len(counts) - history + 1, 0), device=counts.device)[:, None]
-    windows = starts + torch.arange(history, device=counts.device)
-    rest = [
-        decoder.forward_windows(counts, part, history - 1)[:, 0]
-        for part in windows.split(batch)
-        if len(part)
-    ]
-    return torch.cat(first + rest)
+    padded = torch.nn.functional.pad(counts, (0, 0, 0, -len(counts) % step))
+    streams = padded.unflatten(0, (-1, step)).transpose(0, 1)  # (step, T / step, N)
+    return decoder(streams)[0].transpose(0, 1).flatten(0, 1)[: len(counts)]
 
 
-def predictor(model: object, history: int | None, cutoff: float | None = None) -> Predictor:
+def predictor(
+    model: object, history: int | None, step: int = 1, cutoff: float | None = None
+) -> Predictor:
     """A function from scaled counts (T, N) to scaled kinematics (T, D), float64, of any model.
 
-    A `models.decoder.TrainedDecoder` decodes the counts as one stream, a closed-form model has
-    `predict`. With `cutoff`, in cycles per bin, the outputs pass a causal low-pass filter.
+    A `models.decoder.TrainedDecoder` decodes the counts as one stream, with `history` and `step` as
+    in `decode_stream`; a closed-form model has `predict`. With `cutoff`, in cycles per bin, the
+    outputs pass a causal low-pass filter.
     """
-    decode = _decode_trained(model, history) if isinstance(model, TrainedDecoder) else model.predict  # type: ignore[attr-defined]
+    trained = isinstance(model, TrainedDecoder)
+    decode: Any = _decode_trained(model, history, step) if trained else model.predict  # type: ignore
 
     def decoded(counts: np.ndarray | Tensor) -> np.ndarray:
         outputs = np.asarray(decode(counts), np.float64)
@@ -62,9 +75,10 @@ def predictor(model: object, history: int | None, cutoff: float | None = None) -
     return decoded
 
 
-def _decode_trained(model: TrainedDecoder, history: int | None) -> Predictor:
+def _decode_trained(model: TrainedDecoder, history: int | None, step: int) -> Predictor:
     def decode(counts: np.ndarray | Tensor) -> np.ndarray:
-        stream = decode_stream(model, torch.as_tensor(counts, device=model.device), history)
+        counts = torch.as_tensor(counts, device=model.device)
+        stream = decode_stream(model, counts, history, step=step)
         return stream.double().cpu().numpy()
 
     return decode
@@ -78,7 +92,7 @@ def decode_parts(
     Each part is one stream (T, D). A part inside another one is cut out of that one's stream.
     `counts` are the scaled counts where they are tensors on the model's device already.
     """
-    decode = predictor(model, data.window.history, data.low_pass)
+    decode = predictor(model, data.window.history, data.window.step, data.low_pass)
     inside = enclosing(data.slices)
     decoded = {
         name: data.target_scaler.inverse(decode(counts[name] if counts else part.counts))

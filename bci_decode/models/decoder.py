@@ -51,7 +51,8 @@ class Decoder(TrainedDecoder):
     Counts and kinematics are in the data set's scaled units. `recurrent(input_size,
     batch_first=True)` makes a layer with the call of `torch.nn.GRU`, `head(H, D)` makes the module
     that maps its outputs to the axes, and `norm`, if any, is between the two. Plain and LayerNorm
-    decoders differ only in what is put into these sockets.
+    decoders differ only in what is put into these sockets. `encoder(N)`, if any, makes a module
+    with an `output_size` that maps the counts of each bin before the recurrent layer.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Decoder(TrainedDecoder):
         head: Callable[[int, int], nn.Module],
         norm: nn.Module | None = None,
         dropout: float = 0.0,
+        encoder: Callable[[int], nn.Module] | None = None,
         *,
         input_size: int,
         output_size: int,
@@ -69,7 +71,9 @@ class Decoder(TrainedDecoder):
             raise ValueError(f"dropout is {dropout}, it must be 0 or more and below 1")
         # nn.Dropout(0) still draws and multiplies
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
-        self.recurrent = recurrent(input_size, batch_first=True)
+        self.encoder = encoder(input_size) if encoder else None
+        self.inputs = input_size if self.encoder is None else int(self.encoder.output_size)  # type: ignore[arg-type]
+        self.recurrent = recurrent(self.inputs, batch_first=True)
         self.bidirectional = bool(self.recurrent.bidirectional)
         self.norm = norm or nn.Identity()
         self.input_size = input_size
@@ -90,12 +94,16 @@ class Decoder(TrainedDecoder):
         self, counts: Tensor, state: Tensor | None = None, first_output: int = 0
     ) -> tuple[Tensor, Tensor]:
         """Kinematics (B, T - first_output, D) of the bins from `first_output` on, and the state."""
-        y, state = self.features(counts, state)
+        y, state = self.features(self.encode(counts), state)
         return self.head(y[:, first_output:]), state
 
-    def features(self, counts: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def encode(self, counts: Tensor) -> Tensor:
+        """What the recurrent layer gets of counts (B, T, N)."""
+        return self._encoded(self.dropout(counts))
+
+    def features(self, encoded: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What the head gets of every bin (B, T, H), and the state."""
-        y, state = self.recurrent(self.dropout(counts), state)
+        y, state = self.recurrent(encoded, state)
         return self.norm(y), state
 
     def forward_windows(self, counts: Tensor, windows: Tensor, first_output: int = 0) -> Tensor:
@@ -103,9 +111,11 @@ class Decoder(TrainedDecoder):
 
         Each window starts from a zero state. The result is that of counts[windows]; but where
         windows lie so close together that they share bins, a layer with a method `forward_windows`
-        projects each bin once on a CPU. Dropout of the counts falls on each window separately.
+        projects each bin once on a CPU. In training, dropout of the counts and an encoder work on
+        each window separately.
         """
-        drops = self.training and isinstance(self.dropout, nn.Dropout)
+        drops = isinstance(self.dropout, nn.Dropout) or self.encoder is not None
+        drops = drops and self.training
         # no layer gains on a GPU, which training would have to wait for to read `first` and `last`
         may_share = hasattr(self.recurrent, "forward_windows") and windows.device.type == "cpu"
         if drops or not may_share:
@@ -113,8 +123,12 @@ class Decoder(TrainedDecoder):
         first, last = (int(end) for end in torch.aminmax(windows))
         if windows.numel() <= MIN_OVERLAP * (last + 1 - first):
             return self(counts[windows], first_output=first_output)[0]
-        y, _ = self.recurrent.forward_windows(counts[first : last + 1], windows - first)  # type: ignore[operator]
+        bins = self._encoded(counts[first : last + 1])
+        y, _ = self.recurrent.forward_windows(bins, windows - first)  # type: ignore[operator]
         return self.head(self.norm(y)[:, first_output:])
+
+    def _encoded(self, counts: Tensor) -> Tensor:
+        return counts if self.encoder is None else self.encoder(counts)
 
 
 def check_window(decoder: TrainedDecoder, history: int | None) -> None:

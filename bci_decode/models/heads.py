@@ -9,6 +9,13 @@ import torch
 from torch import Tensor, nn
 
 
+class DropoutHead(nn.Sequential):
+    """A linear map of the outputs after dropout: (..., H) -> (..., D)."""
+
+    def __init__(self, inputs: int, outputs: int, dropout: float):
+        super().__init__(nn.Dropout(dropout), nn.Linear(inputs, outputs))
+
+
 class MLPHead(nn.Sequential):
     """One hidden layer of `width` with a ReLU, all axes together: (..., H) -> (..., D)."""
 

@@ -122,7 +122,8 @@ class RNNDecoder(RegressorMixin, BaseEstimator):
                 f"the counts are {counts.shape}", remedy=f"give (T, {self.n_features_in_})"
             )
         scaled = self.counts_scaler_.transform(counts, np.float32)
-        decode = predictor(self.decoder_, self.window_.history, self.low_pass_)
+        window = self.window_
+        decode = predictor(self.decoder_, window.history, window.step, self.low_pass_)
         return self.target_scaler_.inverse(decode(scaled))
 
     def _dataset(self, counts: np.ndarray, target: np.ndarray, config: DataConfig) -> Dataset:
@@ -135,10 +136,10 @@ class RNNDecoder(RegressorMixin, BaseEstimator):
             )
         window, end = Window.from_config(config.window), round(len(counts) * (1 - self.val))
         slices = {"train": slice(0, end), "val": slice(end, len(counts))}
-        if min(end, len(counts) - end) < max(window.length, 2):
+        if min(end, len(counts) - end) < max(window.span, 2):
             raise BciDecodeError(
                 f"{len(counts)} bins leave {end} to train and {len(counts) - end} to validate on",
-                remedy=f"give more, each part needs {max(window.length, 2)}, or change val",
+                remedy=f"give more, each part needs {max(window.span, 2)}, or change val",
             )
         scaler = Scaler.fit(counts[:end], config.scale.counts)
         parts = {

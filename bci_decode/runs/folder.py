@@ -128,13 +128,17 @@ def is_complete(folder: Path) -> bool:
 
 
 def changed_settings(folder: Path, settings: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Keys that differ between `config.yaml` of a folder and `settings`: (there, here) for each."""
+    """Keys that differ between `config.yaml` of a folder and `settings`: (there, here) for each.
+
+    A key that the folder's version did not have yet counts as its default, with which it does
+    nothing.
+    """
     try:
         there = flatten(yaml.safe_load((folder / "config.yaml").read_text()))
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         raise conflict(folder, "a run whose config.yaml is damaged") from error
     here, absent = flatten(settings), "absent"
-    defaults = default_settings()  # a run of before a key existed has its default
+    defaults = default_settings()
     trained = any(key.startswith("model.recurrent.") for key in {**there, **here})
     unused = () if trained else ("trainer.", "optimizer.", "scheduler.")  # by a closed-form model
     values = {

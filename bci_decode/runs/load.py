@@ -77,6 +77,12 @@ def load_initial_weights(decoder: TrainedDecoder, folder: Path, data: Dataset) -
     `BciDecodeError` where no unit matches, or where the models differ.
     """
     path = expand_user(folder) / "best.pt"
+    if decoder.encoder is not None:
+        raise BciDecodeError(
+            "cannot match units to the inputs of a model with an encoder",
+            field="init_from",
+            remedy="remove it",
+        )
     if not path.exists():
         raise BciDecodeError(
             "no such run, or it has no best.pt",
@@ -224,7 +230,8 @@ class LoadedRun:
     def _decode_bins(self, binned: BinnedSession, columns: np.ndarray, bins: slice) -> np.ndarray:
         config = self.config
         cutoff = None if config.low_pass is None else config.low_pass * config.bin_width
-        decode = predictor(self.model, Window.from_config(config.window).history, cutoff)
+        window = Window.from_config(config.window)
+        decode = predictor(self.model, window.history, window.step, cutoff)
         return self.scaler("target").inverse(decode(self.counts(binned, columns)[bins]))
 
     def predictions(

@@ -179,6 +179,10 @@ def _protocol(data: Dataset, config: DataConfig, bidirectional: bool) -> dict[st
         "area": config.area,
         "min_rate_hz": config.min_rate,
         "low_pass_hz": config.low_pass,
+        "presence_s": config.presence,
+        "count_window_s": config.count_window,
+        "difference": config.difference,
+        "split_by": config.split.by,
         "units_used": len(data.units),
         "split_bins": {
             name: [bins.start, bins.stop]
@@ -190,6 +194,7 @@ def _protocol(data: Dataset, config: DataConfig, bidirectional: bool) -> dict[st
             "kind": window.kind,
             "length": window.length,
             "first_output": window.first_output,
+            "step": window.step,
         },
         "scored_on": "every bin of the part, as one stream"
         + ", read from both its ends" * looks_ahead,

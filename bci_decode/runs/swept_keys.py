@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 NAMED = (
     "experiment", "session", "session.name", "session.path", "model", "data.target",
     "bidirectional", "seed", "data.split.cut", "output_dir",
+    "model.recurrent",  # as a whole: experiments that sweep it name the model after it
 )  # fmt: skip
 
 

@@ -14,7 +14,8 @@ from bci_decode.comparison.summary import summary
 from bci_decode.comparison.tables import sessions_csv
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import written_whole
-from bci_decode.studies.published import means_text, published, source_study_groups
+from bci_decode.studies.peers import published
+from bci_decode.studies.published import means_text, source_study_groups
 from bci_decode.studies.source_study import ablation_table, ablation_text
 from bci_decode.style import FORMATS
 

@@ -26,22 +26,22 @@ COLUMNS = (
 
 
 @cache
-def study_settings(model: str, target: str) -> dict[str, Any]:
+def study_settings(model: str, target: str, experiment: str = EXPERIMENT) -> dict[str, Any]:
     """The recipe for a model ("lngru-bidirectional") and a target, as {"data.lag": 0.0}."""
     both = str(model.endswith(BIDIRECTIONAL)).lower()
     name = model.removesuffix(BIDIRECTIONAL)
     words = (f"model={name}", f"data.target={target}", f"bidirectional={both}")
-    return present_settings(flatten(resolved_config(f"experiment={EXPERIMENT}", *words)))
+    return present_settings(flatten(resolved_config(f"experiment={experiment}", *words)))
 
 
-def differences(run: Run) -> str:
+def differences(run: Run, experiment: str = EXPERIMENT) -> str:
     """Settings in which a run is not the study's, as "key=value, ..."; "" if there is none.
 
     A key that is absent has the value None. Of a model that `conf/` does not have, nothing is
     known.
     """
     try:
-        study = study_settings(run.model, run.metrics["protocol"]["target"])
+        study = study_settings(run.model, run.metrics["protocol"]["target"], experiment)
     except Exception:  # Hydra's, of many kinds
         return "model unknown"
     keys = [key for key in {**study, **run.settings} if key.startswith((*PROTOCOL, "model."))]

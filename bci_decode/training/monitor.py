@@ -22,8 +22,8 @@ def monitor_input(counts: Tensor, window: Window) -> Tensor:
     """
     if window.history is None:
         return counts[None, :MAX_BINS]
-    starts = np.linspace(0, len(counts) - window.length, MAX_WINDOWS).astype(int)
-    bins = np.unique(starts)[:, None] + np.arange(window.length)
+    starts = np.linspace(0, len(counts) - window.span, MAX_WINDOWS).astype(int)
+    bins = np.unique(starts)[:, None] + window.step * np.arange(window.length)
     return counts[torch.as_tensor(bins, device=counts.device)]
 
 

@@ -108,6 +108,12 @@ class Trainer:
         self.shuffle_rng = torch.Generator().manual_seed(seed)
         self.history: list[dict[str, float]] = []
         self.monitor = None
+        if config.monitor_layers and decoder.members[0].encoder is not None:
+            raise BciDecodeError(
+                "sees the counts, which this model encodes before its recurrent layers",
+                field="trainer.monitor_layers",
+                remedy="set it to false",
+            )
         if config.monitor_layers:  # never the test part: users may change settings by what they see
             seen = self.counts["val" if "val" in self.counts else "train"]
             first = decoder.members[0].recurrent
@@ -214,11 +220,13 @@ class Trainer:
             return outputs, F.mse_loss(outputs, y)
         counts = data.counts[bins]
         seen = self.augment(counts) if self.augment.active else counts
-        features, _ = member.features(seen)
+        encoded = member.encode(seen)
+        features, _ = member.features(encoded)
         outputs = member.head(features[:, data.first_output :])
         loss = F.mse_loss(outputs, y)
         if self.reconstruction:
-            loss = loss + self.config.reconstruction * self.reconstruction(number, features, counts)
+            shown = features if member.encoder is None else encoded
+            loss = loss + self.config.reconstruction * self.reconstruction(number, shown, counts)
         return outputs, loss
 
     def _step(self) -> None:

@@ -18,13 +18,12 @@ class TrainingWindows:
     def __init__(self, data: Dataset, device: torch.device):
         train, window = data.parts["train"], data.window
         # the other grids are a bin shorter
-        parts = [train, *(data.shifted if len(train) > window.length else ())]
+        parts = [train, *(data.shifted if len(train) > window.span else ())]
         self.counts = torch.as_tensor(np.concatenate([p.counts for p in parts]), device=device)
         target = data.target_scaler.transform(np.concatenate([p.target for p in parts]))
         self.target = torch.as_tensor(target, dtype=torch.float32, device=device)
         bins = len(train)
-        indices = window.starts(bins)[:, None] + np.arange(window.length)
-        self.windows = torch.as_tensor(indices, device=device)  # of the first grid
+        self.windows = torch.as_tensor(window.bins(bins), device=device)  # of the first grid
         self.first_output = window.first_output
         self.grids, self.last_bin = len(parts), bins - 1
 

@@ -232,7 +232,7 @@ def test_scaler_goes_there_and_back():
     scaler = Scaler.fit(values, "zscore")
     np.testing.assert_allclose(scaler.inverse(scaler.transform(values)), values)
     with pytest.raises(
-        BciDecodeError, match="data.scale.target: is 'minmax'; choose none or zscore"
+        BciDecodeError, match="data.scale.target: is 'minmax'; choose none, zscore or per_sample"
     ):
         ScaleConfig(target="minmax")
 
