@@ -34,6 +34,15 @@ MODELS = {
     for model in (
         Model("gru", "GRU", "#5cb85c", "--", "recurrent"),
         Model("lngru", "LN-GRU", "#1a3a9c", "-", "recurrent"),
+        Model("lstm", "LSTM", "#8c564b", "--", "recurrent"),
+        Model("lnlstm", "LayerNorm LSTM", "#4a2c25", "-", "recurrent"),
+        Model("rnn", "RNN", "#e377c2", "--", "recurrent"),
+        Model("lnrnn", "LayerNorm RNN", "#8a2a6c", "-", "recurrent"),
+        Model("mingru", "minGRU", "#17becf", "-.", "recurrent"),
+        Model("hgrn", "HGRN", "#0b6b75", (0, (5, 1, 1, 1, 1, 1)), "recurrent"),
+        Model("lru", "LRU", "#9467bd", "-.", "recurrent"),
+        Model("gru_prenorm", "GRU stack, pre-norm", "#bcbd22", "--", "recurrent"),
+        Model("gru_postnorm", "GRU stack, post-norm", "#6b6b00", "-", "recurrent"),
         Model("wiener", "Wiener filter", "#b5460f", "-.", "closed form"),
     )
 }
