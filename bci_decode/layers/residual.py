@@ -34,7 +34,7 @@ class ResidualStack(StackedRecurrent):
     omega = 1: omega_1 = 1, and omega_l is the SD of the sum of the stack's x and of all f below l,
     as if nothing had normalized it.
 
-    `layer(H D, H, bidirectional=...)` makes one layer: any class of this package, or `torch.nn.GRU`.
+    `layer(D H, H, bidirectional=...)` makes one layer: a class of this package, `torch.nn.GRU`, ...
     `dropout` falls on each f. Call, shapes and the order of the states are those of a
     `torch.nn.GRU` of L layers. The input map is `weight_ih_l0` (D H, I) and `bias_ih_l0`.
     """
