@@ -137,14 +137,14 @@ def test_the_profile_uses_no_random_numbers_of_training():
 
 def test_the_lru_starts_on_the_ring_and_with_unit_variance():
     torch.manual_seed(0)
-    layer = LRU(5, 4000, r_min=0.4, r_max=0.8, max_phase=0.5, dtype=torch.float64)
+    layer = LRU(5, 2000, r_min=0.4, r_max=0.8, max_phase=0.5, dtype=torch.float64)
     eigenvalues = layer.eigenvalues("l0").detach()
     assert float(eigenvalues.abs().min()) >= 0.4 and float(eigenvalues.abs().max()) <= 0.8
     assert float(eigenvalues.angle().min()) > 0 and float(eigenvalues.angle().max()) <= 0.5
     # evenly over the area: half of it lies outside the radius sqrt((0.4² + 0.8²) / 2)
     outside = (eigenvalues.abs() > math.sqrt((0.4**2 + 0.8**2) / 2)).double().mean()
     assert float(outside) == pytest.approx(0.5, abs=0.03)
-    states = layer(torch.randn(60, 20, 5, dtype=torch.float64))[1]
+    states = layer(torch.randn(60, 20, 5, dtype=torch.float64))[1].detach()
     assert float(states.abs().square().mean()) == pytest.approx(1, abs=0.1)
 
 
