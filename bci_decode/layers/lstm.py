@@ -80,7 +80,7 @@ class LayerNormLSTM(ParametrizedRecurrent):
         return (self.hidden_size,), (self.hidden_size,)
 
     def _shapes(self, inputs: int) -> dict[str, Shape | None]:
-        hidden, shapes = self.hidden_size, {}
+        hidden, shapes = self.hidden_size, dict[str, Shape | None]()
         for side, columns in (("ih", inputs), ("hh", hidden)):
             shapes[f"weight_{side}"] = (4 * hidden, columns)
             shapes[f"bias_{side}"] = (4 * hidden,) if self.bias else None

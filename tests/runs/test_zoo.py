@@ -16,7 +16,7 @@ from bci_decode.runs.build import build_model
 from bci_decode.runs.run import run
 from bci_decode.style import model_label
 
-# small layers, and 10 windows a batch: what a layer computes does not depend on its size
+# what a layer computes does not depend on its size
 SMALL = ["trainer.epochs=2", "session.minutes=1", "model.recurrent.hidden_size=8"]
 NEW = [
     "lstm", "lnlstm", "rnn", "lnrnn", "mingru", "hgrn", "lru", "gru_prenorm", "gru_postnorm",
@@ -59,7 +59,7 @@ def test_its_file_makes_a_causal_or_bidirectional_decoder(model, bidirectional, 
 
 
 def test_init_from_matches_the_units_of_a_stack(words):
-    """Where there are as many units as columns between the layers, too."""
+    """The inner layers have weights of the same name, whose columns are no units."""
     first = run(compose(*words, "model=gru_prenorm"), progress=False)
     again = [f"init_from={first}", "seed=1", "model=gru_prenorm", "trainer.epochs=1"]
     folder = run(compose(*words, *again), progress=False)
