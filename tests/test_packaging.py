@@ -74,7 +74,7 @@ def test_the_installed_command_trains_in_any_folder(installed, tmp_path):
 def test_the_installed_commands_list_sessions_and_models(installed, tmp_path, program):
     done = run(installed, tmp_path, installed / program[0], *program[1:], "--help")
     assert done.returncode == 0, done.stderr
-    assert " gru," in done.stdout and "indy_20160927_04" in done.stdout
+    assert "lngru, " in done.stdout and "indy_20160927_04" in done.stdout
     assert not any(tmp_path.iterdir())
 
 

@@ -11,7 +11,18 @@ import torch
 
 from bci_decode.config import TrainerConfig
 from bci_decode.data.dataset import Dataset, Part, Scaler, Window
-from bci_decode.layers import LayerNormGRU
+from bci_decode.layers import (
+    HGRN,
+    LRU,
+    LSTM,
+    RNN,
+    LayerNormGRU,
+    LayerNormLSTM,
+    LayerNormRNN,
+    MinGRU,
+    ResidualStack,
+    StackedRecurrent,
+)
 from bci_decode.models.decoder import Decoder
 from bci_decode.training.trainer import Trainer
 
@@ -101,4 +112,30 @@ def made_layer(seed=0, **options) -> LayerNormGRU:
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
+    return layer
+
+
+# every layer beside GRU and LayerNormGRU; a stack has one layer more than it is asked for
+ZOO = {
+    "LSTM": LSTM,
+    "LayerNormLSTM": LayerNormLSTM,
+    "RNN": RNN,
+    "LayerNormRNN": LayerNormRNN,
+    "MinGRU": MinGRU,
+    "LRU": partial(LRU, glu=True),
+    "HGRN": HGRN,
+    "pre-norm LSTM": partial(ResidualStack, layer=LSTM, norm="pre"),
+    "post-norm LRU": partial(ResidualStack, layer=LRU, norm="post", init="admin"),
+}
+
+
+def made_zoo_layer(kind: str, seed=0, **options) -> StackedRecurrent:
+    """A float64 layer of `ZOO` whose every parameter is away from its initial value."""
+    torch.manual_seed(seed)
+    if "norm " in kind:
+        options["num_layers"] = 1 + options.get("num_layers", 1)
+    layer = ZOO[kind](5, 7, dtype=torch.float64, **options)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
     return layer

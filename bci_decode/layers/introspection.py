@@ -62,7 +62,7 @@ def check_supported(recurrent: nn.Module) -> None:
         raise BciDecodeError(
             f"knows torch.nn.GRU and LayerNormGRU, not {type(recurrent).__name__}",
             field="trainer.monitor_layers",
-            remedy="set it to false, or choose another model.recurrent",
+            remedy="set it to false, or choose model=gru or model=lngru",
         )
 
 

@@ -99,7 +99,9 @@ def load_initial_weights(decoder: TrainedDecoder, folder: Path, data: Dataset) -
         raise BciDecodeError("has none of these units", file=path, field="init_from")
     fresh, weights = decoder.state_dict(), dict(state["decoder"])
     for name in weights:
-        if "weight_ih_l0" in name and name in fresh and len(weights[name]) == len(fresh[name]):
+        # not the inner layers of a stack, whose inputs are no units
+        of_units = name.startswith("recurrent.weight_ih_l0") and name in fresh
+        if of_units and len(weights[name]) == len(fresh[name]):
             mixed = fresh[name].clone()
             mixed[:, matched] = weights[name][:, columns[matched]]
             weights[name] = mixed

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence, unpack_sequence
-from toys import made_layer
+from toys import ZOO, made_layer, made_zoo_layer
 
 from bci_decode.layers import GRU, LayerNormGRU, StackedRecurrent
 from bci_decode.layers.weights import gate_weights, layer_names
@@ -73,7 +73,9 @@ class ToyLinear(StackedRecurrent):
 
 def layer_and_input(kind, bins=6, sequences=3, **options):
     torch.manual_seed(0)
-    if kind is ToyLSTM:
+    if kind in ZOO:
+        layer = made_zoo_layer(kind, **options)
+    elif kind is ToyLSTM:
         layer = ToyLSTM(nn.LSTM(5, 7, dtype=torch.float64, **options))
     else:
         layer = ToyLinear(5, **options) if kind is ToyLinear else made_layer(**options)
@@ -145,7 +147,7 @@ def test_a_complex_state_and_an_output_of_another_width(
     torch.testing.assert_close(final_of_one, final[:, 1])
 
 
-@pytest.mark.parametrize("kind", [ToyLSTM, ToyLinear, LayerNormGRU])
+@pytest.mark.parametrize("kind", [ToyLSTM, ToyLinear, LayerNormGRU, *ZOO])
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_windows_of_any_layer(kind, bidirectional):
     layer, x = layer_and_input(kind, 20, num_layers=2, bidirectional=bidirectional)
@@ -155,7 +157,7 @@ def test_windows_of_any_layer(kind, bidirectional):
     torch.testing.assert_close(final, final_true)
 
 
-@pytest.mark.parametrize("kind", [ToyLSTM, ToyLinear])
+@pytest.mark.parametrize("kind", [ToyLSTM, ToyLinear, *ZOO])
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_a_decoder_takes_any_layer(kind, bidirectional):
     def recurrent(input_size, batch_first):
@@ -173,7 +175,25 @@ def test_a_decoder_takes_any_layer(kind, bidirectional):
     torch.testing.assert_close(decoder.forward_windows(x[0], windows), decoder(x[0][windows])[0])
 
 
-@pytest.mark.parametrize("kind", [ToyLSTM, ToyLinear, LayerNormGRU])
+@pytest.mark.parametrize("kind", ZOO)
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("with_state", [False, True])
+def test_batch_first_and_one_sequence(kind, bidirectional, with_state):
+    options = {"num_layers": 2, "bidirectional": bidirectional}
+    layer, x = layer_and_input(kind, **options)
+    hx = like(layer(x)[1], torch.rand_like) if with_state else None
+    y, final = layer(x, hx)
+    swapped = layer_and_input(kind, **options, batch_first=True)[0]
+    y_swapped, final_swapped = swapped(x.transpose(0, 1), hx)
+    torch.testing.assert_close(y_swapped.transpose(0, 1), y)
+    torch.testing.assert_close(final_swapped, final)
+    own = None if hx is None else like(hx, lambda h: h[:, 1])
+    y_one, final_one = layer(x[:, 1], own)
+    torch.testing.assert_close(y_one, y[:, 1])
+    torch.testing.assert_close(final_one, like(final, lambda h: h[:, 1]))
+
+
+@pytest.mark.parametrize("kind", [ToyLSTM, ToyLinear, LayerNormGRU, *ZOO])
 @pytest.mark.parametrize(("num_layers", "bidirectional"), SHAPES)
 @pytest.mark.parametrize("enforce_sorted", [False, True])
 @pytest.mark.parametrize("with_state", [False, True])
