@@ -53,7 +53,7 @@ $(READY): pyproject.toml
 	@$(BIN)/python -c "import torch; print('$(VENV) is ready, with PyTorch', torch.__version__)"
 
 train: $(READY)  ## train a decoder; settings: model=gru SESSION=indy_20160927_04 trainer.epochs=20 ...
-	$(BIN)/bci-decode train $(SETTINGS)
+	$(BIN)/bci-decode train $(if $(filter experiment,$(keys)),,experiment=best) $(SETTINGS)
 
 compare: $(READY)  ## train GRU and LN-GRU with the source study's recipe, 40 epochs, and compare them
 	$(BIN)/bci-decode train -m experiment=source_study model=gru,lngru trainer.epochs=40 $(SETTINGS)

@@ -39,8 +39,9 @@ def test_every_choice_can_be_made(choice, model):
     assert isinstance(typed_config(config), TrainConfig)
     decoder = build_model(config.model, 5, 2)
     if not isinstance(decoder, Decoder):
-        counts = np.random.default_rng(0).poisson(2.0, (200, 5))
-        assert decoder.fit(counts, counts[:, :2] * 1.0).predict(counts).shape == (200, 2)
+        rng = np.random.default_rng(0)
+        counts, target = rng.poisson(2.0, (200, 5)), rng.normal(size=(200, 2))
+        assert decoder.fit(counts, target).predict(counts).shape == (200, 2)
         return
     y, _ = decoder(torch.randn(3, config.data.window.length, 5))
     assert y.shape == (3, config.data.window.length, 2)
