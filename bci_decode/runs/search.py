@@ -88,7 +88,8 @@ def read_space(name: str | Path) -> tuple[dict[str, Any], list[str]]:
 def _check_choice(path: Path, key: str, choice: Any) -> None:
     if isinstance(choice, list) and choice:
         return
-    kind, ends = "", None
+    kind: str = ""
+    ends: Any = None
     if isinstance(choice, dict) and len(choice) == 1:
         ((kind, ends),) = choice.items()
     numbers = isinstance(ends, list) and all(isinstance(end, (int, float)) for end in ends)
