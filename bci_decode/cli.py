@@ -1,4 +1,4 @@
-"""The console command: `bci-decode train|evaluate|compare|inspect|download`."""
+"""The console command: `bci-decode train|search|evaluate|compare|inspect|download`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {  # name: (where its function is, its purpose)
     "train": ("bci_decode.train:main", "train a decoder on a session, or sweep over many"),
+    "search": ("bci_decode.cli:search", "draw settings at random and keep the best by validation"),
     "evaluate": ("bci_decode.evaluate:main", "score and plot a trained decoder on a session"),
     "compare": ("bci_decode.cli:compare", "tables and figures of many runs"),
     "inspect": ("bci_decode.cli:inspect", "report what is in a recording"),
@@ -83,6 +84,38 @@ def compare() -> None:
     from bci_decode.studies.compare import compare_runs
 
     print(compare_runs(**vars(arguments)))
+
+
+def search() -> None:
+    """Search settings at random: each trial draws the keys of a space and trains.
+
+    A trial is scored by its validation part or, with data.split=chained, by the mean over the cuts'
+    blocks, never by the test part. Writes trials.csv into the output folder. The same command
+    resumes; more --trials go on.
+    """
+    parser = argparse.ArgumentParser(
+        description=_doc(search), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    option = parser.add_argument
+    option("space", metavar="NAME|FILE.yaml", help="a file of conf/search/, or your own")
+    option("words", nargs="*", metavar="KEY=VALUE", help="settings of all trials, as of train")
+    option("--trials", type=int, default=20, help="how many (default: 20)")
+    option("--seed", type=int, default=0, help="of the draws (default: 0)")
+    option("--output", type=Path, default=Path("outputs/search"), help="default: outputs/search")
+    arguments = parser.parse_args()
+    for name, low in (("trials", 1), ("seed", 0)):
+        if getattr(arguments, name) < low:
+            raise BciDecodeError(f"must be {low} or more", field=f"--{name}")
+    import logging
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    from bci_decode.runs.search import best_line
+    from bci_decode.runs.search import search as search_space
+
+    rows = search_space(
+        arguments.space, arguments.trials, arguments.output, arguments.words, arguments.seed
+    )
+    print(best_line(rows))
 
 
 def inspect() -> None:

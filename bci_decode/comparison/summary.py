@@ -107,8 +107,8 @@ def _by_setting(groups: list[ProtocolGroup], by: str | None) -> list[str]:
             shown = shown.drop(columns="95 % interval")
         lines += [
             f"## Test R² by setting: {name}\n",
-            "Mean over sessions; SE: standard error over seeds (with a chained split, of their "
-            "means over cuts), empty with one seed; 95 % interval: bootstrap of 2 s blocks.\n",
+            "Mean over sessions; SE: standard error over seeds (of their means over the cuts of a "
+            "chained split), empty with one seed; 95 % interval: bootstrap of 2 s blocks.\n",
             markdown(shown),
         ]
     return lines

@@ -151,8 +151,6 @@ def test_a_default_run_and_a_chained_one_share_a_seed_folder(home, tmp_path):
     assert (folder / "metrics.json").exists() and len(scores(folder)) == 3
     assert train(tmp_path, *words, "overwrite=true").returncode == 0
     assert len(scores(folder)) == 3 and (folder / "chained.csv").exists()
-    done = train(tmp_path, *SMALL)
-    assert done.returncode == 0 and done.stdout.count("finished already") == 3
 
 
 def test_a_null_split_is_refused_where_one_data_set_is_asked_for(home):
