@@ -123,19 +123,21 @@ def words_of(done: subprocess.CompletedProcess, command: str) -> list[str]:
 
 
 FOLDERS = ["data_dir=data", "output_dir=outputs"]
+BEST = "experiment=best"
 
 
 @pytest.mark.parametrize(
     ("given", "passed"),
     [
-        ([], FOLDERS),
-        (["model=gru"], [*FOLDERS, "model=gru"]),
-        (["SESSION=indy_20160927_04"], ["session=indy_20160927_04", *FOLDERS]),
-        (["seed=1", "model=gru"], [*FOLDERS, "model=gru", "seed=1"]),
-        (["DATA=/d", "OUTPUT=o"], ["data_dir=/d", "output_dir=o"]),
-        (["session.path=my file's.mat"], [*FOLDERS, "session.path=my file's.mat"]),
-        (["session.name=sim${session.seed}"], [*FOLDERS, "session.name=sim${session.seed}"]),
-        (["seed=range(1,3)", "ARGS=-m"], [*FOLDERS, "seed=range(1,3)", "-m"]),
+        ([], [BEST, *FOLDERS]),
+        (["model=gru"], [BEST, *FOLDERS, "model=gru"]),
+        (["SESSION=indy_20160927_04"], [BEST, "session=indy_20160927_04", *FOLDERS]),
+        (["seed=1", "model=gru"], [BEST, *FOLDERS, "model=gru", "seed=1"]),
+        (["DATA=/d", "OUTPUT=o"], [BEST, "data_dir=/d", "output_dir=o"]),
+        (["session.path=my file's.mat"], [BEST, *FOLDERS, "session.path=my file's.mat"]),
+        (["session.name=sim${session.seed}"], [BEST, *FOLDERS, "session.name=sim${session.seed}"]),
+        (["seed=range(1,3)", "ARGS=-m"], [BEST, *FOLDERS, "seed=range(1,3)", "-m"]),
+        (["experiment=default"], [*FOLDERS, "experiment=default"]),
     ],
 )
 def test_make_train_passes_every_setting_on(given, passed):

@@ -29,7 +29,7 @@ PATHS = ("session.path", "data_dir", "output_dir", "init_from")  # keys whose va
 def register_configs() -> None:
     """Give Hydra the types of the keys, the published sessions and the resolvers."""
     register_config_source()
-    for resolver in (stem, by_target, key_table):
+    for resolver in (stem, by_target, norm_and_place, key_table):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 
@@ -47,6 +47,15 @@ def by_target(target: str, values: dict) -> Any:
         remedy = f"choose {', '.join(TARGETS)}"
         raise BciDecodeError(f"is {target!r}", field="data.target", remedy=remedy)
     return values[target]
+
+
+def norm_and_place(_root_: DictConfig) -> str:
+    """`${norm_and_place:}` is "rms-state", the form of a `NormGRU`."""
+    layer = OmegaConf.select(_root_, "model.recurrent") or {}
+    if "norm" not in layer or "place" not in layer:
+        remedy = "leave out model=, or choose model=normgru"
+        raise BciDecodeError("has no norm at a place", field="model", remedy=remedy)
+    return f"{layer['norm']}-{layer['place']}"
 
 
 def key_table() -> str:

@@ -21,9 +21,9 @@ from pathlib import Path
 from timing import check_positive
 
 from bci_decode.errors import run_cli
-from bci_decode.style import MODELS, model_label
+from bci_decode.style import BASELINE, LAYER_NORM, model_label
 
-RECURRENT = [name for name, model in MODELS.items() if model.family == "recurrent"]
+RECURRENT = (BASELINE, LAYER_NORM)
 # runs in its own process, so that the peak of memory is that of reading and binning
 READ_AND_BIN = """
 import statistics, sys, time

@@ -8,8 +8,8 @@ Peak memory is that of the whole process, libraries and counts included.
 from __future__ import annotations
 
 import argparse
-import resource
 import time
+from pathlib import Path
 
 import numpy as np
 from scipy.signal import lfilter
@@ -67,8 +67,9 @@ def session(bins: int, units: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def peak_gigabytes() -> float:
-    """Peak memory of this process; Linux counts in KiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    """Peak memory of this process, without that of the one which started it."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9
 
 
 if __name__ == "__main__":

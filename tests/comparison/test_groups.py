@@ -14,7 +14,7 @@ from bci_decode.comparison.groups import group_runs, missing_runs
 from bci_decode.comparison.hyperparameters import hyperparameter_tables
 from bci_decode.comparison.pairs import model_pairs
 
-MANY = ("gru", "lngru", "wiener", "lstm", "rnn", "m1", "m2", "m3", "m4", "m5")
+MANY = ("gru", "lngru", "wiener", "tdnn", "fir", "m1", "m2", "m3", "m4", "m5")
 
 
 @pytest.fixture
@@ -63,22 +63,22 @@ def test_every_model_is_in_every_table(tmp_path, run):
 
 
 def test_a_baseline_of_the_users_choice(tmp_path, run):
-    for model, x in (("gru", 0.3), ("lngru", 0.4), ("lstm", 0.6)):
+    for model, x in (("gru", 0.3), ("lngru", 0.4), ("tdnn", 0.6)):
         write_run(tmp_path, model=model, x=x)
-    for words in (["--baseline", "lstm"], ["compare.baseline=lstm"]):
+    for words in (["--baseline", "tdnn"], ["compare.baseline=tdnn"]):
         _, out, _ = run(tmp_path, *words)
-        assert "Gain in test R² over lstm" in out and "| GRU | lstm | x | 1 | 0 | -0.300 |" in out
-        assert "| LN-GRU | lstm | x | 1 | 0 | -0.200 |" in out
+        assert "Gain in test R² over tdnn" in out and "| GRU | tdnn | x | 1 | 0 | -0.300 |" in out
+        assert "| LN-GRU | tdnn | x | 1 | 0 | -0.200 |" in out
     code, _, error = run(tmp_path, "--baseline", "tcn")
     assert code == 2 and error == (
-        "error: --baseline: no run has the model tcn; choose gru, lngru, lstm\n"
+        "error: --baseline: no run has the model tcn; choose gru, lngru, tdnn\n"
     )
 
 
 def test_bidirectional_models_pair_with_the_bidirectional_baseline():
-    models = ["gru", "gru-bidirectional", "lngru", "lngru-bidirectional", "rnn"]
+    models = ["gru", "gru-bidirectional", "lngru", "lngru-bidirectional", "fir"]
     assert model_pairs(models, "gru") == [
-        ("lngru", "gru"), ("lngru-bidirectional", "gru-bidirectional"), ("rnn", "gru"),
+        ("lngru", "gru"), ("lngru-bidirectional", "gru-bidirectional"), ("fir", "gru"),
     ]  # fmt: skip
     assert model_pairs(["gru", "lngru-bidirectional"], "gru") == []
 

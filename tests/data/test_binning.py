@@ -235,7 +235,7 @@ def test_a_gap_in_the_clock_is_said(caplog):
         ({"bin_width": 0.1, "lag": float("inf")}, "data.lag: is inf"),
         ({"bin_width": 0.1, "lag": float("nan")}, "data.lag: is nan"),
         ({"bin_width": 7.0}, "only 0.400 s"),
-        ({"bin_width": 0.1, "lag": 5.0}, "data.lag 5.0"),
+        ({"bin_width": 0.1, "lag": 5.0}, "data.lag: is 5 s"),
         ({"bin_width": 0.1, "target": "speed"}, "position, velocity, acceleration"),
         ({"bin_width": 0.1, "source": "hand"}, "finger_pos, cursor_pos"),
         ({"bin_width": 0.1, "units": "good"}, "all, sorted, hash, merged"),

@@ -33,8 +33,11 @@ def test_every_choice_can_be_made(choice, model):
         "session=local": ["session.path=some.mat"],
         "data=source_study": ["experiment=source_study"],  # alone they are refused: see test_config
         "trainer=source_study": ["experiment=source_study"],
+        "experiment=normalisation": ["model=normgru"],
+        "experiment=normalisation_source": ["model=normgru"],
     }.get(choice, [])
-    words = [choice] if choice.startswith("model") else [f"model={model}", choice, *more]
+    own = choice.startswith("model") or any(word.startswith("model=") for word in more)
+    words = [choice, *more] if own else [f"model={model}", choice, *more]
     config = compose(*words)
     assert isinstance(typed_config(config), TrainConfig)
     decoder = build_model(config.model, 5, 2)

@@ -70,7 +70,7 @@ def test_help_says_what_there_is(tmp_path):
     for word in (
         "python -m bci_decode.train model=lngru",
         "session.path=FILE.mat",
-        "gru, lngru",
+        "lngru, ",
         "indy_20160927_04",
         "source_study",
         "burn_in",

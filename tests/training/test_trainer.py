@@ -275,7 +275,7 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path):
         ({"batch_size": -1}, "trainer.batch_size: is -1"),
         ({"patience": 0}, "trainer.patience: is 0"),
         ({"clip_norm": 0.0}, "trainer.clip_norm: is 0.0"),
-        ({"select_on": "train"}, "trainer.select_on: is 'train'; choose val or test"),
+        ({"select_on": "train"}, "trainer.select_on: is 'train'; choose val, last or test"),
         ({"device": "tpu"}, "trainer.device: is 'tpu'; choose auto, cpu or cuda"),
     ],
 )
