@@ -134,7 +134,9 @@ def _part(group: ProtocolGroup, baseline: str, published: Published) -> str:
 
 
 def _protocol(group: ProtocolGroup) -> str:
-    about, settings = group.runs[0].metrics, group.runs[0].settings
+    # a model in closed form has no epoch to select
+    run = next((run for run in group.runs if not run.closed_form), group.runs[0])
+    about, settings = run.metrics, run.settings
     protocol = about["protocol"]
     counted = protocol.get("count_window_s")
     counts = f" with the counts of {1000 * counted:g} ms" if counted else ""

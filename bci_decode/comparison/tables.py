@@ -13,6 +13,7 @@ from bci_decode.comparison.predictions import certainty
 from bci_decode.data.catalog import monkeys
 from bci_decode.style import model_order
 
+ROUNDING = 1e-12  # below it a figure is an error of rounding
 MAX_LISTED = 12  # runs whose losses and scores are shown one by one
 EPOCHS = (0, 1, 2, 4, 5, 10, 20, 30, 40, 50, 70, 100)  # of tables of losses
 ALL = "all"
@@ -231,7 +232,9 @@ def _cell(value) -> str:
     if pd.isna(value):
         return ""
     if isinstance(value, float) and (np.isinf(value) or value != int(value)):
-        if 0 < abs(value) < 0.001:
+        if abs(value) < ROUNDING:
+            return "0"
+        if abs(value) < 0.001:
             return f"{value:.1e}"
         return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
     return str(int(value)) if isinstance(value, float) else str(value)
