@@ -144,8 +144,13 @@ def _protocol(group: ProtocolGroup) -> str:
         f"Protocol: {protocol['target']} in {protocol['unit']} of {protocol['source']}; bins of "
         f"{1000 * protocol['bin_width_s']:g} ms{counts}, lag {protocol['lag_s']:g} s; units: "
         f"{protocol['units']}; {_split(settings)}; up to {settings.get('trainer.epochs')} epochs, "
-        f"the best one by {about['selection_rule']}. Recordings: {group.recording}.\n"
+        f"{_selected(about)}. Recordings: {group.recording}.\n"
     )
+
+
+def _selected(about: dict[str, Any]) -> str:
+    rule = str(about["selection_rule"])
+    return rule.removeprefix("none: ") if rule.startswith("none") else f"the best one by {rule}"
 
 
 def _split(settings: dict[str, Any]) -> str:

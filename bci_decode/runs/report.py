@@ -29,7 +29,7 @@ RULES = {
     "val": "lowest loss on the validation part",
     "test": "highest R2 on the TEST part: a leak, as in the source study, so the test scores are "
     "too good",
-    "last": "none: the last epoch, whose number was fixed beforehand",
+    "last": "none: the last epoch, fixed beforehand",
     "closed form": "none: fitted in closed form",
 }
 LIBRARIES = ("torch", "numpy", "h5py", "scipy", "pandas", "hydra-core")
@@ -147,6 +147,8 @@ def score_line(report: dict) -> str:
     rule = f"selected by the {report['selection_rule']}"
     if report["selection_rule"] == RULES["closed form"]:
         return f"test {_r2(test)}, fitted in closed form"
+    if report["selection_rule"] == RULES["last"]:
+        rule = "the last one, as fixed beforehand"
     line = f"test {_r2(test)} at epoch {report['best_epoch']}, {rule}"
     if holdout is None:
         return line
