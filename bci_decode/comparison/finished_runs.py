@@ -71,7 +71,8 @@ class Run:
 
     @property
     def model_settings(self) -> dict[str, Any]:
-        return {key: value for key, value in self.settings.items() if key.startswith("model.")}
+        own = ("model.", "ensemble")
+        return {key: value for key, value in self.settings.items() if key.startswith(own)}
 
     @property
     def plateau(self) -> float:

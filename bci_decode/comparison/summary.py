@@ -142,10 +142,17 @@ def _protocol(group: ProtocolGroup) -> str:
     counts = f" with the counts of {1000 * counted:g} ms" if counted else ""
     return (
         f"Protocol: {protocol['target']} in {protocol['unit']} of {protocol['source']}; bins of "
-        f"{1000 * protocol['bin_width_s']:g} ms{counts}, lag {protocol['lag_s']:g} s; units: "
-        f"{protocol['units']}; {_split(settings)}; up to {settings.get('trainer.epochs')} epochs, "
+        f"{1000 * protocol['bin_width_s']:g} ms{counts}, lag {protocol['lag_s']:g} s"
+        f"{_waits(protocol)}; units: {protocol['units']}; {_split(settings)}; up to {settings.get('trainer.epochs')} epochs, "
         f"{_selected(about)}. Recordings: {group.recording}.\n"
     )
+
+
+def _waits(protocol: dict[str, Any]) -> str:
+    """What makes the decoded movement late: a delay, and a filter of the outputs."""
+    delay, low_pass = protocol.get("delay_s"), protocol.get("low_pass_hz")
+    late = f", decoded {delay:g} s late, from later spikes too" if delay else ""
+    return late + (f", low-pass at {low_pass:g} Hz" if low_pass else "")
 
 
 def _selected(about: dict[str, Any]) -> str:

@@ -84,6 +84,8 @@ class HGRN(ParametrizedRecurrent):
     `weight_ih_l0` (3 H, I), V `weight_ho_l0` (H, H).
     """
 
+    needs_stack = True  # the lower bounds differ from layer to layer
+
     def __init__(
         self,
         input_size: int,
@@ -228,9 +230,10 @@ class LRU(ParametrizedRecurrent):
                 parameter.copy_(0.5 * torch.log(-torch.expm1(-2 * nu_log.exp())))
             elif kind == "skip":
                 parameter.normal_()
-            else:  # an element of B has two rows, so half the variance each
-                halves = 2 if kind == "weight_ih" else 1
-                parameter.normal_(0, 1 / math.sqrt(halves * parameter.shape[1]))
+            else:  # half the variance for each of the two parts, in rows of B and columns of C
+                columns = parameter.shape[1]
+                variance = 1 / (2 * columns) if kind == "weight_ih" else 2 / columns
+                parameter.normal_(0, math.sqrt(variance))
 
     def eigenvalues(self, suffix: str) -> Tensor:
         """The complex lambda of a layer, (H,); `suffix` is l0, l0_reverse, l1, ..."""

@@ -120,6 +120,9 @@ class AdaNorm(Norm):
         return f"{self.width}, eps={self.eps}, C={self.factor}, k={self.k}"
 
 
+SHARED_BINS = 64  # of a window, over which shared statistics spread their momentum
+
+
 class BatchNorm(Norm):
     """Batch normalization inside a recurrence (Cooijmans et al. 2017, equations 7 to 10).
 
@@ -129,7 +132,8 @@ class BatchNorm(Norm):
     together. Evaluation uses the running statistics: it depends on no other sequence or bin.
 
     Each of the first `steps` bins has running statistics of its own, because the distribution of a
-    state that starts at zero changes over the first bins; 1 shares them over all bins. Later bins
+    state that starts at zero changes over the first bins; 1 shares them over all bins, and their
+    momentum is then shared out over the bins too, where they come one by one. Later bins
     use the last ones. So do, in evaluation, bins that no training sequence reached: a sequence
     longer than those in training keeps the statistics of the last bin that training saw.
 
@@ -182,7 +186,9 @@ class BatchNorm(Norm):
                 )
             row = min(row, max(last, 0))
         running = self.mean[row], self.variance[row]
-        y = F.batch_norm(rows, *running, gain, bias, training, self.momentum, self.eps)
+        bin_by_bin = a.dim() == 2 and not self.per_step
+        rate = self.momentum / SHARED_BINS if bin_by_bin else self.momentum
+        y = F.batch_norm(rows, *running, gain, bias, training, rate, self.eps)
         return y.view(a.shape)
 
     def extra_repr(self) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bci_decode.errors import BciDecodeError
 from bci_decode.layers.stacked import Shape, StackedRecurrent, _map_state
 
 MIN_LAYERS, MAX_LAYERS = 2, 8
@@ -74,6 +75,12 @@ class ResidualStack(StackedRecurrent):
         self.omegas = nn.ParameterList(
             torch.ones(width, **options) for _ in range(num_layers * (init == "admin"))
         )
+        if any(getattr(one, "needs_stack", False) for one in self.layers):
+            raise BciDecodeError(
+                f"{type(self.layers[0]).__name__} bounds its gates by its place in its own stack",
+                field="model.recurrent.layer",
+                remedy="choose another layer, or model=hgrn without a residual stack",
+            )
         if init == "admin":
             self._profile()
 

@@ -15,7 +15,10 @@ SIDES = ("ih", "hh")
 
 
 class GateWeights(NamedTuple):
-    """One side of a gated layer: weight (3 H, .); bias, norm gain and norm bias (3 H), or None."""
+    """One side of a layer: weight (G H, .); bias, norm gain and norm bias (G H), or None.
+
+    G is 3 in a GRU, 4 in an LSTM, 1 in a simple RNN.
+    """
 
     weight: Tensor
     bias: Tensor | None
@@ -31,7 +34,7 @@ def layer_names(layer: nn.Module) -> list[str]:
 
 
 def gate_weights(layer: nn.Module, side: str, suffix: str) -> GateWeights:
-    """One side's parameters of a `torch.nn.GRU` or `LayerNormGRU`; None for those it lacks."""
+    """One side's parameters of a recurrent layer; None for those it lacks."""
     names = ("weight", "bias", "norm_gain", "norm_bias")
     parameters: list[Any] = [getattr(layer, f"{name}_{side}_{suffix}", None) for name in names]
     return GateWeights(*parameters)

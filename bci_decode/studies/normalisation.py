@@ -29,6 +29,7 @@ MODERN, SOURCE = "normalisation", "normalisation_source"
 NORM, PLACE = "model.recurrent.norm", "model.recurrent.place"
 STRESS = ("optimizer.lr", "trainer.batch_size", "trainer.epochs")
 DIVERGED = "loss became"  # of the line that a run ends with
+DIVERGED_LOSS = 1.1  # of the target's variance, on which an untrained decoder sits
 PLAIN = ("none", "outputs")
 PLACE_MARKS = {
     "input": ">", "recurrent": "<", "apart": "o", "sum": "s", "sum2": "D", "state": "^",
@@ -64,7 +65,7 @@ def recipe(experiment: str) -> dict[str, Any]:
 
 
 def run_table(runs: list[Run], diverged: list[Path]) -> pd.DataFrame:
-    """A row for each run of the two recipes, and for each that ended since its loss was no number.
+    """A row for each run of the two recipes, and for each that ended as its loss was not finite.
 
     `stressed` are runs with other learning rates, batch sizes or epochs than the recipe's.
     """
@@ -76,7 +77,7 @@ def run_table(runs: list[Run], diverged: list[Path]) -> pd.DataFrame:
             "half": half_plateau(run),
             "seconds": float(run.history["seconds"].iloc[1:].median()),
             "diverged": not run.history["train_loss"].iloc[-1]
-            < run.metrics["target_variance"]["train"],
+            < DIVERGED_LOSS * run.metrics["target_variance"]["train"],
         }
         for run in runs
         if run.metrics["experiment"] in (MODERN, SOURCE)
@@ -117,11 +118,17 @@ def _about_settings(experiment: str, settings: dict[str, Any]) -> dict[str, Any]
 def form_table(table: pd.DataFrame) -> pd.DataFrame:
     """A row for each form: R2 and its SE over seeds by recipe, the difference to no norm, the fall.
 
-    A seed's score is the mean over its cuts. The difference is paired by seed. Half the plateau
-    is the median epoch over the seeds of the source study's recipe, infinite where half of them
-    never are below.
+    A seed's score is the mean over its cuts, and seeds that diverged are in no mean. The difference
+    is paired by seed. Half the plateau is the median epoch over the seeds of the source study's
+    recipe, infinite where half of them never are below. Sessions have rows of their own.
     """
     table = table[~table["stressed"]]
+    parts = [_forms(session, part) for session, part in table.groupby("session", sort=False)]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _forms(session: str, table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one session."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for experiment, label in ((MODERN, "modern"), (SOURCE, "source")):
         of_recipe = table[table["experiment"] == experiment]
@@ -131,9 +138,11 @@ def form_table(table: pd.DataFrame) -> pd.DataFrame:
         for form, runs in of_recipe.groupby(["norm", "place"], sort=False):
             seeds = _by_seed(of_recipe, form)
             gains = (seeds - plain).dropna()
-            row = rows.setdefault(form, {"norm": form[0], "place": form[1]})
+            about = {"session": session, "norm": form[0], "place": form[1]}
+            row = rows.setdefault(form, about)
             row |= {
-                f"seeds {label}": len(seeds),
+                f"seeds {label}": seeds.count(),
+                f"diverged {label}": int(runs["diverged"].sum()),
                 f"R² {label}": seeds.mean(),
                 f"SE {label}": seeds.sem(),
                 f"gain {label}": gains.mean() if form != PLAIN else np.nan,
@@ -159,7 +168,7 @@ def stress_table(table: pd.DataFrame) -> pd.DataFrame:
     stressed = table[table["stressed"]]
     if stressed.empty:
         return stressed
-    keys = ["experiment", "norm", "place", "lr", "batch", "epochs"]
+    keys = ["session", "experiment", "norm", "place", "lr", "batch", "epochs"]
     by = stressed.groupby(keys, sort=False)
     shares = by.agg(runs=("seed", "size"), diverged=("diverged", "mean"))
     shares["R² of the others"] = stressed[~stressed["diverged"]].groupby(keys)["r2"].mean()
@@ -169,6 +178,7 @@ def stress_table(table: pd.DataFrame) -> pd.DataFrame:
 def draw_forms(path: Path, forms: pd.DataFrame) -> None:
     """R2 under the modern recipe against the early fall under the source study's."""
     shown = forms.dropna(subset=["R² modern", "half the plateau"])
+    shown = shown[shown["session"] == shown["session"].iloc[0]]
     never = shown["last epoch"].max() + 1.0
     figure = Figure(figsize=(8.5, 5.2), layout="constrained")
     axes: Axes = figure.subplots()
@@ -188,7 +198,7 @@ def draw_forms(path: Path, forms: pd.DataFrame) -> None:
     axes.set(
         xlabel="epoch at half the plateau, the source study's recipe (median over seeds)",
         ylabel="R², the modern recipe (mean ± SE over seeds)",
-        title="up: decodes better; left: falls early",
+        title=f"{shown['session'].iloc[0]}; up: decodes better, left: falls early",
     )
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
     save_figure(figure, path)

@@ -59,7 +59,7 @@ def read_trials(path: Path, seeds: int, cuts: int) -> list[Trial]:
 
 
 def run_trials(trials: Sequence[Trial], session: Path | None, table: Path) -> pd.DataFrame:
-    """Train what `table` lacks, and return what it then has of the session."""
+    """Train what `table` lacks, and return what it then has of these trials and the session."""
     name = session_name(session)
     done = _read(table, name)
     known = set(zip(done["trial"], done["seed"], done["cut"], done["words"], strict=True))
@@ -71,7 +71,10 @@ def run_trials(trials: Sequence[Trial], session: Path | None, table: Path) -> pd
             _append(table, {"session": name} | _train(trial, session))
     finally:
         torch.set_num_threads(threads)
-    return _read(table, name)
+    rows = _read(table, name)
+    listed = {(trial.name, " ".join(trial.words)) for trial in trials}
+    named = pd.Series(list(zip(rows["trial"], rows["words"], strict=True)), index=rows.index)
+    return rows[named.isin(listed)]
 
 
 def _train(trial: Trial, session: Path | None) -> dict[str, object]:
@@ -98,7 +101,7 @@ def _train(trial: Trial, session: Path | None) -> dict[str, object]:
 
 
 def _read(table: Path, session: str) -> pd.DataFrame:
-    """The rows of a session, without those that a file of before has not."""
+    """The rows of `table` that belong to a session."""
     if not table.exists():
         return pd.DataFrame(columns=list(COLUMNS))
     rows = pd.read_csv(table, keep_default_na=False)

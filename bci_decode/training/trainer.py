@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from bci_decode.config import TrainerConfig
@@ -30,6 +29,7 @@ from bci_decode.files import written_whole
 from bci_decode.layers.stacked import StackedRecurrent
 from bci_decode.models.decoder import TrainedDecoder, check_window
 from bci_decode.training.augmentation import Augmentation
+from bci_decode.training.averaging import WeightAverage
 from bci_decode.training.checkpoint import data_state, load_checkpoint, save_checkpoint
 from bci_decode.training.monitor import LayerMonitor, monitor_input
 from bci_decode.training.reconstruction import Reconstruction
@@ -95,12 +95,12 @@ class Trainer:
         self.optimizer = optimizer([p for module in learned for p in module.parameters()])
         self.averaged = None
         if config.ema:
-            average = get_ema_multi_avg_fn(config.ema)
-            self.averaged = AveragedModel(decoder, multi_avg_fn=average)
+            self.averaged = WeightAverage(decoder, config.ema)
         self.scheduler = scheduler(self.optimizer) if scheduler else None
         self.per_step = getattr(self.scheduler, "per_step", False)
         if self.per_step:
-            self.scheduler.steps_per_epoch = -(-len(self.training) // config.batch_size)  # type: ignore[union-attr]
+            steps = -(-len(self.training) // config.batch_size)
+            self.scheduler.set_steps_per_epoch(steps)  # type: ignore[union-attr]
         _check_scheduler(self.scheduler, data)
         self.fingerprint, self.stopwatch = fingerprint, stopwatch or Stopwatch()
         self.about, self.progress = about or {}, progress
@@ -193,8 +193,9 @@ class Trainer:
     def _train_batches(self) -> tuple[Tensor, Tensor]:
         """Learn from each window once; the target and the outputs, scaled (bins, D).
 
-        Each member of an ensemble has an order, a loss and a gradient norm of its own. Nothing here
-        waits for the device, which would leave a GPU without work.
+        Each member of an ensemble has an order, a loss and a gradient norm of its own, and the
+        outputs are those of the members one by one. Nothing here waits for the device, which would
+        leave a GPU without work.
         """
         self.decoder.train()
         started, members = time.perf_counter(), self.decoder.members

@@ -10,6 +10,7 @@ from torch import nn
 from bci_decode.errors import BciDecodeError
 from bci_decode.layers.norms import (
     NORMS,
+    SHARED_BINS,
     AdaNorm,
     BatchLayerNorm,
     BatchNorm,
@@ -79,7 +80,8 @@ def test_the_equation_in_training_and_in_evaluation(name, options):
     a, b = values(5, 6), values(3, 6, seed=1)
     same(norm(a, 0), expected(norm, a))
     norm.eval()
-    running = 0.1 * a.numpy().mean(0), 0.9 + 0.1 * a.numpy().var(0, ddof=1)
+    rate = 0.1 if norm.per_step else 0.1 / SHARED_BINS  # of rows that come bin by bin
+    running = rate * a.numpy().mean(0), 1 - rate + rate * a.numpy().var(0, ddof=1)
     same(norm(b, 0), expected(norm, b, running))
 
 
@@ -105,7 +107,8 @@ def test_ada_norms_factor_is_a_constant_for_the_gradient():
 
 
 def test_batch_norm_is_torchs():
-    norm, reference = made("batch_shared"), nn.BatchNorm1d(6).double()
+    rate = 0.1 / SHARED_BINS  # of rows that come bin by bin
+    norm, reference = made("batch_shared"), nn.BatchNorm1d(6, momentum=rate).double()
     reference.load_state_dict(
         {"weight": norm.gain, "bias": norm.bias}
         | {k: v for k, v in reference.state_dict().items() if k not in ("weight", "bias")}

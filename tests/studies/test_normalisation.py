@@ -69,7 +69,8 @@ def test_other_runs_alone_are_refused(tmp_path, runs):
 def test_the_figure_needs_both_recipes_and_shows_late_falls(tmp_path):
     forms = pd.DataFrame(
         {
-            "norm": ["none", "layer"], "place": ["outputs", "sum"], "R² modern": [0.78, 0.77],
+            "session": ["a", "a"], "norm": ["none", "layer"],
+            "place": ["outputs", "sum"], "R² modern": [0.78, 0.77],
             "SE modern": [0.01, 0.01], "half the plateau": [np.inf, 8.0], "last epoch": [14, 14],
         }
     )  # fmt: skip
@@ -80,7 +81,7 @@ def test_the_figure_needs_both_recipes_and_shows_late_falls(tmp_path):
 def test_every_form_of_the_sweep_is_a_layer_that_can_be_made():
     sweep = yaml.safe_load((ROOT / "conf" / "sweep" / "norms_and_places.yaml").read_text())
     forms = yaml.safe_load(f"[{sweep['model.recurrent']}]")
-    assert len(forms) == len({tuple(form.values()) for form in forms}) == 41
+    assert len(forms) == len({tuple(form.values()) for form in forms}) == 42
     for form in forms:
         words = [f"model.recurrent.{key}={value}" for key, value in form.items()]
         config = compose_config("experiment=normalisation_source", *words)

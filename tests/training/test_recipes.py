@@ -23,6 +23,7 @@ from bci_decode.evaluation.decoding import decode_parts, predictor
 from bci_decode.evaluation.filters import low_pass
 from bci_decode.models.ensemble import Ensemble
 from bci_decode.training.augmentation import Augmentation
+from bci_decode.training.averaging import WeightAverage
 from bci_decode.training.checkpoint import load_checkpoint
 from bci_decode.training.schedules import WarmupCosine
 from bci_decode.training.windows import TrainingWindows
@@ -140,10 +141,10 @@ def test_poisson_resampling_keeps_a_share_and_draws_whole_counts_around_the_rest
 def test_the_schedule_rises_and_falls_in_steps():
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
     schedule = WarmupCosine(optimizer, epochs=4, warmup=1)
-    schedule.steps_per_epoch = 5
+    schedule.set_steps_per_epoch(5)
     rates = []
     for _ in range(20):
-        rates.append(schedule.factor(len(rates)))
+        rates.append(optimizer.param_groups[0]["lr"] / 2.0)
         optimizer.step()
         schedule.step()
     assert rates[:5] == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6])
@@ -183,6 +184,18 @@ def test_averaged_weights_are_scored_and_kept(tmp_path):
     raw = made_decoder(seed=5)
     load_checkpoint(tmp_path / "last.pt", raw)
     torch.testing.assert_close(raw.head.weight, steps[-1])
+
+
+def test_running_statistics_are_averaged_with_the_weights():
+    model = torch.nn.BatchNorm1d(3, momentum=1.0)
+    average, expected = WeightAverage(model, 0.9), None
+    for step in range(5):
+        model(torch.randn(8, 3, generator=torch.Generator().manual_seed(step)))
+        average.update_parameters(model)
+        mean = model.running_mean.clone()
+        expected = mean if expected is None else 0.9 * expected + 0.1 * mean
+    torch.testing.assert_close(average.module.running_mean, expected)
+    assert average.module.num_batches_tracked == 5
 
 
 def test_the_last_epoch_is_kept_without_a_validation_part(tmp_path):
