@@ -143,7 +143,8 @@ def _protocol(group: ProtocolGroup) -> str:
     return (
         f"Protocol: {protocol['target']} in {protocol['unit']} of {protocol['source']}; bins of "
         f"{1000 * protocol['bin_width_s']:g} ms{counts}, lag {protocol['lag_s']:g} s"
-        f"{_waits(protocol)}; units: {protocol['units']}; {_split(settings)}; up to {settings.get('trainer.epochs')} epochs, "
+        f"{_waits(protocol)}; units: {protocol['units']}; {_split(settings)}; "
+        f"up to {settings.get('trainer.epochs')} epochs, "
         f"{_selected(about)}. Recordings: {group.recording}.\n"
     )
 
