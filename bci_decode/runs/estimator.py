@@ -78,7 +78,8 @@ class RNNDecoder(RegressorMixin, BaseEstimator):
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> RNNDecoder:
         """Learn from counts (T, N) and kinematics (T, D), D up to 3, of one stretch of time."""
-        from bci_decode.training.trainer import Trainer, torch_state_kept
+        from bci_decode.training.surroundings import torch_state_kept
+        from bci_decode.training.trainer import Trainer
 
         words = (f"model={self.model}", f"trainer.epochs={self.epochs}", f"seed={self.seed}")
         config = compose_config(*words, *self.overrides, *SELECT_ON_VAL)

@@ -118,7 +118,7 @@ class _Job:
 
         check_installed(self.typed.logger)
         data, recording = self._load()  # PyTorch is imported there, while the checksum is taken
-        from bci_decode.training.trainer import torch_state_kept
+        from bci_decode.training.surroundings import torch_state_kept
 
         with torch_state_kept():
             self._train_and_report(data, recording)

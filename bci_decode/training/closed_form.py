@@ -20,7 +20,7 @@ from bci_decode.evaluation.decoding import decode_parts, predictor
 from bci_decode.files import written_whole
 from bci_decode.models.closed_form import ClosedForm
 from bci_decode.training.checkpoint import data_state, save_checkpoint
-from bci_decode.training.trainer import history_columns, part_columns
+from bci_decode.training.history import history_columns, part_columns
 
 log = logging.getLogger(__name__)
 

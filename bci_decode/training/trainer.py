@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,16 @@ from bci_decode.models.decoder import TrainedDecoder, check_window
 from bci_decode.training.augmentation import Augmentation
 from bci_decode.training.averaging import WeightAverage
 from bci_decode.training.checkpoint import data_state, load_checkpoint, save_checkpoint
+from bci_decode.training.history import history_columns, part_columns
 from bci_decode.training.monitor import LayerMonitor, monitor_input
 from bci_decode.training.reconstruction import Reconstruction
 from bci_decode.training.reproducible import reproducible
+from bci_decode.training.surroundings import (
+    check_config,
+    check_scheduler,
+    chosen_device,
+    set_threads,
+)
 from bci_decode.training.timing import Stopwatch
 from bci_decode.training.windows import TrainingWindows
 
@@ -42,15 +48,6 @@ log = logging.getLogger(__name__)
 # how the best epoch is selected: the deciding column of the history, and the sign that makes the
 # best value the lowest
 SELECTION = {"val": ("val_loss", 1.0), "test": ("test_r2", -1.0), "last": ("epoch", -1.0)}
-
-
-def history_columns(
-    parts: Sequence[str] = ("val", "test"), axes: Sequence[str] = ("x", "y")
-) -> list[str]:
-    """Columns of `history.csv`; "holdout" is a part where `data.split.val_from_test` is set."""
-    scores = ("loss", "r2", *(f"r2_{axis}" for axis in axes))
-    scored = [f"{part}_{score}" for part in parts for score in scores]
-    return ["epoch", "train_loss", "train_r2", *scored, "lr", "seconds"]
 
 
 class Trainer:
@@ -80,11 +77,11 @@ class Trainer:
         about: dict[str, Any] | None = None,
         progress: bool = True,
     ):
-        _check_config(config, data)
+        check_config(config, data)
         check_window(decoder, data.window.history)
-        self.device = _device(config.device)
+        self.device = chosen_device(config.device)
         if config.threads is not None:
-            _set_threads(config.threads)
+            set_threads(config.threads)
         self.decoder, self.data = decoder.to(self.device), data
         self.folder, self.config = folder, config
         self._place_tensors()
@@ -101,7 +98,7 @@ class Trainer:
         if self.per_step:
             steps = -(-len(self.training) // config.batch_size)
             self.scheduler.set_steps_per_epoch(steps)  # type: ignore[union-attr]
-        _check_scheduler(self.scheduler, data)
+        check_scheduler(self.scheduler, data)
         self.fingerprint, self.stopwatch = fingerprint, stopwatch or Stopwatch()
         self.about, self.progress = about or {}, progress
         self.on_epoch: Callable[[dict[str, float]], None] | None = None
@@ -399,24 +396,6 @@ class Trainer:
         log.info("resuming from epoch %d", state["epoch"])
 
 
-def part_columns(data: Dataset, decoded: dict[str, np.ndarray]) -> dict[str, float]:
-    """Loss and R2 of every decoded part as columns of the history.
-
-    They are NaN for an absent validation or test part.
-    """
-    row: dict[str, float] = {}
-    for name in dict.fromkeys(("val", "test", *decoded)):
-        loss, r2 = math.nan, np.full(len(data.axes), math.nan)
-        if name in decoded:
-            true = data.parts[name].target
-            loss, r2 = metrics.mse(true, decoded[name]), metrics.r2(true, decoded[name])
-        row |= {f"{name}_loss": loss, f"{name}_r2": float(r2.mean())}
-        row |= {
-            f"{name}_r2_{axis}": float(value) for axis, value in zip(data.axes, r2, strict=True)
-        }
-    return row
-
-
 def _lines_above_the_bar(progress: bool) -> AbstractContextManager[None]:
     """Keep log lines and the bar apart; without progress nothing is printed."""
     if not progress:
@@ -424,55 +403,3 @@ def _lines_above_the_bar(progress: bool) -> AbstractContextManager[None]:
     from tqdm.contrib.logging import logging_redirect_tqdm  # warns in notebooks when imported
 
     return logging_redirect_tqdm()
-
-
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise BciDecodeError(
-            "is cuda, but PyTorch sees no GPU",
-            field="trainer.device",
-            remedy="choose auto or cpu",
-        )
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-@contextmanager
-def torch_state_kept() -> Iterator[None]:
-    """Put PyTorch's number of threads and its random state back afterwards."""
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
-
-
-def _set_threads(threads: int) -> None:
-    cores = os.cpu_count() or 1
-    if threads > cores:
-        log.warning("trainer.threads=%d on %d cores makes training slower", threads, cores)
-    torch.set_num_threads(threads)
-
-
-def _check_scheduler(scheduler: LRScheduler | None, data: Dataset) -> None:
-    if isinstance(scheduler, ReduceLROnPlateau) and "val" not in data.parts:
-        raise BciDecodeError(
-            "follows the validation loss, and there is no validation part",
-            field="scheduler",
-            remedy="raise data.split.val, or choose another scheduler",
-        )
-
-
-def _check_config(config: TrainerConfig, data: Dataset) -> None:
-    if config.select_on not in data.parts and config.select_on == "test":
-        raise BciDecodeError(
-            f"is {config.select_on}, and there is no such part",
-            field="trainer.select_on",
-            remedy="choose val",
-        )
-    if "val" not in data.parts and (config.select_on == "val" or config.patience is not None):
-        raise BciDecodeError(
-            "is 0, so there is no validation part to select the epoch or to stop on",
-            field="data.split.val",
-            remedy="raise it, or set trainer.select_on=last trainer.patience=null",
-        )

@@ -15,8 +15,8 @@ from bci_decode.layers import LayerNormGRU
 from bci_decode.layers.introspection import GATES, pre_activations, share_outside
 from bci_decode.layers.weights import layer_names
 from bci_decode.training.checkpoint import load_checkpoint
+from bci_decode.training.history import history_columns
 from bci_decode.training.monitor import monitor_input
-from bci_decode.training.trainer import history_columns
 
 LAYERS = {
     "gru": lambda **options: nn.GRU(5, 7, dtype=torch.float64, **options),

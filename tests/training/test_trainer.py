@@ -17,7 +17,7 @@ from bci_decode.data.dataset import Window
 from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation.decoding import decode_parts
 from bci_decode.training.checkpoint import load_checkpoint
-from bci_decode.training.trainer import history_columns
+from bci_decode.training.history import history_columns
 
 
 @pytest.mark.parametrize("window", [Window("sequence", 20, 10, 3), Window("history", 5, 1, 4)])
