@@ -31,6 +31,7 @@ STRESS = ("optimizer.lr", "trainer.batch_size", "trainer.epochs")
 DIVERGED = "loss became"  # of the line that a run ends with
 DIVERGED_LOSS = 1.1  # of the target's variance, on which an untrained decoder sits
 PLAIN = ("none", "outputs")
+OFF = 0.9  # of the plateau, the target's variance: below it a decoder has begun to learn
 PLACE_MARKS = {
     "input": ">", "recurrent": "<", "apart": "o", "sum": "s", "sum2": "D", "state": "^",
     "outputs": "v",
@@ -53,7 +54,7 @@ def normalisation(folders: Iterable[Path], output: Path) -> str:
     stress = stress_table(table)
     if len(stress):
         texts.append(save_table(output, "stress", stress))
-    if {"R² modern", "half the plateau"} <= set(forms):
+    if {"R² modern", "off the plateau"} <= set(forms):
         draw_forms(output / "forms.png", forms)
     return "\n".join(texts)
 
@@ -74,7 +75,8 @@ def run_table(runs: list[Run], diverged: list[Path]) -> pd.DataFrame:
         | {
             "cut": run.settings.get("data.split.cut"),
             "r2": run.metrics["scores"]["test"]["r2"],
-            "half": half_plateau(run),
+            "off": first_epoch_below(run, OFF),
+            "half": first_epoch_below(run, 0.5),
             "seconds": float(run.history["seconds"].iloc[1:].median()),
             "diverged": not run.history["train_loss"].iloc[-1]
             < DIVERGED_LOSS * run.metrics["target_variance"]["train"],
@@ -91,10 +93,10 @@ def run_table(runs: list[Run], diverged: list[Path]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def half_plateau(run: Run) -> float:
-    """The first epoch below half the plateau; infinite where no epoch of the run is."""
-    epoch = run.row()["half_plateau_epoch"]
-    return np.inf if epoch is None else float(epoch)
+def first_epoch_below(run: Run, share: float) -> float:
+    """The first epoch whose test loss is below a share of the plateau; infinite if none is."""
+    below = run.history.loc[run.history["test_loss"] < share * run.plateau, "epoch"]
+    return float(below.iloc[0]) if len(below) else np.inf
 
 
 def _about(experiment: str, session: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
@@ -119,8 +121,9 @@ def form_table(table: pd.DataFrame) -> pd.DataFrame:
     """A row for each form: R2 and its SE over seeds by recipe, the difference to no norm, the fall.
 
     A seed's score is the mean over its cuts, and seeds that diverged are in no mean. The difference
-    is paired by seed. Half the plateau is the median epoch over the seeds of the source study's
-    recipe, infinite where half of them never are below. Sessions have rows of their own.
+    is paired by seed. "Off the plateau" and "half the plateau" are the first epochs with a test
+    loss below .9 and .5 of it, medians over the seeds of the source study's recipe, infinite where
+    half of them never are below. Sessions have rows of their own.
     """
     table = table[~table["stressed"]]
     parts = [_forms(session, part) for session, part in table.groupby("session", sort=False)]
@@ -150,6 +153,7 @@ def _forms(session: str, table: pd.DataFrame) -> pd.DataFrame:
                 f"s per epoch {label}": runs["seconds"].median(),
             }
             if experiment == SOURCE:
+                row["off the plateau"] = runs["off"].median()
                 row["half the plateau"] = runs["half"].median()
                 row["last epoch"] = int(runs["epochs"].max())
     return pd.DataFrame(list(rows.values()))
@@ -177,7 +181,7 @@ def stress_table(table: pd.DataFrame) -> pd.DataFrame:
 
 def draw_forms(path: Path, forms: pd.DataFrame) -> None:
     """R2 under the modern recipe against the early fall under the source study's."""
-    shown = forms.dropna(subset=["R² modern", "half the plateau"])
+    shown = forms.dropna(subset=["R² modern", "off the plateau"])
     shown = shown[shown["session"] == shown["session"].iloc[0]]
     never = shown["last epoch"].max() + 1.0
     figure = Figure(figsize=(8.5, 5.2), layout="constrained")
@@ -185,7 +189,7 @@ def draw_forms(path: Path, forms: pd.DataFrame) -> None:
     norms = list(dict.fromkeys(shown["norm"]))
     colors = dict(zip(norms, ("black", "#1a3a9c", *OTHER_COLORS), strict=False))
     for row in shown.to_dict("records"):
-        x = min(row["half the plateau"], never)
+        x = min(row["off the plateau"], never)
         look = {"color": colors[row["norm"]], "marker": PLACE_MARKS[row["place"]]}
         axes.errorbar(x, row["R² modern"], row["SE modern"], capsize=2, linewidth=0.8, **look)
     for norm in norms:
@@ -196,7 +200,7 @@ def draw_forms(path: Path, forms: pd.DataFrame) -> None:
     ticks = [tick for tick in range(0, int(never), 2)]
     axes.set_xticks([*ticks, never], [*map(str, ticks), "later"])
     axes.set(
-        xlabel="epoch at half the plateau, the source study's recipe (median over seeds)",
+        xlabel="first epoch off the plateau, the source study's recipe (median over seeds)",
         ylabel="R², the modern recipe (mean ± SE over seeds)",
         title=f"{shown['session'].iloc[0]}; up: decodes better, left: falls early",
     )

@@ -71,7 +71,7 @@ def test_the_figure_needs_both_recipes_and_shows_late_falls(tmp_path):
         {
             "session": ["a", "a"], "norm": ["none", "layer"],
             "place": ["outputs", "sum"], "R² modern": [0.78, 0.77],
-            "SE modern": [0.01, 0.01], "half the plateau": [np.inf, 8.0], "last epoch": [14, 14],
+            "SE modern": [0.01, 0.01], "off the plateau": [np.inf, 8.0], "last epoch": [14, 14],
         }
     )  # fmt: skip
     study.draw_forms(tmp_path / "forms.png", forms)
