@@ -159,3 +159,12 @@ def test_a_null_split_is_refused_where_one_data_set_is_asked_for(home):
     words = [*SMALL, f"data_dir={home / 'data'}"]
     with pytest.raises(BciDecodeError, match="data.split.cut: is null"):
         load_data(compose(*words))
+
+
+def test_loading_the_folder_of_all_cuts_names_theirs(home):
+    with pytest.raises(BciDecodeError) as refusal:
+        bd.load_run(seed_folder(home))
+    cuts = [str(seed_folder(home) / f"cut{cut}") for cut in range(3)]
+    assert f"seed0: holds a chained split, a run for each cut; name {' or '.join(cuts)}" in str(
+        refusal.value
+    )
