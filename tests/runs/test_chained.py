@@ -111,6 +111,15 @@ def test_a_cut_that_fails_stops_no_other(home, tmp_path):
     assert done.stdout.count("test R2 of 3 cuts") == 1  # of the other seed
 
 
+@pytest.mark.parametrize("cuts", [0, -1])
+def test_no_cut_at_all_is_one_line(tmp_path, cuts):
+    line = f"error: data.split.cuts: is {cuts}; choose 1 to 100\n"
+    for words in ([], ["-m", "seed=0,1"]):
+        done = train(tmp_path, *SMALL, f"data.split.cuts={cuts}", *words)
+        assert (done.returncode, done.stderr) == (2, line)
+    assert not (tmp_path / "outputs").exists() or not list((tmp_path / "outputs").glob("*/*"))
+
+
 def test_a_fold_without_a_window_is_one_line(tmp_path, home):
     shutil.copytree(home / "data", tmp_path / "data")
     done = train(tmp_path, *SMALL, "data.split.cuts=8")
