@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from bci_decode.config import DataConfig, WindowConfig
-from bci_decode.data.binning import BinnedSession, shorter_shift
+from bci_decode.data.binning import BinnedSession
+from bci_decode.data.grid import shorter_shift
 from bci_decode.data.reaches import split_by_reaches
 from bci_decode.data.split import split_in_time
 from bci_decode.errors import BciDecodeError

@@ -254,9 +254,11 @@ def _earlier(path: Path) -> Rows:
     if not path.exists():
         return {}
     with path.open() as file:
-        rows = list(csv.DictReader(file))
-    numbers = ({"trial": int(row["trial"]), "score": float(row["score"] or "nan")} for row in rows)
-    return {read["trial"]: row | read for row, read in zip(rows, numbers, strict=True)}
+        return {
+            int(row["trial"]): row
+            | {"trial": int(row["trial"]), "score": float(row["score"] or "nan")}
+            for row in csv.DictReader(file)
+        }
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bci_decode.data.binning import bin_edges, bin_session, count_spikes, kinematics, select_units
+from bci_decode.data.binning import bin_session, count_spikes, kinematics, select_units
+from bci_decode.data.grid import bin_edges
 from bci_decode.data.session import Session
 from bci_decode.errors import BciDecodeError
 
