@@ -90,8 +90,8 @@ def search() -> None:
     """Search settings at random: each trial draws the keys of a space and trains.
 
     A trial is scored by its validation part or, with data.split=chained, by the mean over the cuts'
-    blocks, never by the test part. Writes trials.csv into the output folder. The same command
-    resumes; more --trials go on.
+    blocks, never by the test part. Writes trials.csv and search.yaml into the output folder. The
+    same command resumes; more --trials go on.
     """
     parser = argparse.ArgumentParser(
         description=_doc(search), formatter_class=argparse.RawDescriptionHelpFormatter
@@ -101,8 +101,8 @@ def search() -> None:
     option("words", nargs="*", metavar="KEY=VALUE", help="settings of all trials, as of train")
     option("--trials", type=int, default=20, help="how many (default: 20)")
     option("--seed", type=int, default=0, help="of the draws (default: 0)")
-    option("--output", type=Path, default=Path("outputs/search"), help="default: outputs/search")
-    arguments = parser.parse_args()
+    option("--output", type=Path, help="default: outputs/search/NAME")
+    arguments = parser.parse_intermixed_args()
     for name, low in (("trials", 1), ("seed", 0)):
         if getattr(arguments, name) < low:
             raise BciDecodeError(f"must be {low} or more", field=f"--{name}")

@@ -17,6 +17,7 @@ TARGETS = {"position": "mm", "velocity": "mm/s", "acceleration": "mm/s²"}  # ta
 SOURCES = ("finger_pos", "cursor_pos")
 UNITS = ("all", "sorted", "hash", "merged")
 AREAS = ("all", "M1", "S1")
+DIFFERENCES = ("bin", "central")
 MAX_COUNT = 1_000_000  # of epochs, windows or threads: more is surely a slip
 MAX_BINS = 10_000_000  # of a window: two days at 20 ms
 
@@ -135,6 +136,12 @@ class SplitConfig(_Keys):
                 field="data.split.cut",
                 remedy=f"choose 0 to {self.cuts - 1}, or null for all",
             )
+        if self.by != "time":
+            raise BciDecodeError(
+                f"is {self.by} beside data.split.cuts",
+                field="data.split.by",
+                remedy="choose data.split.by=time, or data.split.cuts=null",
+            )
         if self.first_bins is not None:
             raise BciDecodeError(
                 "is set beside data.split.cuts",
@@ -235,7 +242,7 @@ class DataConfig(_Keys):
     difference: str = key(
         "bin",
         "velocity is the difference over the bin, or at its end the central difference of samples",
-        choices=("bin", "central"),
+        choices=DIFFERENCES,
     )
     split: SplitConfig = key(SplitConfig, "")
     scale: ScaleConfig = key(ScaleConfig, "")
@@ -250,12 +257,16 @@ class DataConfig(_Keys):
                 remedy="choose none or zscore",
             )
 
+    @property
+    def cutoff(self) -> float | None:
+        """The cut-off of the output filter in cycles per bin; None without one."""
+        return None if self.low_pass is None else self.low_pass * self.bin_width
+
     def binning_kwargs(self) -> dict[str, Any]:
         """The keys that make the bins, as `data.binning.bin_session` takes them."""
-        names = ("bin_width", "target", "source", "units", "area")
+        names = ("bin_width", "lag", "delay", "target", "source", "units", "area")
         counting = ("presence", "count_window", "difference")
-        values = {name: getattr(self, name) for name in names + counting}
-        return values | {"lag": self.lag - self.delay}
+        return {name: getattr(self, name) for name in names + counting}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DataConfig:

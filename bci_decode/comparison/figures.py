@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from bci_decode.comparison.finished_runs import Run
 from bci_decode.comparison.groups import ProtocolGroup
 from bci_decode.comparison.intervals import Resampled
-from bci_decode.comparison.pairs import model_pairs, paired_scores
+from bci_decode.comparison.pairs import matched_runs, model_pairs, paired_scores
 from bci_decode.comparison.tables import MAX_LISTED
 from bci_decode.data.catalog import monkeys
 from bci_decode.style import (
@@ -112,7 +112,7 @@ def draw_scatter(groups: list[ProtocolGroup], path: Path, baseline: str) -> None
 
 def _draw_scatter(baseline: str, axes: Axes, group: ProtocolGroup) -> None:
     resampled, looks = Resampled(group), model_looks(group.models)
-    table, ranges = resampled.table, resampled.session_intervals()
+    table, any_ranges = resampled.table, False
     pairs = model_pairs(group.models, baseline)
     label, others = model_label(baseline), [model_label(model) for model, _ in pairs]
     above = others[0] if len(others) == 1 else "other models"
@@ -124,6 +124,9 @@ def _draw_scatter(baseline: str, axes: Axes, group: ProtocolGroup) -> None:
         if model.endswith(BIDIRECTIONAL):  # a look differs from that of one direction by its line
             looks[model]["color"] = _lighter(looks[model]["color"], 0.5)
         style = {"color": looks[model]["color"], "linestyle": "", "markersize": 8}
+        # of the runs that make the mark
+        ranges = resampled.session_intervals(matched_runs(table, model, base))
+        any_ranges = any_ranges or bool(ranges)
         for score, shape in AXES.items():
             scores = paired_scores(table, score, model, base).reset_index()
             columns = ["monkey", "session", "model", "base"]
@@ -143,7 +146,7 @@ def _draw_scatter(baseline: str, axes: Axes, group: ProtocolGroup) -> None:
     axes.plot(limits, limits, **PLATEAU)
     axes.set(xlim=limits, ylim=limits)
     _explain_marks(
-        axes, group.target, {model: looks[model] for model, _ in pairs}, fills, bool(ranges)
+        axes, group.target, {model: looks[model] for model, _ in pairs}, fills, any_ranges
     )
 
 

@@ -58,11 +58,14 @@ class Resampled:
         """The draws of all runs."""
         return self.draws(self.table)
 
-    def session_intervals(self) -> dict[tuple[str, str, str], tuple[float, float]]:
-        """The interval by session, model and score."""
+    def session_intervals(
+        self, table: pd.DataFrame | None = None
+    ) -> dict[tuple[str, str, str], tuple[float, float]]:
+        """The interval by session, model and score, of all runs or of those of a run table."""
+        drawn = self.whole if table is None else self.draws(table)
         return {
             (session, model, score): interval(draws[:, place])
-            for (session, model), draws in self.whole.items()
+            for (session, model), draws in drawn.items()
             for place, score in enumerate(SCORES)
         }
 

@@ -92,14 +92,14 @@ def session_table(table: pd.DataFrame) -> pd.DataFrame:
 def seed_table(table: pd.DataFrame) -> pd.DataFrame:
     """The mean over cuts: a row for each session, model and seed.
 
-    `partial` marks seeds with fewer cuts than others of the session: the blocks are not equally
-    hard, so that their mean is of something else.
+    `partial` marks seeds that lack a cut which any run of the session has: the blocks are not
+    equally hard, so that their mean is of something else.
     """
     by = table.groupby(["monkey", "session", "model", "seed"], as_index=False)
     means = {name: (column, _strict_mean) for name, column in SCORES.items()}
-    seeds = by.agg(cuts=("seed", "size"), test_bins=("test_bins", "sum"), **means)
-    most = seeds.groupby("session")["cuts"].transform("max")
-    return seeds.assign(partial=seeds["cuts"] < most)
+    seeds = by.agg(cuts=("cut", _distinct), test_bins=("test_bins", "sum"), **means)
+    all_cuts = table.groupby("session")["cut"].agg(_distinct)
+    return seeds.assign(partial=seeds["cuts"] < seeds["session"].map(all_cuts))
 
 
 def partial_seeds(table: pd.DataFrame) -> list[str]:
@@ -108,6 +108,10 @@ def partial_seeds(table: pd.DataFrame) -> list[str]:
     return [
         f"{row.session} {row.model} seed {row.seed}" for row in seeds[seeds["partial"]].itertuples()
     ]
+
+
+def _distinct(values: pd.Series) -> int:
+    return values.nunique(dropna=False)
 
 
 def _standard_error(values: pd.Series) -> float:

@@ -8,20 +8,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from bci_decode.config import TARGETS
-from bci_decode.data.counts import intervals, presence_sums, trailing_sums
+from bci_decode.config import AREAS, DIFFERENCES, SOURCES, TARGETS, UNITS
+from bci_decode.data.counts import presence_sums, trailing_sums, whole_ratio
+from bci_decode.data.grid import bin_edges, snap_to_samples
 from bci_decode.data.reaches import reach_starts
 from bci_decode.data.session import Session, clock_gaps
 from bci_decode.errors import BciDecodeError
 
 log = logging.getLogger(__name__)
 
-SOURCES = ("finger_pos", "cursor_pos")
-UNITS = ("all", "sorted", "hash", "merged")
-AREAS = ("all", "M1", "S1")
-DIFFERENCES = ("bin", "central")
 ORDERS = {"position": 0, "velocity": 1, "acceleration": 2}  # of the derivative of position
-MIN_WIDTH = 0.001  # s; narrower bins add nothing to a 250 Hz clock and fill the memory with zeros
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +29,9 @@ class BinnedSession:
     columns (channel, area, row; row is -1 where all rows of a channel are merged). `kinematics`
     (T, 2) are x and y of `target` in `TARGETS`' unit, `lag` seconds after the bin's spikes.
     `count_window`: seconds up to its end in which a bin's spikes are counted, where that is not the
-    bin. `reaches` (R,): the first bin of each reach; see `data.reaches`. `shifted` are the same on
-    grids that begin later by parts of a bin, each with T - 1 bins.
+    bin. `reaches` (R,): the first bin of each reach; see `data.reaches`. `ahead`: see
+    `seconds_ahead`. `shifted` are the same on grids that begin later by parts of a bin, each with
+    T - 1 bins.
     """
 
     name: str
@@ -47,6 +44,7 @@ class BinnedSession:
     lag: float
     count_window: float | None = None
     reaches: np.ndarray | None = None
+    ahead: float = 0.0
     shifted: tuple[BinnedSession, ...] = ()
 
 
@@ -55,6 +53,7 @@ def bin_session(
     *,
     bin_width: float = 0.064,
     lag: float = 0.0,
+    delay: float = 0.0,
     target: str = "velocity",
     source: str = "finger_pos",
     units: str = "all",
@@ -66,12 +65,13 @@ def bin_session(
 ) -> BinnedSession:
     """Bin a session's spikes every `bin_width` seconds and align the hand with them.
 
-    `lag` is in seconds, any real number; it is positive where the hand follows the spikes. `target`
-    is one of `TARGETS`, `source` of `SOURCES`, `units` of `UNITS`, `area` of `AREAS`. With
-    `grids` g there are g - 1 more grids, bin_width / g apart. With `presence` (s) a column counts 0
-    or 1 in each interval of that width. With `count_window` (s) a bin's counts are those of so many
-    seconds up to its end; bins then overlap. `difference`: see `kinematics`. Raises
-    `BciDecodeError` with the config key at fault.
+    `lag` is in seconds, any real number; it is positive where the hand follows the spikes. `delay`
+    (s) is subtracted from it; a `BinnedSession` has their difference as its lag. `target` is one of
+    `TARGETS`, `source` of `SOURCES`, `units` of `UNITS`, `area` of `AREAS`. With `grids` g there
+    are g - 1 more grids, bin_width / g apart. With `presence` (s) a column counts 0 or 1 in each
+    interval of that width. With `count_window` (s) a bin's counts are those of so many seconds up
+    to its end; bins then overlap. `difference`: see `kinematics`. Raises `BciDecodeError` with the
+    config key at fault.
     """
     for field, value, known in (
         ("data.target", target, tuple(TARGETS)),
@@ -84,10 +84,11 @@ def bin_session(
             raise BciDecodeError(
                 f"is {value!r}", field=field, remedy="choose one of " + ", ".join(known)
             )
-    edges = bin_edges(session, bin_width, lag)
+    edges = bin_edges(session, bin_width, lag, delay)
+    lag -= delay
     columns = select_units(session, units, area)
     labels = columns.drop(columns="members")
-    summed = 1 if count_window is None else intervals("count_window", count_window, bin_width)
+    summed = 1 if count_window is None else whole_ratio("count_window", count_window, bin_width)
 
     def on(edges: np.ndarray) -> BinnedSession:
         counts = _counts(session, columns["members"], edges, bin_width, presence)
@@ -102,68 +103,12 @@ def bin_session(
             lag=lag,
             count_window=count_window,
             reaches=reach_starts(session, edges, lag),
+            ahead=seconds_ahead(session, edges, lag, target, difference),
         )
 
     shifts = bin_width / grids * np.arange(1, grids) if len(edges) > 2 else ()
     shifted = tuple(on(snap_to_samples(edges[:-1] + shift, session.t)) for shift in shifts)
     return replace(on(edges), shifted=shifted)
-
-
-def bin_edges(session: Session, bin_width: float, lag: float = 0.0) -> np.ndarray:
-    """Edges (T + 1,) of all bins that lie in the recording, as does the hand `lag` seconds later.
-
-    Every edge is a whole number of widths after `t[0]`, for any lag, and comes from one
-    multiplication, so that rounding errors do not add up; then it is snapped to the clock (see
-    `snap_to_samples`). A bin that ends within the same tolerance after `t[-1]` counts as complete.
-    """
-    if not MIN_WIDTH <= bin_width < np.inf:
-        remedy = f"a bin needs a positive width in seconds, {MIN_WIDTH} or more"
-        raise BciDecodeError(f"is {bin_width} s", field="data.bin_width", remedy=remedy)
-    if not np.isfinite(lag):
-        raise BciDecodeError(f"is {lag} s", field="data.lag", remedy="give a number of seconds")
-    start, stop = session.t[0], session.t[-1]
-    slack = _tolerance(session.t) / bin_width
-    first = int(np.ceil(max(-lag, 0.0) / bin_width - slack))
-    last = int(np.floor((stop - start - max(lag, 0.0)) / bin_width + slack))
-    if last - first > 10 * len(session.t):
-        raise BciDecodeError(
-            f"spans {session.duration:.4g} s with {len(session.t)} samples only",
-            file=session.path,
-            field="t",
-            remedy="cut the recording at its gaps",
-        )
-    if abs(lag) >= session.duration:
-        raise BciDecodeError(
-            f"is {abs(lag):.4g} s, the recording only {session.duration:.3f} s",
-            file=session.path,
-            field="data.lag" if lag > 0 else "data.delay (or -data.lag)",
-            remedy="choose a shorter one",
-        )
-    if last <= first:
-        raise BciDecodeError(
-            f"is {bin_width} s (with data.lag {lag} s), "
-            f"the recording only {session.duration:.3f} s",
-            file=session.path,
-            field="data.bin_width",
-            remedy="choose narrower bins or a smaller lag",
-        )
-    return snap_to_samples(start + bin_width * np.arange(first, last + 1), session.t)
-
-
-def snap_to_samples(times: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """Replace times that lie within a thousandth of a sampling step of a sample by the sample's.
-
-    A clock `t` is exact to some nanoseconds. At a time so little after its sample, interpolation
-    would mix in the next one, and the last target of the training part would see the test part.
-    """
-    later = np.clip(np.searchsorted(t, times), 1, len(t) - 1)
-    before, after = t[later - 1], t[later]
-    nearest = np.where(times - before < after - times, before, after)
-    return np.where(np.abs(times - nearest) <= _tolerance(t), nearest, times)
-
-
-def _tolerance(t: np.ndarray) -> float:
-    return 1e-3 * float(np.median(np.diff(t)))
 
 
 def select_units(session: Session, units: str, area: str) -> pd.DataFrame:
@@ -194,7 +139,7 @@ def _counts(
     """Spikes (T, N) in each bin or, with `presence`, the intervals of a bin that hold one."""
     if presence is None:
         return count_spikes(session.spike_times, members, edges, bin_width)
-    each = intervals("presence", bin_width, presence)
+    each = whole_ratio("presence", bin_width, presence)
     inner = edges[:-1, None] + bin_width / each * np.arange(each)
     fine = snap_to_samples(np.append(inner.ravel(), edges[-1]), session.t)
     return presence_sums(count_spikes(session.spike_times, members, fine, bin_width / each), each)
@@ -276,6 +221,21 @@ def kinematics(
         raise BciDecodeError(problem, file=session.path, field="data.target", remedy=remedy)
     acceleration = np.diff(velocity, axis=0) / bin_width
     return np.concatenate([acceleration[:1], acceleration])
+
+
+def seconds_ahead(
+    session: Session, edges: np.ndarray, lag: float, target: str, difference: str
+) -> float:
+    """Seconds of the hand after a bin that its central difference depends on; 0 with no other.
+
+    It is a sample for each derivative, and one more where bins end between samples. Parts of a
+    split must be so far apart that no training target depends on the test part.
+    """
+    if difference != "central" or not ORDERS[target]:
+        return 0.0
+    between = not np.isin(snap_to_samples(edges + lag, session.t), session.t).all()
+    step = float(np.median(np.diff(session.t)))
+    return round((ORDERS[target] + between) * step, 6)  # a clock is exact to nanoseconds
 
 
 def _check_positions(session: Session, source: str, path: np.ndarray) -> None:

@@ -10,15 +10,17 @@ import numpy as np
 from bci_decode.errors import BciDecodeError
 
 
-def intervals(key: str, whole: float, part: float) -> int:
+def whole_ratio(key: str, whole: float, part: float) -> int:
     """How many times `part` fits into `whole` (both s); refused where that is no whole number.
 
-    `key` names what is checked: the config key `data.<key>`.
+    `key` names what is checked beside `data.bin_width`: the config key `data.<key>`.
     """
     count = round(whole / part)
     if count < 1 or abs(whole / part - count) > 1e-6 * count:
-        wrong, other = (whole, part) if key == "count_window" else (part, whole)
-        relation = "a multiple" if key == "count_window" else "a divisor"
+        wrong, relation, other = {
+            "count_window": (whole, "a multiple", part),
+            "presence": (part, "a divisor", whole),
+        }[key]
         raise BciDecodeError(
             f"is {wrong} s, not {relation} of data.bin_width, {other} s",
             field=f"data.{key}",

@@ -12,6 +12,7 @@ import pandas as pd
 
 from bci_decode.config import DataConfig, WindowConfig
 from bci_decode.data.binning import BinnedSession
+from bci_decode.data.grid import shorter_shift
 from bci_decode.data.reaches import split_by_reaches
 from bci_decode.data.split import split_in_time
 from bci_decode.errors import BciDecodeError
@@ -146,7 +147,10 @@ def prepare(binned: BinnedSession, config: DataConfig | None = None) -> Dataset:
         slices = _split(binned, config, window.span)
     except BciDecodeError as mistake:
         raise BciDecodeError(
-            mistake.problem, file=binned.name, field=mistake.field, remedy=mistake.remedy
+            mistake.problem,
+            file=binned.name,
+            field=mistake.field,
+            remedy=(mistake.remedy or "") + shorter_shift(binned.bin_width, binned.lag),
         ) from mistake
     active = _active_units(binned, slices["train"], config.min_rate)
     _check_movement(binned, slices)
@@ -165,16 +169,17 @@ def prepare(binned: BinnedSession, config: DataConfig | None = None) -> Dataset:
     inside = slice(train.start, train.stop - 1)  # the last bin of other grids ends outside
     shifted = tuple(part(grid, inside) for grid in binned.shifted)
     units = binned.units[active].reset_index(drop=True)
-    cutoff = None if config.low_pass is None else config.low_pass * binned.bin_width
-    return Dataset(
-        parts, slices, units, counts_scaler, target_scaler, window, shifted=shifted, low_pass=cutoff
-    )
+    scalers = counts_scaler, target_scaler
+    return Dataset(parts, slices, units, *scalers, window, shifted=shifted, low_pass=config.cutoff)
 
 
 def _split(binned: BinnedSession, config: DataConfig, span: int) -> dict[str, slice]:
-    """The parts, so far apart that no spike counts in two of them."""
+    """The parts, so far apart that no spike counts in two of them, and no sample of the hand.
+
+    A central difference sees samples after its bin, which may be the test part's.
+    """
     shared = 0.0 if binned.count_window is None else binned.count_window - binned.bin_width
-    split = replace(config.split, gap=max(config.split.gap, shared))
+    split = replace(config.split, gap=max(config.split.gap, shared, binned.ahead))
     bins = len(binned.counts)
     if split.by == "reaches":
         return split_by_reaches(binned.reaches, bins, binned.bin_width, split, span)

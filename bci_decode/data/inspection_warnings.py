@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bci_decode.data.binning import SOURCES
+from bci_decode.config import SOURCES
 from bci_decode.data.measures import FAST, LONG_REST, SLOW, STILL, Numbers
 
 CLOCK_HZ = 250.0  # of every published recording

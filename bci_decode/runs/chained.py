@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from bci_decode.config import SplitConfig
 from bci_decode.files import written_whole
 from bci_decode.runs.folder import run_folder
 
@@ -26,9 +27,13 @@ def cut_configs(config: DictConfig, folder: Path | None = None) -> dict[Path, Di
     """The run folders of a configuration, each with its configuration.
 
     There is one, or one for each cut of a chained split without `data.split.cut`. `folder` replaces
-    the folder that the configuration names.
+    the folder that the configuration names. Raises `BciDecodeError` where the split has a value out
+    of range, which may name no cut at all.
     """
-    split = config.data.split
+    split = OmegaConf.to_object(
+        OmegaConf.merge(OmegaConf.structured(SplitConfig), config.data.split)
+    )
+    assert isinstance(split, SplitConfig)
     whole = folder or run_folder(config)
     if split.cuts is None or split.cut is not None:
         return {whole: config}

@@ -137,6 +137,12 @@ def typed_config(config: DictConfig) -> TrainConfig:
                 field=f"model={typed.names.model}",
                 remedy=f"remove {key}=",
             )
+    if typed.data.window.step > 1 and "recurrent" not in config.model:
+        raise BciDecodeError(
+            f"is {typed.data.window.step}, which is for recurrent models",
+            field="data.window.step",
+            remedy=f"choose 1 with model={typed.names.model}",
+        )
     return typed
 
 

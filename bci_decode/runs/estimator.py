@@ -155,5 +155,6 @@ class RNNDecoder(RegressorMixin, BaseEstimator):
         units = pd.DataFrame({"channel": names, "area": "", "row": 0})
         target_scaler = Scaler.fit(parts["train"].target, config.scale.target)
         axes = AXIS_NAMES[: target.shape[1]]
-        cutoff = None if config.low_pass is None else config.low_pass * config.bin_width
-        return Dataset(parts, slices, units, scaler, target_scaler, window, axes, low_pass=cutoff)
+        return Dataset(
+            parts, slices, units, scaler, target_scaler, window, axes, low_pass=config.cutoff
+        )

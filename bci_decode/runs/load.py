@@ -43,8 +43,7 @@ def load_run(folder: str | Path, *, trust: tuple[str, ...] = ()) -> LoadedRun:
     path = expand_user(folder)
     path = path / "best.pt" if path.is_dir() else path
     if not path.exists():
-        remedy = "name the folder of a finished run: outputs/<experiment>/<session>/<model>/seed<k>"
-        raise BciDecodeError("no such run, or it has no best.pt", file=path, remedy=remedy)
+        raise _no_checkpoint(path)
     state = read_checkpoint(path)
     if any(key not in state for key in KEYS):
         raise BciDecodeError(
@@ -59,6 +58,18 @@ def load_run(folder: str | Path, *, trust: tuple[str, ...] = ()) -> LoadedRun:
     model = build_model(settings, *sizes, members=about.get("members", 1))
     restore_model(model, state, path)
     return LoadedRun(path.parent, model, state)
+
+
+def _no_checkpoint(path: Path) -> BciDecodeError:
+    """A folder without `best.pt` may be that of a chained split, whose cuts are the runs."""
+    cuts = sorted(path.parent.glob("cut*/best.pt"), key=lambda cut: (len(str(cut)), cut))
+    if cuts:
+        names = " or ".join(str(cut.parent) for cut in cuts)
+        return BciDecodeError(
+            "holds a chained split, a run for each cut", file=path.parent, remedy=f"name {names}"
+        )
+    remedy = "name the folder of a finished run: outputs/<experiment>/<session>/<model>/seed<k>"
+    return BciDecodeError("no such run, or it has no best.pt", file=path, remedy=remedy)
 
 
 def restore_model(model: Any, state: dict, path: Path) -> None:
@@ -231,9 +242,8 @@ class LoadedRun:
 
     def _decode_bins(self, binned: BinnedSession, columns: np.ndarray, bins: slice) -> np.ndarray:
         config = self.config
-        cutoff = None if config.low_pass is None else config.low_pass * config.bin_width
         window = Window.from_config(config.window)
-        decode = predictor(self.model, window.history, window.step, cutoff)
+        decode = predictor(self.model, window.history, window.step, config.cutoff)
         return self.scaler("target").inverse(decode(self.counts(binned, columns)[bins]))
 
     def predictions(

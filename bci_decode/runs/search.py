@@ -8,10 +8,11 @@ search resumes and can be made longer.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,49 +24,138 @@ from omegaconf.errors import OmegaConfBaseException
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import written_whole
 from bci_decode.runs.chained import chained_table, cut_configs
-from bci_decode.runs.compose import CONF, compose_config
+from bci_decode.runs.compose import CONF, compose_config, typed_config
 from bci_decode.runs.messages import error_line
 
 log = logging.getLogger(__name__)
 KINDS = ("uniform", "log")
+FOLDER = Path("outputs/search")
+Rows = dict[int, dict[str, Any]]  # of trials.csv, by the number of the trial
 
 
 def search(
     name: str | Path,
     trials: int,
-    output: str | Path,
+    output: str | Path | None = None,
     words: Sequence[str] = (),
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Train `trials` draws of a space and keep `trials.csv` in `output`; returns its rows.
 
     `name` is a yaml file, or one of `conf/search/`; `words` are added to those of the file. A trial
-    that fails has no score and its reason. Finished trials are not repeated.
+    that fails has no score and its reason. Finished trials are not repeated. `search.yaml` keeps
+    space, words and seed, and a search with others is refused. So is a mistake that all trials
+    share, before any of them trains.
     """
     space, fixed = read_space(name)
-    output = Path(output)
-    rows: list[dict[str, Any]] = []
-    earlier = _earlier(output / "trials.csv")
-    for number in range(trials):
-        values = draw(space, seed, number)
-        text = {key: str(value) for key, value in values.items()}
-        known = earlier.get(number)
-        if known is not None and any(known.get(key) != text[key] for key in text):
-            raise BciDecodeError(
-                f"trial {number} has other settings than this search",
-                file=output / "trials.csv",
-                remedy="choose another --output for another space or seed",
-            )
-        if known is not None and known["score"]:
-            rows.append({"trial": number, "score": float(known["score"]), "failure": ""} | text)
+    output = FOLDER / Path(name).stem if output is None else Path(output)
+    words = [*fixed, *words]
+    _check_words(space, words)
+    drawn = [_texts(draw(space, seed, number)) for number in range(trials)]
+    _check_some_trial([*words, *_settings(texts)] for texts in drawn)
+    rows = _resumed(output, {"space": space, "words": words, "seed": seed})
+    for number, texts in enumerate(drawn):
+        if number in rows and not math.isnan(rows[number]["score"]):
             continue
-        setting = [f"{key}={value}" for key, value in values.items()]
-        given = [*fixed, *words, *setting, f"output_dir='{output / f'trial{number}'}'"]
-        score, reason = _trial(given)
-        rows.append({"trial": number, "score": score, "failure": reason} | text)
+        folder, setting = output / f"trial{number}", _settings(texts)
+        score, reason = _trial([*words, *setting, f"output_dir='{folder}'"])
+        if reason:
+            _remove_empty(folder)
+        rows[number] = {"trial": number, "score": score, "failure": reason} | texts
         log.info("trial %d: %s, %s", number, reason or f"score {score:.4f}", " ".join(setting))
-        _write(output / "trials.csv", rows)
-    return rows
+        _write(output / "trials.csv", [rows[one] for one in sorted(rows)])
+    return [rows[number] for number in sorted(rows)]
+
+
+def _texts(values: dict[str, Any]) -> dict[str, str]:
+    return {key: hydra_value(value) for key, value in values.items()}
+
+
+def _settings(texts: dict[str, str]) -> list[str]:
+    return [f"{key}={text}" for key, text in texts.items()]
+
+
+def hydra_value(value: Any) -> str:
+    """A value of a yaml file as a word of the command line has it: null, true, [1,2]."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return "[" + ",".join(map(hydra_value, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{hydra_value(one)}" for key, one in value.items()) + "}"
+    return str(value)
+
+
+def _check_words(space: dict[str, Any], words: Sequence[str]) -> None:
+    """Refuse words whose key is drawn, since only one of the two can hold."""
+    for word in words:
+        key = word.partition("=")[0].lstrip("+~").replace("/", ".")
+        if key in space:
+            raise BciDecodeError(
+                "is drawn by the space", field=key, remedy=f"remove {word}, or {key} from the space"
+            )
+
+
+def _check_some_trial(trials: Iterable[list[str]]) -> None:
+    """Raise the first trial's mistake if the words of every trial hold one."""
+    first: Exception | None = None
+    for words in trials:
+        try:
+            _checked(words)
+            return
+        except (BciDecodeError, OmegaConfBaseException) as mistake:
+            first = first or mistake
+    if first is not None:
+        raise BciDecodeError(error_line(first)) from first
+
+
+def _checked(words: Sequence[str]) -> DictConfig:
+    """The configuration of a trial, with keys, ranges and what it is scored by checked."""
+    config = compose_config(*words)
+    check_scorable(config)
+    typed_config(config)
+    return config
+
+
+def _resumed(output: Path, about: dict[str, Any]) -> Rows:
+    """The rows of the same search before; one of another search is refused.
+
+    Where that one left neither a score nor a folder, it is forgotten.
+    """
+    rows, path = _earlier(output / "trials.csv"), output / "search.yaml"
+    text = {key: _yaml({key: value}) for key, value in about.items()}
+    known = path.read_text() if path.exists() else ""
+    same = known == "".join(text.values())
+    differs = [] if same else [key for key in text if text[key] not in known] or list(text)
+    scored = any(not math.isnan(row["score"]) for row in rows.values())
+    if differs and (scored or any(output.glob("trial[0-9]*"))):
+        raise BciDecodeError(
+            f"is of a search with other {' and '.join(differs)}",
+            file=path,
+            remedy="choose another --output",
+        )
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = f"cannot be made ({error.strerror})"
+        raise BciDecodeError(problem, file=output, remedy="choose another --output") from error
+    with written_whole(path) as temporary:
+        temporary.write_text("".join(text.values()))
+    return {} if differs else rows
+
+
+def _yaml(value: Any) -> str:
+    return yaml.safe_dump(value, sort_keys=False)  # the order of keys decides what is drawn
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove the folders of a trial that hold no file."""
+    for path in sorted([folder, *folder.rglob("*")], reverse=True):
+        if path.is_dir():
+            with contextlib.suppress(OSError):
+                path.rmdir()
 
 
 def read_space(name: str | Path) -> tuple[dict[str, Any], list[str]]:
@@ -123,9 +213,8 @@ def _trial(words: list[str]) -> tuple[float, str]:
     """Score of a trial, and why it has none."""
     from bci_decode.runs.run import run
 
-    config = compose_config(*words)
-    check_scorable(config)
     try:
+        config = _checked(words)
         run(config, words=words, progress=False)
         return validation_score(config), ""
     except (BciDecodeError, OmegaConfBaseException) as mistake:
@@ -134,16 +223,14 @@ def _trial(words: list[str]) -> tuple[float, str]:
 
 def check_scorable(config: DictConfig) -> None:
     """Refuse settings whose only score is that of the test part."""
-    split = config.data.split
-    if split.cuts is not None and split.cut is None:
-        return
-    if split.cuts is not None or config.trainer.select_on == "test" or not split.val:
-        raise BciDecodeError(
-            "leaves a search only the test part to score by",
-            field="data.split",
-            remedy="add data.split=chained without a cut, or data.split.val=0.1 and "
-            "trainer.select_on=val",
-        )
+    problem, split = "leaves a search only the test part to score by", config.data.split
+    if config.trainer.select_on == "test":
+        remedy = "choose trainer.select_on=val, and data.split=chained or data.split.val=0.1"
+        raise BciDecodeError(problem, field="trainer.select_on", remedy=remedy)
+    chained = split.cuts is not None
+    if (chained and split.cut is not None) or not (chained or split.val):
+        remedy = "add data.split=chained without a cut, or data.split.val=0.1"
+        raise BciDecodeError(problem, field="data.split", remedy=remedy)
 
 
 def validation_score(config: DictConfig) -> float:
@@ -163,15 +250,18 @@ def validation_score(config: DictConfig) -> float:
     return float(row["val_r2"])
 
 
-def _earlier(path: Path) -> dict[int, dict[str, str]]:
+def _earlier(path: Path) -> Rows:
     if not path.exists():
         return {}
     with path.open() as file:
-        return {int(row["trial"]): row for row in csv.DictReader(file)}
+        return {
+            int(row["trial"]): row
+            | {"trial": int(row["trial"]), "score": float(row["score"] or "nan")}
+            for row in csv.DictReader(file)
+        }
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -181,10 +271,11 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def best_line(rows: Sequence[dict[str, Any]]) -> str:
-    """The trial with the highest score, in words of the command line."""
+    """The trial with the highest score, in words of the command line; refused if none has one."""
     scored = [row for row in rows if not math.isnan(row["score"])]
     if not scored:
-        return "no trial has a score; trials.csv says why"
+        reasons = [row["failure"] for row in rows]
+        raise BciDecodeError("no trial has a score", remedy=f"trial 0: {reasons[0]}")
     best = max(scored, key=lambda row: row["score"])
     words = [f"{key}={value}" for key, value in best.items() if key not in TRIAL]
     return (

@@ -59,8 +59,11 @@ class SweepReport(Callback):
             with read_write(config), open_dict(config):
                 config.hydra.overrides.task += _naming_words(config)
             folders = _folders(config)
-        except (HydraException, OmegaConfBaseException, BciDecodeError):
+        except (HydraException, OmegaConfBaseException):
             return  # the first run of the sweep fails with it, in one line
+        except BciDecodeError as mistake:  # not the first run's, perhaps
+            print(f"error: {mistake}", file=sys.stderr)
+            sys.exit(2)
         if not folders:
             words = " ".join(config.hydra.overrides.task)
             print(f"error: {words}: the sweep has no run; {NO_RUN}", file=sys.stderr)

@@ -9,7 +9,7 @@ from bci_decode.comparison.finished_runs import read_runs
 from bci_decode.comparison.groups import group_runs, missing_runs
 from bci_decode.comparison.hyperparameters import hyperparameter_tables
 from bci_decode.comparison.pairs import paired_tests
-from bci_decode.comparison.tables import run_table, score_table, session_table
+from bci_decode.comparison.tables import partial_seeds, run_table, score_table, session_table
 
 # R2 of x and of y of the two cuts, by seed: their means are .3 and .5
 CUTS = {0: (0.2, 0.4), 1: (0.4, 0.6)}
@@ -46,6 +46,18 @@ def test_a_seed_that_lacks_a_cut_is_in_no_mean(tmp_path, capsys, monkeypatch):
     assert session_table(run_table(read_runs(tmp_path)[0]))["r2_x"].tolist() == [pytest.approx(0.3)]
     _, out, _ = compare(tmp_path, capsys, monkeypatch)
     assert f"Seeds that lack a cut, and are in no mean: {A} gru seed 1." in out
+
+
+def test_seeds_of_different_cuts_are_in_no_mean(tmp_path):
+    for seed, cut in ((0, 0), (1, 1)):
+        write_run(tmp_path, A, seed=seed, x=0.2 + 0.4 * seed, y=0.2, cuts=2, cut=cut)
+    table = run_table(read_runs(tmp_path)[0])
+    assert partial_seeds(table) == [f"{A} gru seed 0", f"{A} gru seed 1"]
+    assert session_table(table).empty
+    write_run(tmp_path, A, seed=1, x=0.4, y=0.2, cuts=2, cut=0)
+    table = run_table(read_runs(tmp_path)[0])
+    assert partial_seeds(table) == [f"{A} gru seed 0"]
+    assert session_table(table)["r2_x"].tolist() == [pytest.approx(0.5)]
 
 
 def test_one_cut_alone_may_be_compared(tmp_path):

@@ -117,6 +117,22 @@ def test_tables_and_figures_show_them(tmp_path, run):
     assert "95 % interval" in [text.get_text() for text in axes.get_legend().get_texts()]
 
 
+def test_a_mark_and_its_intervals_are_of_the_same_seeds(tmp_path):
+    """A seed that only the baseline has, much worse, is in neither."""
+    for model, seed, error in (("gru", 0, 0.6), ("gru", 1, 2.0), ("lngru", 0, 0.5)):
+        write_decoded(tmp_path, A, model, error, seed)
+    (group,) = group_runs(read_runs(tmp_path)[0])
+    axes = Figure().subplots()
+    _draw_scatter("gru", axes, group)
+    marks = [line.get_xdata()[0] for line in axes.lines if line.get_label()[0] == "_"]
+    table = resampled(tmp_path).table
+    seed = table[(table["model"] == "gru") & (table["seed"] == 0)].iloc[0]
+    assert {seed["test_r2_x"], seed["test_r2_y"]} <= set(marks)
+    across = [line.get_xdata() for line in axes.lines if len(set(line.get_ydata())) == 1]
+    low, high = next(ends for ends in across if len(ends) == 2)
+    assert low < seed["test_r2_x"] < high
+
+
 def test_runs_of_earlier_versions_are_scored_from_their_predictions(tmp_path):
     folder = write_decoded(tmp_path)
     (old,) = read_runs(tmp_path)[0]

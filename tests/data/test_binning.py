@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bci_decode.data.binning import bin_edges, bin_session, count_spikes, kinematics, select_units
+from bci_decode.data.binning import bin_session, count_spikes, kinematics, select_units
+from bci_decode.data.grid import bin_edges
 from bci_decode.data.session import Session
 from bci_decode.errors import BciDecodeError
 
@@ -235,6 +236,9 @@ def test_a_gap_in_the_clock_is_said(caplog):
         ({"bin_width": 0.1, "lag": float("inf")}, "data.lag: is inf"),
         ({"bin_width": 0.1, "lag": float("nan")}, "data.lag: is nan"),
         ({"bin_width": 7.0}, "only 0.400 s"),
+        ({"bin_width": 0.1, "delay": 0.35}, "and data.delay 0.35 s.*narrower bins, or a .*delay"),
+        ({"bin_width": 0.1, "delay": 0.5, "lag": 0.4}, "data.delay: is 0.5 s, the recording only"),
+        ({"bin_width": 0.1, "delay": 0.3, "lag": -0.2}, "data.delay - data.lag: is 0.5 s"),
         ({"bin_width": 0.1, "lag": 5.0}, "data.lag: is 5 s"),
         ({"bin_width": 0.1, "target": "speed"}, "position, velocity, acceleration"),
         ({"bin_width": 0.1, "source": "hand"}, "finger_pos, cursor_pos"),

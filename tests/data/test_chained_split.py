@@ -51,6 +51,7 @@ def test_blocks_are_whole_bins_that_end_with_the_session():
         ({"cuts": 0}, "data.split.cuts: is 0"),
         ({"cut": 0, "block": 1.0}, "data.split.block: is 1.0"),
         ({"cut": 0, "first_bins": 100}, "data.split.first_bins: is set beside data.split.cuts"),
+        ({"cut": 0, "by": "reaches"}, "by: is reaches beside data.split.cuts; choose.*by=time"),
         ({"cuts": None, "cut": 1}, "data.split.cut: is for chained splits; add data.split=chained"),
     ],
 )

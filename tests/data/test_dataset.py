@@ -267,6 +267,25 @@ def test_a_training_part_without_a_spike_is_refused():
         prepare(dataclasses.replace(binned(), counts=counts), config())
 
 
+@pytest.mark.parametrize(
+    ("lag", "words"),
+    [
+        (-0.2, "or a shorter data.delay .or -data.lag."),
+        (0.2, "or a shorter data.lag$"),
+        (0.0, "4.$"),
+    ],
+)
+def test_a_shift_that_took_bins_is_in_the_remedy(lag, words):
+    short = dataclasses.replace(binned(bins=10), lag=lag)
+    with pytest.raises(BciDecodeError, match="change data.split.train.*" + words):
+        prepare(short, config(lag=lag))
+
+
+def test_the_cutoff_of_the_filter_is_in_cycles_per_bin():
+    assert config(low_pass=2.0).cutoff == prepare(binned(), config(low_pass=2.0)).low_pass == 0.2
+    assert config().cutoff is None
+
+
 @pytest.mark.parametrize("first", [60, 80])
 def test_what_comes_after_the_training_part_changes_nothing_that_is_learned_from(first):
     """Change every bin from `first` on: the parts before it stay the same to the last bit."""

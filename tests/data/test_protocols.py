@@ -189,6 +189,47 @@ def test_no_spike_counts_in_two_parts_and_no_window_crosses_a_border():
     assert (other.parts["val"].counts != data.parts["val"].counts).any()
 
 
+@pytest.mark.parametrize("chained", [False, True])
+@pytest.mark.parametrize("difference", ["bin", "central"])
+@pytest.mark.parametrize(
+    ("target", "bin_width", "grids"),
+    [("velocity", 0.02, 2), ("velocity", 0.004, 1), ("acceleration", 0.004, 1)],
+)
+def test_nothing_that_is_learned_from_depends_on_the_test_part(
+    chained, difference, target, bin_width, grids
+):
+    """Change all spikes and samples from the test part's first bin on."""
+    split = SplitConfig(None, 0.5, 0.25, 0.0)
+    if chained:
+        split = SplitConfig(val=0.25, gap=0.0, cuts=3, cut=1)
+    keys = config(
+        bin_width=bin_width,
+        presence=None,
+        count_window=None,
+        target=target,
+        difference=difference,
+        split=split,
+        scale=ScaleConfig(),
+        window=WindowConfig("history", 3, 1, 0, grids=grids),
+    )
+    session = made()
+
+    def dataset(session: Session):
+        return prepare(bin_session(session, **keys.binning_kwargs(), grids=grids), keys)
+
+    before = dataset(session)
+    start = before.parts["test"].time[0] - bin_width
+    path = session.finger_pos.copy()
+    path[session.t > start + 1e-6] += 100.0
+    trains = tuple(times[times < start] for times in session.spike_times)
+    after = dataset(dataclasses.replace(session, finger_pos=path, spike_times=trains))
+    learned = [[data.parts["train"], data.parts["val"], *data.shifted] for data in (before, after)]
+    for one, other in zip(*learned, strict=True):
+        np.testing.assert_array_equal(one.counts, other.counts)
+        np.testing.assert_array_equal(one.target, other.target)
+    assert (before.parts["test"].target != after.parts["test"].target).any()
+
+
 def test_the_rate_of_a_unit_does_not_count_a_spike_twice():
     """60 Hz on average; presence in overlapping bins is still below that."""
     session = made(changes=range(40, 1000, 40))

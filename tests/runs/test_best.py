@@ -57,7 +57,7 @@ def test_an_ensemble_with_a_delay_is_loaded_and_decodes_the_same(words):
     ("word", "line"),
     [
         ("ensemble=0", "ensemble: is 0; choose 1 to 100"),
-        ("data.delay=1000", "data.delay .*is 1000 s, the recording only"),
+        ("data.delay=1000", "data.delay: is 1000 s, the recording only"),
         ("model.recurrent.norm=l2", "model.recurrent.norm: .*l2.* choose none, layer"),
         ("model.recurrent.place=gates", "model.recurrent.place: .*gates.* choose input"),
         ("data.split.block=0.01", "data.split.cuts"),

@@ -111,6 +111,15 @@ def test_a_cut_that_fails_stops_no_other(home, tmp_path):
     assert done.stdout.count("test R2 of 3 cuts") == 1  # of the other seed
 
 
+@pytest.mark.parametrize("cuts", [0, -1])
+def test_no_cut_at_all_is_one_line(tmp_path, cuts):
+    line = f"error: data.split.cuts: is {cuts}; choose 1 to 100\n"
+    for words in ([], ["-m", "seed=0,1"]):
+        done = train(tmp_path, *SMALL, f"data.split.cuts={cuts}", *words)
+        assert (done.returncode, done.stderr) == (2, line)
+    assert not (tmp_path / "outputs").exists() or not list((tmp_path / "outputs").glob("*/*"))
+
+
 def test_a_fold_without_a_window_is_one_line(tmp_path, home):
     shutil.copytree(home / "data", tmp_path / "data")
     done = train(tmp_path, *SMALL, "data.split.cuts=8")
@@ -159,3 +168,12 @@ def test_a_null_split_is_refused_where_one_data_set_is_asked_for(home):
     words = [*SMALL, f"data_dir={home / 'data'}"]
     with pytest.raises(BciDecodeError, match="data.split.cut: is null"):
         load_data(compose(*words))
+
+
+def test_loading_the_folder_of_all_cuts_names_theirs(home):
+    with pytest.raises(BciDecodeError) as refusal:
+        bd.load_run(seed_folder(home))
+    cuts = [str(seed_folder(home) / f"cut{cut}") for cut in range(3)]
+    assert f"seed0: holds a chained split, a run for each cut; name {' or '.join(cuts)}" in str(
+        refusal.value
+    )

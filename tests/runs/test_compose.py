@@ -185,6 +185,12 @@ def test_both_directions_by_one_key(experiment, model):
     assert not torch.equal(decoder(counts)[0][0, 0], decoder(later)[0][0, 0])
 
 
+def test_a_window_of_steps_is_for_recurrent_models():
+    with pytest.raises(BciDecodeError, match=r"data.window.step: is 20, .*; choose 1 with model=w"):
+        typed_config(compose("model=wiener", "data.window.step=20"))
+    assert typed_config(compose("model=gru", "data.window.step=20")).data.window.step == 20
+
+
 def test_a_local_file_names_its_session():
     assert (
         compose("session=local", "session.path=/some/where/mine_01.mat").session.name == "mine_01"

@@ -9,8 +9,16 @@ from pathlib import Path
 import pytest
 from composing import compose
 
+from bci_decode.cli import run_command
 from bci_decode.errors import BciDecodeError
-from bci_decode.runs.search import best_line, check_scorable, draw, read_space, search
+from bci_decode.runs.search import (
+    best_line,
+    check_scorable,
+    draw,
+    hydra_value,
+    read_space,
+    search,
+)
 
 SPACE = """
 words: [model=wiener, session.minutes=1]
@@ -43,8 +51,20 @@ def test_a_search_is_scored_by_validation_and_resumes(space, tmp_path):
     assert (folder / "metrics.json").stat().st_mtime_ns == written
     best = max(longer, key=lambda row: row["score"])
     assert f"best of 3: trial {best['trial']}," in best_line(longer)
-    with pytest.raises(BciDecodeError, match="trial 0 has other settings"):
-        search(space, 2, output, data, seed=1)
+    # fewer trials keep the rows of all
+    (output / "trials.csv").write_text("\n".join(read_lines(output)[:1] + read_lines(output)[2:]))
+    assert search(space, 1, output, data) == longer
+    assert len(read_lines(output)) == 4
+    for words, seed, differs in ((data, 1, "seed"), ([*data, "data.lag=0.1"], 0, "words")):
+        with pytest.raises(BciDecodeError, match=f"of a search with other {differs}; choose anot"):
+            search(space, 2, output, words, seed=seed)
+    space.write_text(SPACE.replace("[all, merged]", "[merged, all]"))
+    with pytest.raises(BciDecodeError, match=r"search.yaml: is of a search with other space;"):
+        search(space, 2, output, data)
+
+
+def read_lines(output: Path) -> list[str]:
+    return (output / "trials.csv").read_text().splitlines()
 
 
 def test_a_chained_search_is_scored_by_its_cuts(space, tmp_path):
@@ -58,7 +78,50 @@ def test_a_chained_search_is_scored_by_its_cuts(space, tmp_path):
 def test_a_trial_that_fails_has_its_reason(space, tmp_path):
     words = [f"data_dir={tmp_path / 'data'}", "data.split.train=0.99", "data.split.val=0.005"]
     (row,) = search(space, 1, tmp_path / "out", words)
-    assert "change data.split.train" in row["failure"] and best_line([row]).startswith("no trial")
+    assert "change data.split.train" in row["failure"]
+    with pytest.raises(BciDecodeError, match="no trial has a score; trial 0: .*data.split.train"):
+        best_line([row])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "search.yaml",
+        "trials.csv",
+    ]
+    # nothing of that search is left to mix with another one
+    (row,) = search(space, 1, tmp_path / "out", words[:1])
+    assert row["score"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["trainer.epochs=0"], "trainer.epochs: is 0; choose 1 to"),
+        (["model.alpa=3"], "model.alpa"),
+        (["data.units=all"], "data.units: is drawn by the space; remove data.units=all, or"),
+        (["data.split.val=0"], "leaves a search only the test part"),
+    ],
+)
+def test_a_mistake_of_all_trials_is_refused_before_any(space, tmp_path, words, line):
+    with pytest.raises(BciDecodeError, match=line):
+        search(space, 3, tmp_path / "out", words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_values_of_a_space_are_words_of_the_command_line():
+    space = {"data.split.cut": [None], "bidirectional": [True], "a": [[1, None, {"b": False}]]}
+    words = [f"{key}={hydra_value(value)}" for key, value in draw(space, 0, 0).items()]
+    assert words == ["data.split.cut=null", "bidirectional=true", "a=[1,null,{b:false}]"]
+    config = compose(*words[:2])
+    assert config.data.split.cut is None and config.bidirectional is True
+
+
+def test_the_command_takes_words_after_options(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text(SPACE.replace(", session.minutes=1", ""))
+    words = ["small.yaml", "--trials", "1", "session.minutes=1"]
+    run_command("search", words)
+    assert "best of 1: trial 0, R2" in capsys.readouterr().out
+    assert (tmp_path / "outputs/search/small/trials.csv").exists()
+    with pytest.raises(BciDecodeError, match="no trial has a score"):
+        run_command("search", [*words, "data.split.train=0.99", "--output", "none"])
 
 
 def test_draws_depend_on_the_seed_and_the_number_alone():
@@ -75,6 +138,7 @@ def test_draws_depend_on_the_seed_and_the_number_alone():
     [
         ["data.split.val=0"],
         ["experiment=source_study"],
+        ["experiment=source_study", "data.split=chained"],
         ["data.split=chained", "data.split.cut=1"],
     ],
 )
