@@ -130,8 +130,8 @@ def typed_config(config: DictConfig) -> TrainConfig:
     typed = OmegaConf.to_object(config)
     assert isinstance(typed, TrainConfig)
     check_recipe(typed.names.experiment, typed.names.model)
-    for key in ("bidirectional", "init_from", "ensemble"):
-        if config[key] not in (None, False, 1) and "recurrent" not in config.model:
+    for key, without in (("bidirectional", False), ("init_from", None), ("ensemble", 1)):
+        if config[key] != without and "recurrent" not in config.model:
             raise BciDecodeError(
                 f"takes no {key}, which is for recurrent models",
                 field=f"model={typed.names.model}",

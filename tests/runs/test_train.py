@@ -346,6 +346,7 @@ def test_control_c_says_how_to_go_on(swept):
         (["+data.foo=1"], ["data.foo: nothing reads this key"]),
         (["model="], ["model=: there is none; choose one of", "gru", "lngru", "wiener"]),
         (["model=wiener", "bidirectional=true"], ["model=wiener: takes no bidirectional"]),
+        (["model=kalman", "ensemble=2"], ["model=kalman: takes no ensemble"]),
         (["experiment=source_study", "model=wiener"], ["has no recipe for it; choose gru, lngru"]),
         (["init_from=absent"], ["absent: init_from: no such run"]),
         (["model.recurrent.hidden_size=big"], ["model.recurrent.hidden_size=big"]),

@@ -52,7 +52,7 @@ def on(device, folder, monkeypatch, window, kind=LayerNormGRU, **settings):
         output_size=2,
     )
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_device", lambda name: torch.device(device))
+        patch.setattr(training, "chosen_device", lambda name: torch.device(device))
         return made_trainer(folder, made_data(window=window), decoder, batch_size=128, **settings)
 
 
