@@ -22,7 +22,7 @@ from bci_decode.config import flatten
 from bci_decode.errors import BciDecodeError
 from bci_decode.runs.compose import resolved_config
 from bci_decode.runs.folder import working_folder
-from bci_decode.studies.tables import save_table
+from bci_decode.studies.tables import append_table, save_table
 from bci_decode.style import OTHER_COLORS, save_figure
 
 MODERN, SOURCE = "normalisation", "normalisation_source"
@@ -50,7 +50,8 @@ def normalisation(folders: Iterable[Path], output: Path) -> str:
         )
     output.mkdir(parents=True, exist_ok=True)
     forms = form_table(table)
-    texts = [save_table(output, "forms", forms)]
+    forms.to_csv(output / "forms.csv", index=False)
+    texts = [append_table(output, "forms", shown(forms))]
     stress = stress_table(table)
     if len(stress):
         texts.append(save_table(output, "stress", stress))
@@ -157,6 +158,33 @@ def _forms(session: str, table: pd.DataFrame) -> pd.DataFrame:
                 row["half the plateau"] = runs["half"].median()
                 row["last epoch"] = int(runs["epochs"].max())
     return pd.DataFrame(list(rows.values()))
+
+
+def shown(forms: pd.DataFrame) -> pd.DataFrame:
+    """The same for readers: fewer columns, and each mean with its SE in one."""
+    table = forms[["norm", "place"]].copy()
+    if forms["session"].nunique() > 1:
+        table.insert(0, "session", forms["session"])
+    for label in ("modern", "source"):
+        if f"R² {label}" not in forms:
+            continue
+        table[f"seeds {label}"] = forms[f"seeds {label}"].fillna(0).astype(int)
+        table[f"R² {label} ± SE"] = _with_error(forms, f"R² {label}", f"SE {label}")
+        if label == "modern":
+            table["gain ± SE"] = _with_error(forms, "gain modern", "SE of gain modern")
+        table[f"s per epoch {label}"] = forms[f"s per epoch {label}"]
+        if forms[f"diverged {label}"].any():
+            table[f"diverged {label}"] = forms[f"diverged {label}"]
+    epochs = [name for name in ("off the plateau", "half the plateau") if name in forms]
+    return table.join(forms[epochs])
+
+
+def _with_error(forms: pd.DataFrame, mean: str, error: str) -> list[str]:
+    pairs = forms[[mean, error]].itertuples(index=False)
+    return [
+        "" if np.isnan(value) else f"{value:.3f}" + ("" if np.isnan(se) else f" ± {se:.3f}")
+        for value, se in pairs
+    ]
 
 
 def _by_seed(table: pd.DataFrame, form: tuple[str, str]) -> pd.Series:

@@ -55,7 +55,7 @@ def test_a_row_for_each_form_with_its_gain_over_none(runs, tmp_path):
     gain = scores["rms"] - scores["none"]
     assert row["gain modern"] == pytest.approx(gain.mean())
     assert row["SE of gain modern"] == pytest.approx(gain.std(ddof=1) / 2**0.5)
-    assert "| layer | sum | 2 |" in text
+    assert f"| layer | sum | 2 | {scores['layer'].mean():.3f} ± " in text
     stress = pd.read_csv(tmp_path / "stress.csv")
     assert stress[["lr", "epochs", "runs"]].to_numpy().tolist() == [[3, 2, 1]]
 
