@@ -214,16 +214,18 @@ def draw_forms(path: Path, forms: pd.DataFrame) -> None:
     never = shown["last epoch"].max() + 1.0
     figure = Figure(figsize=(8.5, 5.2), layout="constrained")
     axes: Axes = figure.subplots()
-    norms = list(dict.fromkeys(shown["norm"]))
+    first = ("none", "layer")  # in the darkest colors
+    norms = [*first, *(norm for norm in dict.fromkeys(shown["norm"]) if norm not in first)]
     colors = dict(zip(norms, ("black", "#1a3a9c", *OTHER_COLORS), strict=False))
     for row in shown.to_dict("records"):
         x = min(row["off the plateau"], never)
         look = {"color": colors[row["norm"]], "marker": PLACE_MARKS[row["place"]]}
         axes.errorbar(x, row["R² modern"], row["SE modern"], capsize=2, linewidth=0.8, **look)
-    for norm in norms:
+    for norm in (norm for norm in norms if norm in set(shown["norm"])):
         axes.plot([], [], "o", color=colors[norm], label=norm.replace("_", " "))
     for place in dict.fromkeys(shown["place"]):
-        axes.plot([], [], PLACE_MARKS[place], color="0.5", label=f"at {place}")
+        look = {"color": "black", "markerfacecolor": "white"}
+        axes.plot([], [], PLACE_MARKS[place], label=f"at {place}", **look)
     axes.axvline(never - 0.5, color="0.8", linewidth=0.8)
     ticks = [tick for tick in range(0, int(never), 2)]
     axes.set_xticks([*ticks, never], [*map(str, ticks), "later"])
