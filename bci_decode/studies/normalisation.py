@@ -204,7 +204,8 @@ def stress_table(table: pd.DataFrame) -> pd.DataFrame:
     by = stressed.groupby(keys, sort=False)
     shares = by.agg(runs=("seed", "size"), diverged=("diverged", "mean"))
     shares["R² of the others"] = stressed[~stressed["diverged"]].groupby(keys)["r2"].mean()
-    return shares.reset_index()
+    table = shares.reset_index()
+    return table if table["session"].nunique() > 1 else table.drop(columns="session")
 
 
 def draw_forms(path: Path, forms: pd.DataFrame) -> None:
