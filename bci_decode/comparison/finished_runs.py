@@ -138,7 +138,12 @@ def _number(value: float | None) -> float:
 
 def half_plateau_epoch(history: pd.DataFrame, plateau: float) -> int | None:
     """The first epoch with a test loss below half of the plateau, the target's variance."""
-    below = history.loc[history["test_loss"] < plateau / 2, "epoch"]
+    return first_epoch_below(history, plateau / 2)
+
+
+def first_epoch_below(history: pd.DataFrame, loss: float) -> int | None:
+    """The first epoch with a test loss below `loss`; None if there is none."""
+    below = history.loc[history["test_loss"] < loss, "epoch"]
     return int(below.iloc[0]) if len(below) else None
 
 

@@ -123,7 +123,7 @@ def chance_level(
     """R2 of the decoded stream against targets that are shifted in time, circularly.
 
     There are `SHIFTS` shifts, evenly spread from `NEAREST_SHIFT` of the part to 1 minus that. A
-    shifted target has the right statistics and the wrong time: what is left of R2 is chance. For
+    shifted target has the right statistics at the wrong time, so the R2 against it is chance. For
     "r2" and "r2_<axis>" there is the mean and the range of 95 % of the shifts, or None where an
     axis never moves.
     """

@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from bci_decode.errors import BciDecodeError
 from bci_decode.layers import cpu, cuda
 from bci_decode.layers.norms import NORMS, LayerNorm, NoNorm
+from bci_decode.layers.parametrized import ParametrizedRecurrent
 from bci_decode.layers.places import PLACES, Norms, Place
-from bci_decode.layers.stacked import StackedRecurrent
+from bci_decode.layers.stacked import Shape
 from bci_decode.layers.weights import (
     SIDES,
     GateWeights,
@@ -32,7 +33,7 @@ from bci_decode.layers.weights import (
 _log = logging.getLogger(__name__)
 
 
-class NormGRU(StackedRecurrent):
+class NormGRU(ParametrizedRecurrent):
     """A GRU with a normalization in the sockets of a place.
 
     `norm` is a name of `norms.NORMS`, or a function of a width that makes a module with the
@@ -56,13 +57,14 @@ class NormGRU(StackedRecurrent):
     `norms["l0"]`, by the names of their sockets.
 
     With a norm whose statistics depend on the step (`per_step`), the state is a tuple of h and of
-    the number of bins so far (L D, B), so that a carried state goes on where it ended.
+    the number of bins so far (L D, B), so that a carried state continues at its own step.
 
     Compiled kernels (see `layers.cpu`) run LayerNorm at apart, sum and sum2, and all that is
     `torch.nn.GRU` inside: no norm, weight norm, norms of the outputs; Triton's run LayerNorm at
     "apart" on a GPU. The rest runs a loop and `prepare` says so. `use_fused` = False always does.
     """
 
+    SHOWN = ("norm", "place")
     use_fused = True
     weight_hh_l0: nn.Parameter
     norms: Any  # nn.ModuleDict of nn.ModuleDicts
@@ -86,33 +88,23 @@ class NormGRU(StackedRecurrent):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
-        super().__init__()
-        sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name} is {size}, it must be 1 or more")
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"dropout is {dropout}, it must be a probability")
-        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
-        self.bias, self.batch_first = bias, batch_first
-        self.dropout, self.bidirectional = dropout, bidirectional
+        super().__init__(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional
+        )
         self.place, self.update_bias = place, update_bias
         self.norm = norm if isinstance(norm, str) else _name_of(norm)
         self._place = _known(place, PLACES, "place")
-        options: dict[str, Any] = {"device": device, "dtype": dtype}
-        for suffix in layer_names(self):
-            inputs = input_size if suffix.startswith("l0") else hidden_size * (1 + bidirectional)
-            for side, columns in (("ih", inputs), ("hh", hidden_size)):
-                weight = nn.Parameter(torch.empty(3 * hidden_size, columns, **options))
-                self.register_parameter(f"weight_{side}_{suffix}", weight)
-            for side in SIDES:
-                values = nn.Parameter(torch.empty(3 * hidden_size, **options)) if bias else None
-                self.register_parameter(f"bias_{side}_{suffix}", values)
         if isinstance(norm, str):
             make = _known(norm, NORMS, "norm")
             norm = partial(make, eps=eps, gain=gain, bias=norm_bias)
         self.norms = self._make_norms(norm).to(device=device, dtype=dtype)
-        self.reset_parameters()
+        self._make_parameters(device, dtype)
+
+    def _shapes(self, inputs: int) -> dict[str, Shape | None]:
+        rows = (3 * self.hidden_size,)
+        biases = dict.fromkeys((f"bias_{side}" for side in SIDES), rows if self.bias else None)
+        weights = {"weight_ih": (*rows, inputs), "weight_hh": (*rows, self.hidden_size)}
+        return {**weights, **biases}
 
     def _make_norms(self, make: Callable[[int], nn.Module]) -> nn.ModuleDict:
         """The modules of all sockets, by layer name and socket."""
@@ -248,17 +240,6 @@ class NormGRU(StackedRecurrent):
         if f"weight_{side}" in norms:
             return weights._replace(weight=norms[f"weight_{side}"](weights.weight, 0))
         return weights
-
-    def extra_repr(self) -> str:
-        names = ["num_layers", "bias", "batch_first", "dropout", "bidirectional", "norm", "place"]
-        options = (f"{name}={getattr(self, name)}" for name in names)
-        return ", ".join([f"{self.input_size}, {self.hidden_size}", *options])
-
-    def __prepare_scriptable__(self) -> nn.Module:
-        raise NotImplementedError(
-            f"torch.jit.script cannot compile {type(self).__name__}: "
-            "use torch.jit.trace, torch.export or torch.compile"
-        )
 
 
 def _run_kernels(

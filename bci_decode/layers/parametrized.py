@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -15,8 +16,10 @@ class ParametrizedRecurrent(StackedRecurrent):
     """Checks the arguments of `torch.nn.GRU` and makes the parameters of each layer.
 
     A subclass defines `_shapes` and `_run_direction`, and calls `_make_parameters` at the end of
-    its constructor.
+    its constructor. `SHOWN` are attributes of its own that its representation has.
     """
+
+    SHOWN: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -70,6 +73,12 @@ class ParametrizedRecurrent(StackedRecurrent):
                 parameter.uniform_(-bound, bound)
 
     def extra_repr(self) -> str:
-        names = ["num_layers", "bias", "batch_first", "dropout", "bidirectional"]
+        names = ("num_layers", "bias", "batch_first", "dropout", "bidirectional", *self.SHOWN)
         options = (f"{name}={getattr(self, name)}" for name in names)
         return ", ".join([f"{self.input_size}, {self.hidden_size}", *options])
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise NotImplementedError(
+            f"torch.jit.script cannot compile {type(self).__name__}: "
+            "use torch.jit.trace, torch.export or torch.compile"
+        )

@@ -6,7 +6,6 @@ Shapes: B sequences, T bins, I inputs, H hidden_size.
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any
 
 import torch
@@ -14,13 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bci_decode.layers import cpu, cuda
-from bci_decode.layers.stacked import StackedRecurrent
-from bci_decode.layers.weights import GateWeights, gate_weights, layer_names
+from bci_decode.layers.parametrized import ParametrizedRecurrent
+from bci_decode.layers.stacked import Shape, StackedRecurrent
+from bci_decode.layers.weights import GateWeights, gate_weights
 
 PLACES = ("apart", "sum", "sum2")
 
 
-class LayerNormGRU(StackedRecurrent):
+class LayerNormGRU(ParametrizedRecurrent):
     """A GRU with layer-normalized pre-activations (Ba, Kiros and Hinton 2016, supplement).
 
     In each bin, with one LN over both gates' 2 H pre-activations and one over the candidate's H:
@@ -48,6 +48,7 @@ class LayerNormGRU(StackedRecurrent):
     `torch.func`; the loop does both.
     """
 
+    SHOWN = ("affine", "place")
     use_fused = True
     weight_hh_l0: nn.Parameter
 
@@ -68,44 +69,23 @@ class LayerNormGRU(StackedRecurrent):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
-        super().__init__()
-        sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name} is {size}, it must be 1 or more")
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"dropout is {dropout}, it must be a probability")
+        super().__init__(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional
+        )
         if place not in PLACES:
             raise ValueError(f"place is {place!r}, choose {', '.join(PLACES)}")
-        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
-        self.bias, self.batch_first = bias, batch_first
-        self.dropout, self.bidirectional = dropout, bidirectional
         self.affine, self.eps, self.initial_gain, self.place = affine, eps, initial_gain, place
-        rows, options = 3 * hidden_size, {"device": device, "dtype": dtype}
-        for suffix in layer_names(self):
-            inputs = input_size if suffix.startswith("l0") else hidden_size * (1 + bidirectional)
-            for side, columns in (("ih", inputs), ("hh", hidden_size)):
-                self._add(f"weight_{side}_{suffix}", (rows, columns), True, options)
-                self._add(f"bias_{side}_{suffix}", (rows,), bias, options)
-                normed = affine and (side == "hh" or place == "apart")
-                self._add(f"norm_gain_{side}_{suffix}", (rows,), normed, options)
-                self._add(f"norm_bias_{side}_{suffix}", (rows,), normed, options)
-        self.reset_parameters()
+        self._make_parameters(device, dtype)
 
-    def _add(self, name: str, shape: tuple[int, ...], wanted: bool, options: dict) -> None:
-        parameter = nn.Parameter(torch.empty(shape, **options)) if wanted else None
-        self.register_parameter(name, parameter)
-
-    def reset_parameters(self) -> None:
-        """Draw weights and biases uniformly within 1 / sqrt(H), as `torch.nn.GRU` does."""
-        bound = 1.0 / math.sqrt(self.hidden_size)
-        for name, parameter in self.named_parameters():
-            if name.startswith("norm_gain"):
-                nn.init.constant_(parameter, self.initial_gain)
-            elif name.startswith("norm_bias"):
-                nn.init.zeros_(parameter)
-            else:
-                nn.init.uniform_(parameter, -bound, bound)
+    def _shapes(self, inputs: int) -> dict[str, Shape | None]:
+        rows, shapes = (3 * self.hidden_size,), dict[str, Shape | None]()
+        for side, columns in (("ih", inputs), ("hh", self.hidden_size)):
+            normed = self.affine and (side == "hh" or self.place == "apart")
+            shapes[f"weight_{side}"] = (*rows, columns)
+            shapes[f"bias_{side}"] = rows if self.bias else None
+            shapes[f"norm_gain_{side}"] = rows if normed else None
+            shapes[f"norm_bias_{side}"] = rows if normed else None
+        return shapes
 
     def _run_direction(
         self, x: Tensor, state: Tensor | None, suffix: str, index: Tensor | None
@@ -176,17 +156,6 @@ class LayerNormGRU(StackedRecurrent):
         sizes = (2 * self.hidden_size, self.hidden_size)
         parts = zip(a.split(sizes, -1), _parts(gain, sizes), _parts(shift, sizes), strict=True)
         return torch.cat([F.layer_norm(a, a.shape[-1:], g, s, self.eps) for a, g, s in parts], -1)
-
-    def extra_repr(self) -> str:
-        names = ["num_layers", "bias", "batch_first", "dropout", "bidirectional", "affine", "place"]
-        options = (f"{name}={getattr(self, name)}" for name in names)
-        return ", ".join([f"{self.input_size}, {self.hidden_size}", *options])
-
-    def __prepare_scriptable__(self) -> nn.Module:
-        raise NotImplementedError(
-            f"torch.jit.script cannot compile {type(self).__name__}: "
-            "use torch.jit.trace, torch.export or torch.compile"
-        )
 
 
 class GRU(StackedRecurrent, nn.GRU):

@@ -6,9 +6,11 @@ Forward-chained cross-validation trains on all bins before a block and scores th
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,7 +63,7 @@ def run_cuts(
     if config.data.split.cuts is None or config.data.split.cut is not None:
         return next(iter(configs))
     whole = next(iter(configs)).parent
-    if all(finished):  # a sweep goes on after a run that failed
+    if all(finished):  # in a sweep some may have failed
         rows = chained_table(list(configs))
         _write(whole, rows)
         log.info("%s", table_text(whole, rows))
@@ -97,11 +99,9 @@ def _row(folder: Path) -> dict[str, Any]:
 
 
 def _standard_error(values: list[float]) -> float:
-    count = len(values)
-    if count < 2:
+    if len(values) < 2:
         return math.nan
-    mean = sum(values) / count
-    return math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1) / count)
+    return statistics.stdev(values) / math.sqrt(len(values))
 
 
 def table_text(folder: Path, rows: list[dict[str, Any]]) -> str:
@@ -121,24 +121,19 @@ def _cell(value: Any) -> str:
 
 
 def _write(folder: Path, rows: list[dict[str, Any]]) -> None:
-    names = list(rows[0])
-
-    def cell(value: Any) -> str:
-        return "" if isinstance(value, float) and math.isnan(value) else str(value)
-
-    lines = [",".join(names), *(",".join(cell(row.get(n, "")) for n in names) for row in rows)]
-    numbers = [
-        {
-            name: None if isinstance(value, float) and math.isnan(value) else value
-            for name, value in row.items()
-        }
-        for row in rows
-    ]
-    *cuts, mean, error = numbers
-    content = {"cuts": cuts, "mean": mean, "se": error}
+    """Both files of the table; a score that is no number is empty in one and null in the other."""
+    known = [{name: _number(value) for name, value in row.items()} for row in rows]
+    with written_whole(folder / TABLE[0]) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(known)
+    *cuts, mean, error = known
     for summary in (mean, error):
         summary.pop("cut")
-    texts = ("\n".join(lines), json.dumps(content, indent=2))
-    for name, text in zip(TABLE, texts, strict=True):
-        with written_whole(folder / name) as temporary:
-            temporary.write_text(text + "\n")
+    with written_whole(folder / TABLE[1]) as temporary:
+        content = {"cuts": cuts, "mean": mean, "se": error}
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _number(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value

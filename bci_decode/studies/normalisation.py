@@ -17,7 +17,7 @@ import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bci_decode.comparison.finished_runs import Run, read_runs
+from bci_decode.comparison.finished_runs import Run, first_epoch_below, read_runs
 from bci_decode.config import flatten
 from bci_decode.errors import BciDecodeError
 from bci_decode.runs.compose import resolved_config
@@ -76,8 +76,8 @@ def run_table(runs: list[Run], diverged: list[Path]) -> pd.DataFrame:
         | {
             "cut": run.settings.get("data.split.cut"),
             "r2": run.metrics["scores"]["test"]["r2"],
-            "off": first_epoch_below(run, OFF),
-            "half": first_epoch_below(run, 0.5),
+            "off": _first_below(run, OFF),
+            "half": _first_below(run, 0.5),
             "seconds": float(run.history["seconds"].iloc[1:].median()),
             "diverged": not run.history["train_loss"].iloc[-1]
             < DIVERGED_LOSS * run.metrics["target_variance"]["train"],
@@ -94,10 +94,10 @@ def run_table(runs: list[Run], diverged: list[Path]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def first_epoch_below(run: Run, share: float) -> float:
+def _first_below(run: Run, share: float) -> float:
     """The first epoch whose test loss is below a share of the plateau; infinite if none is."""
-    below = run.history.loc[run.history["test_loss"] < share * run.plateau, "epoch"]
-    return float(below.iloc[0]) if len(below) else np.inf
+    epoch = first_epoch_below(run.history, share * run.plateau)
+    return np.inf if epoch is None else float(epoch)
 
 
 def _about(experiment: str, session: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class TrainingWindows:
         return len(self.windows)
 
     def order(self, shuffle: bool, generator: torch.Generator) -> Tensor:
-        """The windows of one epoch (W, L), each from a grid that is drawn anew.
+        """The windows of one epoch (W, L), each from a grid that is chosen at random.
 
         Nothing here waits for the device, which would leave a GPU without work.
         """
