@@ -44,6 +44,8 @@ class Trial:
 
 def read_trials(path: Path, seeds: int, cuts: int) -> list[Trial]:
     """All trainings of a yaml file of {name: words}, the first seed of every trial first."""
+    if seeds < 1:
+        raise BciDecodeError(f"is {seeds}", field="--seeds", remedy="choose 1 or more")
     try:
         content = yaml.safe_load(path.read_text())
         lists = {str(name): tuple(str(words or "").split()) for name, words in content.items()}
@@ -104,8 +106,18 @@ def _read(table: Path, session: str) -> pd.DataFrame:
     """The rows of `table` that belong to a session."""
     if not table.exists():
         return pd.DataFrame(columns=list(COLUMNS))
-    rows = pd.read_csv(table, keep_default_na=False)
+    try:
+        rows = pd.read_csv(table, keep_default_na=False)
+    except (OSError, ValueError) as error:  # all that pandas says of a file is one of the two
+        raise _foreign(table) from error
+    if list(rows) != list(COLUMNS):
+        raise _foreign(table)
     return rows[rows["session"] == session]
+
+
+def _foreign(table: Path) -> BciDecodeError:
+    remedy = "choose another --table; it is kept as it is"
+    return BciDecodeError("is no table of trials", file=table, remedy=remedy)
 
 
 def _append(table: Path, row: dict[str, object]) -> None:

@@ -60,6 +60,20 @@ def test_a_file_that_is_no_list_is_refused(tmp_path):
         study.read_trials(path, 1, 1)
 
 
+@pytest.mark.parametrize("content", ["no\n", "", "a,b\n1,2\n", "\x00"])
+def test_a_foreign_table_is_refused_and_kept(tmp_path, listed, content):
+    table = tmp_path / "mine.csv"
+    table.write_text(content)
+    with pytest.raises(BciDecodeError, match="mine.csv: is no table of trials"):
+        study.run_trials(study.read_trials(listed, 1, cuts=2), None, table)
+    assert table.read_text() == content
+
+
+def test_no_seed_is_refused(listed):
+    with pytest.raises(BciDecodeError, match="--seeds: is 0; choose 1 or more"):
+        study.read_trials(listed, 0, cuts=2)
+
+
 def test_every_published_trial_composes():
     names = {t.name: t.words for t in study.read_trials(ROOT / "docs" / "trials.yaml", 1, cuts=1)}
     assert names["best"] == () and len(names) > 20
