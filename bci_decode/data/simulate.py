@@ -29,6 +29,7 @@ from bci_decode.data.simulated_units import (
 from bci_decode.errors import BciDecodeError
 
 log = logging.getLogger(__name__)
+Kinematics = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 VERSION = 1  # of the generator; raise it with every change of its numbers
 MARGIN = 1000  # samples before t[0] and after t[-1] that hold spikes only
@@ -118,10 +119,12 @@ def simulate_recording(
         clock, kinematics, drive = _movement(rng, round(minutes * 60 / SAMPLE))
         spikes = {cell: spike_times(rng, clock, unit.rates(drive)) for cell, unit in units.items()}
     cells = [[spikes.get((c, row), np.empty(0)) for row in range(ROWS)] for c in range(channels)]
-    return Recording(*kinematics, cells, names, waveform_seed=seed if waveforms else None)
+    return Recording(
+        *kinematics, spikes=cells, chan_names=names, waveform_seed=seed if waveforms else None
+    )
 
 
-def _movement(rng: Rng, samples: int) -> tuple[np.ndarray, tuple[np.ndarray, ...], Drive]:
+def _movement(rng: Rng, samples: int) -> tuple[np.ndarray, Kinematics, Drive]:
     """The clock with its margins; t, cursor, target and finger without them; the units' drive."""
     inside = slice(MARGIN, MARGIN + samples)
     ticks = np.arange(-MARGIN, samples + MARGIN)

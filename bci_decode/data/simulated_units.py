@@ -68,7 +68,7 @@ class Tuning:
             speed=rng.normal(0.4, 0.2),
             position=rng.normal(0, 0.35, 2),
             drift=_drift(rng, drive),
-            unrelated=rng.normal(0, 0.2, drive.unrelated.shape[1]),
+            unrelated=rng.normal(0, 0.2, int(drive.unrelated.shape[1])),
             rate=(5.8 if row == 0 else 3.4) * rng.lognormal(0.0, 0.7),
         )
 
