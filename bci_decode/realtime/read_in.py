@@ -23,7 +23,7 @@ from bci_decode.runs.load import LoadedRun
 
 log = logging.getLogger(__name__)
 
-PENALTIES = np.logspace(-4, 2, 13)  # of ridge regression, for each bin
+PENALTIES = np.logspace(-4, 2, 7)  # of ridge regression, for each bin
 FOLDS = 5  # contiguous blocks of the cross-validation that chooses among them
 SHIFTS = 0.064 * np.arange(-2, 4)  # s by which the movement is later than the spikes
 LEAST_CORRELATION = 0.05  # of counts and their expectation; below it, a unit tells nothing

@@ -134,7 +134,8 @@ def _check_bins(bins: int, binned: BinnedSession, config: DataConfig, seconds: f
     """Both parts must hold windows: two at least to learn from, one to score."""
     window, width = config.window, binned.bin_width
     span = max((window.length - 1) * window.step + 1, 10)
-    gap = math.ceil(config.split.gap / width)
+    summed = 0.0 if binned.count_window is None else binned.count_window - width
+    gap = math.ceil(max(config.split.gap, summed, binned.ahead) / width)
     all_bins = len(binned.counts)
     if bins < 2 * span:
         raise BciDecodeError(

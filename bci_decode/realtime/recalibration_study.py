@@ -28,7 +28,8 @@ SECONDS = (30, 60, 120)
 # passes over so few windows, each the best of 16, 32, 64 and 128 on sessions of other seeds
 EPOCHS = {30: 64, 60: 64, 120: 32}
 WHOLE_EPOCHS = 16  # as the recipe has
-RECIPE = ("experiment=best", "figures=none")
+GRU = ("model=gru", "model.recurrent.hidden_size=64", "figures=none")
+LINEAR = ("model=wiener", "figures=none")
 MARGIN = 1.0  # s between what decoders learn from and the scored stretch
 BEFORE, AFTER, SCRATCH, WIENER, WHOLE = (
     "before",
@@ -146,13 +147,13 @@ def score_pair(pair: Pair, folder: Path, words: tuple[str, ...] = ()) -> list[di
         rows.append(about | {"decoder": decoder, "seconds": seconds, "r2": r2})
 
     for seed in pair.seeds:
-        run = _train(pair.first, folder / "parents", (f"seed={seed}", *words))
+        run = _train(pair.first, folder / "parents", (*GRU, f"seed={seed}", *words))
         add(BEFORE, 0, run, seed)
         for seconds in SECONDS:
             request = Request(seconds, seed=seed)
             add(AFTER, seconds, load_run(recalibrated_run(run, pair.second, request)[0]), seed)
             add(SCRATCH, seconds, _from_scratch(pair, folder, seconds, seed, words), seed)
-            linear = _first(pair.second, folder, seconds, ("model=wiener", f"seed={seed}"))
+            linear = _first(pair.second, folder, seconds, (*LINEAR, f"seed={seed}"))
             add(WIENER, seconds, linear, seed)
         all_seconds = pair.scored_from
         add(WHOLE, all_seconds, _from_scratch(pair, folder, all_seconds, seed, words), seed)
@@ -163,12 +164,12 @@ def _from_scratch(
     pair: Pair, folder: Path, seconds: float, seed: int, words: tuple[str, ...]
 ) -> LoadedRun:
     epochs = EPOCHS.get(int(seconds), WHOLE_EPOCHS)
-    words = (f"seed={seed}", f"trainer.epochs={epochs}", *words)
+    words = (*GRU, f"seed={seed}", f"trainer.epochs={epochs}", *words)
     return _first(pair.second, folder, seconds, words)
 
 
 def _train(file: Path, folder: Path, words: tuple[str, ...]) -> LoadedRun:
-    return train(file, "gru", (*RECIPE, *words), output_dir=folder, progress=False)
+    return train(file, None, ("experiment=best", *words), output_dir=folder, progress=False)
 
 
 def _first(file: Path, folder: Path, seconds: float, words: tuple[str, ...]) -> LoadedRun:
