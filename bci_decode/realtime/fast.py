@@ -195,7 +195,7 @@ def _head(head: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
     """A function from the outputs of a layer (H,) to the axes (D,), in float64."""
     if type(head) is nn.Linear and head.bias is not None:
         weight, bias = (p.detach().double().numpy() for p in (head.weight, head.bias))
-        return lambda y: weight @ y + bias
+        return lambda y: weight.dot(y.astype(np.float64)) + bias
     exact = copy.deepcopy(head).eval().double()
 
     def run(y: np.ndarray) -> np.ndarray:
