@@ -21,7 +21,7 @@ ORDER = (
     "studies",
     "realtime",
 )
-COMMANDS = ("train", "evaluate", "recalibrate", "cli")
+COMMANDS = ("train", "evaluate", "stream", "recalibrate", "cli")
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")
