@@ -262,7 +262,7 @@ def recalibration_study(
 ) -> str:
     """Train, recalibrate and score all pairs; returns the tables. Finished runs are not repeated.
 
-    Writes scores.csv, tables.md and the figure recalibration.png to `output`; the runs are in
+    Writes scores.csv, tables.md and the figure r2.png to `output`; the runs are in
     `output`/runs, the simulated and cut recordings in `data`.
     """
     if pairs < 1 or seeds < 1:
@@ -276,6 +276,6 @@ def recalibration_study(
     table = pd.DataFrame(rows)
     table.to_csv(output / "scores.csv", index=False)
     found = summary(table)
-    draw(found, output / "recalibration.png")
+    draw(found, output / "r2.png")
     tables = (save_table(output, "r2", shown(found)), save_table(output, "gain", gains(table)))
     return "\n".join(tables)

@@ -24,6 +24,7 @@ from bci_decode.cli import main
 from bci_decode.data.simulate import simulated_session
 from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation.decoding import predictor
+from bci_decode.realtime.decoder import StreamingDecoder
 from bci_decode.realtime.read_in import Encoding, parent_session, read_in, same_units
 from bci_decode.realtime.read_out import _inputs_and_outputs, _last_layers, refit_read_out
 from bci_decode.realtime.recalibrated_run import Request, recalibrated_run
@@ -176,6 +177,15 @@ def test_every_recurrent_model_is_recalibrated(kind, train, first_day, second_da
     assert scores["r2"] > report["parent"]["scores"]["test"]["r2"]
     assert new.score(second_day)["r2"]["mean"] == pytest.approx(scores["r2"], abs=1e-5)
     assert ("tuning" in report["parent"]["read_in"]) == (kind != "encoder")
+
+
+def test_a_recalibrated_run_decodes_live(parent, second_day, tmp_path):
+    request = Request(20.0, steps=2, output=tmp_path / "new", figures="svg")
+    folder, _ = recalibrated_run(parent, second_day.path, request)
+    decoder = StreamingDecoder.load(folder)
+    binned = decoder.run.bin(second_day)
+    live = decoder.predict(binned.counts[:200])
+    np.testing.assert_allclose(live, decoder.run.decode(binned)[["x", "y"]][:200], atol=1e-3)
 
 
 # its parts

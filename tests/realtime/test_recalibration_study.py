@@ -101,7 +101,7 @@ def test_the_study_runs_and_its_files_are_there(tmp_path):
     assert list(table["decoder"]) == [BEFORE, *[AFTER, SCRATCH, WIENER] * 3, WHOLE]
     assert table["r2"].notna().all()
     assert f"{table['r2'][1]:.3f}" in text
-    assert (output / "recalibration.png").stat().st_size > 10_000
+    assert (output / "r2.png").stat().st_size > 10_000
     assert (output / "tables.md").read_text().startswith("## r2")
 
 
