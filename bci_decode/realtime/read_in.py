@@ -26,6 +26,10 @@ log = logging.getLogger(__name__)
 PENALTIES = np.logspace(-4, 2, 7)  # of ridge regression, for each bin
 FOLDS = 5  # contiguous blocks of the cross-validation that chooses among them
 SHIFTS = 0.064 * np.arange(-2, 4)  # s by which the movement is later than the spikes
+WITHOUT = (
+    "without the session that the run was trained on, new units begin without weights, and the "
+    "result is worse; --parent-session FILE names it"
+)
 LEAST_CORRELATION = 0.05  # of counts and their expectation; below it, a unit tells nothing
 
 
@@ -102,12 +106,12 @@ def parent_session(run: LoadedRun, file: str | Path | None = None) -> Session | 
     """
     path = expand_user(file) if file else _recorded_file(run)
     if path is None or not (file or path.is_file()):
-        log.info("%s: its session is not there any more; --parent-session FILE names it", path)
+        log.warning("%s: not there; %s", path or "the session of the run", WITHOUT)
         return None
     session = read_session(path)
     if md5_of(path) != run.state["session"]["md5"]:
         if file is None:
-            log.info("%s: has changed since %s was trained on it", path, run.folder)
+            log.warning("%s: has changed since the run was trained on it; %s", path, WITHOUT)
             return None
         raise BciDecodeError(
             f"is not the session that {run.folder} was trained on",

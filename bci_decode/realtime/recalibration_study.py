@@ -244,8 +244,9 @@ def draw(found: pd.DataFrame, path: Path) -> None:
             else:
                 style = look | {"capsize": 3, "label": decoder}
                 axes.errorbar(rows["seconds"], rows["R2"], rows["SE"], **style)
-        axes.set(xlabel="seconds of the new day that are learned from", title=kind)
+        axes.set_title(kind)
         axes.set_xticks(SECONDS)
+    figure.supxlabel("seconds of the new day that are learned from", fontsize="medium")
     panels[0, 0].set_ylabel("R² of the end of the new day")
     panels[0, -1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     save_figure(figure, path)
