@@ -161,6 +161,12 @@ def test_a_jump_forward_leaves_bins_out_and_keeps_the_phase(caplog):
     assert not any(binner.dropped.values())
 
 
+def test_a_window_of_counts_forgets_what_was_before_a_jump():
+    binner = SpikeBinner(1, 0.1, start=0.0, count_window=0.3)
+    bins = running(binner, 0.005, 0.5) + running(binner, 8.005, 0.2) + binner.flush()
+    assert [found.counts[0] for found in bins] == [10, 20, 30, 30, 30, 10, 20]
+
+
 def test_a_restarted_clock_goes_on_in_the_same_phase_without_a_loss(caplog):
     binner = SpikeBinner(1, 0.1, start=50.0, max_gap=1.0)
     bins = running(binner, 53.005, 2.0) + running(binner, 0.005, 0.3) + binner.flush()
