@@ -116,9 +116,7 @@ class DecoderUnit(ez.Unit):
         width, expected = time.gain, self.STATE.next_bin
         if expected is not None and abs(time.offset - expected) > width / 2:
             done = "the state is reset" if self.SETTINGS.reset_on_jump else "decoding goes on"
-            ez.logger.warning(
-                f"time jumps from {expected:.3f} to {time.offset:.3f} s: {done}"
-            )
+            ez.logger.warning(f"time jumps from {expected:.3f} to {time.offset:.3f} s: {done}")
             if self.SETTINGS.reset_on_jump and self.STATE.decoder is not None:
                 self.STATE.decoder.reset()
         self.STATE.next_bin = time.offset + bins * width

@@ -17,20 +17,26 @@ Shapes: N units, D axes of the target.
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from bci_decode.errors import BciDecodeError
+from bci_decode.realtime.binner import SpikeBinner
 from bci_decode.realtime.bins import Bin, Decoded
-from bci_decode.realtime.labels import units_of
-from bci_decode.realtime.lsl_inlet import Inlet, labels, pylsl
+from bci_decode.realtime.labels import unit_labels, units_of
+from bci_decode.realtime.lsl_inlet import WAIT, Inlet, labels, pylsl
 
 log = logging.getLogger(__name__)
 
 EVENTS = ("spikes", "markers", "events")  # types of streams whose samples are events
+MOST = 1024  # spikes that are taken at a time
+SHORTEST = 0.0005  # s that a call waits for spikes at least
+DRIFT = 2e-4  # s per s by which two clocks may drift apart
 SENT = 0.2  # s in which liblsl delivers what was pushed last
 
 
@@ -97,6 +103,84 @@ class LslCounts:
     def close(self) -> None:
         """Disconnect."""
         self._inlet.close()
+
+
+class LslSpikes:
+    """Source: each sample of a stream is a spike, at its time stamp; bins them with `binner`.
+
+    A bin is complete `tolerance` s after its end. While no spike comes, the computer's clock takes
+    the place of time stamps, less the shortest delay with which spikes came so far, so that they
+    may be on any clock. It does so for `max_gap` s of the binner at most: then the sender is dead.
+    """
+
+    def __init__(self, inlet: Inlet, decoder: Any, tolerance: float = 0.005):
+        self._inlet, self.bin_width = inlet, float(decoder.bin_width)
+        self.units = units_of(labels(inlet.info, "units", "unit"))
+        channels = inlet.info.channel_count()
+        if channels > (1 if inlet.is_text else 2):
+            raise _unfit(
+                inlet,
+                f"has {channels} channels, but spikes have 1 (unit) or 2 (channel and row)",
+                'give a stream of counts the type "Counts" or its rate',
+            )
+        units = decoder.units if self.units is None else self.units
+        self._columns = _text_columns(units) if inlet.is_text else _number_columns(units, channels)
+        self.binner = SpikeBinner(
+            len(units),
+            self.bin_width,
+            tolerance=tolerance,
+            presence=decoder.config.presence,
+            count_window=decoder.config.count_window,
+        )
+
+    def __iter__(self) -> Iterator[Bin]:
+        clock, values = pylsl().local_clock, self._inlet.buffer(MOST)
+        heard = due = None  # time stamp of the latest spike, and when the next bin is complete
+        delay = math.inf  # from the stream's clock to this computer's
+        while True:
+            wait = WAIT if due is None else min(max(due + delay - clock(), SHORTEST), WAIT)
+            samples, stamps = self._inlet.pull(values, wait)
+            now, arrived, bins = clock(), time.perf_counter(), []
+            if stamps:
+                latest = max(stamps)
+                if heard is not None and abs(latest - heard) < self.binner.max_gap:
+                    delay = min(delay + DRIFT * abs(latest - heard), now - latest)
+                else:
+                    delay = now - latest  # the first spike, or another clock
+                bins = self.binner.add(np.array(stamps), self._columns(samples), arrived)
+                heard = latest
+            elif heard is not None and now - delay < heard + self.binner.max_gap:
+                bins = self.binner.advance(now - delay, arrived)
+            else:
+                due = None
+                continue
+            if bins:
+                due = bins[-1].time + self.bin_width + self.binner.tolerance
+            elif due is None:
+                due = latest + self.bin_width + self.binner.tolerance
+            yield from bins
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._inlet.close()
+
+
+def _text_columns(units: pd.DataFrame) -> Callable[[Any], np.ndarray]:
+    """The columns of samples that are labels of units; -1 where there is none."""
+    known = {label: column for column, label in enumerate(unit_labels(units))}
+    return lambda samples: np.array([known.get(sample[0].strip(), -1) for sample in samples])
+
+
+def _number_columns(units: pd.DataFrame, channels: int) -> Callable[[Any], np.ndarray]:
+    """The columns of samples (E, 1), a unit, or (E, 2), a channel and a row; -1 where none is."""
+    if channels == 1:
+        return lambda samples: np.nan_to_num(samples[:, 0], nan=-1.0).astype(np.int64)
+    names = list(dict.fromkeys(units["channel"]))
+    known = {
+        (names.index(unit.channel), int(unit.row)): column
+        for column, unit in enumerate(units.itertuples())
+    }
+    return lambda samples: np.array([known.get(tuple(pair), -1) for pair in samples.tolist()])
 
 
 def _unfit(inlet: Inlet, problem: str, remedy: str) -> BciDecodeError:

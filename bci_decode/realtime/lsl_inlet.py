@@ -52,7 +52,7 @@ def find_stream(name: str, timeout: float) -> Any:
         field=f"LSL stream '{name}'",
         remedy=f"streams that are visible: {', '.join(there)}"
         if there
-        else "no stream is visible at all: start the sender, or check LSL's settings of the network",
+        else "start the sender: no stream is visible at all",
     )
 
 
