@@ -16,6 +16,16 @@ def low_pass(values: np.ndarray, cutoff: float) -> np.ndarray:
     """
     from scipy import signal  # imports scipy.stats, half a second that few runs need
 
+    sections, start = bessel_sections(cutoff)
+    return signal.sosfilt(sections, values, axis=0, zi=start[:, :, None] * values[:1])[0]
+
+
+def bessel_sections(cutoff: float) -> tuple[np.ndarray, np.ndarray]:
+    """Second-order sections (K, 6) of the filter, and their delays (K, 2) after a long input of 1.
+
+    Both as `scipy.signal.sosfilt` takes them.
+    """
+    from scipy import signal
+
     sections = signal.bessel(ORDER, 2 * cutoff, output="sos", norm="mag")
-    start = signal.sosfilt_zi(sections)[:, :, None] * values[:1]
-    return signal.sosfilt(sections, values, axis=0, zi=start)[0]
+    return sections, signal.sosfilt_zi(sections)

@@ -181,14 +181,18 @@ class LoadedRun:
         return bin_session(session, **self.config.binning_kwargs())
 
     def match_units(self, binned: BinnedSession) -> np.ndarray:
-        """The session's column for each of the decoder's inputs; -1 where there is none.
+        """The session's column for each of the decoder's inputs; -1 where there is none."""
+        return self.columns_of(binned.units, binned.name)
 
-        Units are matched by channel and row. Missing units are logged. Raises
+    def columns_of(self, units: pd.DataFrame, name: str) -> np.ndarray:
+        """The row of `units` for each of the decoder's inputs; -1 where there is none.
+
+        Units are matched by channel and row. Missing units are logged; `name` says of what. Raises
         `BciDecodeError` where no unit matches.
         """
         there = {
             (unit.channel, unit.row): column
-            for column, unit in enumerate(binned.units.itertuples(index=False))
+            for column, unit in enumerate(units.itertuples(index=False))
         }
         inputs = self.units.itertuples(index=False)
         columns = np.array([there.get((unit.channel, unit.row), -1) for unit in inputs])
@@ -196,7 +200,7 @@ class LoadedRun:
         if len(missing) == len(columns):
             raise BciDecodeError(
                 f"none of the decoder's {len(columns)} units is in it",
-                file=binned.name,
+                file=name,
                 remedy="choose a session of the same array, or train on this one",
             )
         if len(missing):
@@ -204,7 +208,7 @@ class LoadedRun:
             more = ", ..." * (len(missing) > 3)
             log.warning(
                 "%s: %d of the decoder's %d units are missing and count as silent or average: %s",
-                binned.name, len(missing), len(columns), ", ".join(shown) + more,
+                name, len(missing), len(columns), ", ".join(shown) + more,
             )  # fmt: skip
         return columns
 

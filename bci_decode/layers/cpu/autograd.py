@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bci_decode.layers.cpu.arrays import Array, flat, norm_rows, packed, padded_bias
 from bci_decode.layers.cpu.kernels import (
     BLOCK,
     CHUNK,
@@ -24,11 +25,11 @@ from bci_decode.layers.cpu.kernels import (
 )
 from bci_decode.layers.cpu.product import lanes_of, padded
 from bci_decode.layers.cpu.rows import FORMS, PLAIN, STATS
+from bci_decode.layers.cpu.steps import StepKernel
 from bci_decode.layers.kernel_limits import refuse_second_derivatives
 from bci_decode.layers.weights import GateWeights
 
 MIN_SHARED = 2**18  # T B H from which a batch is split into two shares
-Array = np.ndarray
 
 
 def fused_gru(
@@ -62,35 +63,10 @@ def compile_kernels(form: str, dtype: torch.dtype) -> float:
         call = _Call(form, 1.0, index, given, None, *sides[0], *sides[1])
         y = call.forward(keep=True)
         call.backward(y, y, needs_dx=True)
-    step_kernel([sides], form, 1.0)(np.zeros(2, call.dtype), np.zeros((1, 2), call.dtype))
+    stepped = StepKernel([sides], form, 1.0)
+    stepped.prepare(np.zeros((1, 2), call.dtype), False)
+    stepped.step(np.zeros(2, call.dtype))
     return 0.0 if sum(hits.values()) > before else time.perf_counter() - started
-
-
-def step_kernel(
-    layers: list[list[GateWeights]], form: str, eps: float
-) -> Callable[[Array, Array], Array]:
-    """A function of x (I,) and h (L, H) that returns the states (L, H) after one bin.
-
-    `layers` holds both sides of each layer; their weights are copied now.
-    """
-    sides = [side for layer in layers for side in layer]
-    panels = np.concatenate([_packed(side.weight, transposed=True) for side in sides])
-    biases = np.concatenate([_padded_bias(side) for side in sides])
-    norms = np.concatenate([_norm_rows(layer, FORMS[form]) for layer in layers])
-    inputs, hidden = sides[0].weight.shape[1], sides[1].weight.shape[1]
-    sizes, step, dtype = (len(layers), inputs, hidden), kernels_of(FORMS[form]).step, panels.dtype
-    work = np.empty(4 * padded(3 * hidden, lanes_of(dtype.itemsize)) + STATS, dtype)
-    # a read-only array, as of received bytes, would be another type and compile again
-    own_x, own_h, shape = np.empty(inputs, dtype), np.empty(len(layers) * hidden, dtype), sizes[::2]
-    fixed = panels, biases, norms, dtype.type(eps), sizes, work
-
-    def run(x: Array, h: Array) -> Array:
-        own_x[:], own_h[:] = x, h.ravel()
-        after = np.empty_like(own_h)
-        step(own_x, own_h, after, *fixed)
-        return after.reshape(shape)
-
-    return run
 
 
 class _FusedGRU(torch.autograd.Function):
@@ -132,19 +108,19 @@ class _Call:
         bins, batch = (x if index is None else index).shape[:2]
         hidden = self.recurrent.weight.shape[1]
         self.sizes, self.width = (bins, batch, x.shape[-1], hidden), 3 * hidden
-        self.x_array, self.rows = _flat(x), x.shape[:-1].numel()
+        self.x_array, self.rows = flat(x), x.shape[:-1].numel()
         self.dtype = self.x_array.dtype
         self.eps = self.dtype.type(eps)
         self.index = np.empty(0, np.int64) if index is None else _checked(index, len(x))
         self.gathered = index is not None
-        self.h_array = np.zeros(batch * hidden, self.dtype) if h is None else _flat(h)
-        self.norm = _norm_rows([self.inputs, self.recurrent], self.form)
+        self.h_array = np.zeros(batch * hidden, self.dtype) if h is None else flat(h)
+        self.norm = norm_rows([self.inputs, self.recurrent], self.form)
 
     def forward(self, keep: bool) -> Tensor:
         """y (T, B, H); keeps what the backward needs, if asked to."""
         bins, batch, _, hidden = self.sizes
-        panels_x, panels_h = (_packed(s.weight, True) for s in (self.inputs, self.recurrent))
-        biases_x, biases_h = _padded_bias(self.inputs), _padded_bias(self.recurrent)
+        panels_x, panels_h = (packed(s.weight, True) for s in (self.inputs, self.recurrent))
+        biases_x, biases_h = padded_bias(self.inputs), padded_bias(self.recurrent)
         needed = keep and self.form != PLAIN  # whether the backward needs the input side
         projected, *gates = self.kept = self._memory(self.rows * needed, bins * batch * keep)
         if self.gathered:
@@ -152,7 +128,7 @@ class _Call:
             given = self.x_array, self.rows, self.sizes
             shared_kernels().project(*given, panels_x, biases_x, projected)
         y = self.x.new_empty(bins, batch, hidden)
-        y_array = _flat(y)
+        y_array = flat(y)
 
         def run(share: int, first: int, last: int) -> None:
             own = self._memory(max(CHUNK, last - first) * (not len(projected)), BLOCK * (not keep))
@@ -181,8 +157,8 @@ class _Call:
         _, batch, inputs, hidden = self.sizes
         shares, biased = len(self._shares()), self.inputs.bias is not None
         nothing = np.empty(0, self.dtype)
-        panels_x = _packed(self.inputs.weight, False) if needs_dx else nothing
-        panels_h = _packed(self.recurrent.weight, False)
+        panels_x = packed(self.inputs.weight, False) if needs_dx else nothing
+        panels_h = packed(self.recurrent.weight, False)
         dx = np.empty(self.x.numel() * needs_dx, self.dtype)
         d_projected = np.zeros((shares, self.rows * self.width * self.gathered), self.dtype)
         dh = np.zeros(batch * self._padded(hidden), self.dtype)
@@ -191,7 +167,7 @@ class _Call:
             for columns in (inputs, hidden)
         )
         totals, size = np.zeros((shares, 18 * hidden)), self.dtype.itemsize
-        dy_array, y_array = _flat(dy), _flat(y)
+        dy_array, y_array = flat(dy), flat(y)
 
         def run(share: int, first: int, last: int) -> None:
             self.kernels.backward(
@@ -260,49 +236,14 @@ class _Call:
             second.result()
 
 
-def _flat(tensor: Tensor) -> Array:
-    return tensor.detach().contiguous().view(-1).numpy()
-
-
-def _packed(weight: Tensor, transposed: bool) -> Array:
-    """The weight (outputs, inputs) as panels: of W^T for products with inputs, or else of W."""
-    outputs, inputs = weight.shape
-    depth, columns = (inputs, outputs) if transposed else (outputs, inputs)
-    flat = _flat(weight)
-    panels = np.empty(depth * padded(columns, lanes_of(flat.itemsize)), flat.dtype)
-    shared_kernels().packed(flat, outputs, inputs, transposed, panels)
-    return panels
-
-
-def _padded_bias(side: GateWeights) -> Array:
-    """The bias, or zeros, as a padded row."""
-    width, dtype = len(side.weight), _flat(side.weight).dtype
-    row = np.zeros(padded(width, lanes_of(dtype.itemsize)), dtype)
-    if side.bias is not None:
-        row[:width] = _flat(side.bias)
-    return row
-
-
-def _norm_rows(sides: list[GateWeights], form: int) -> Array:
-    """Gain and bias of the norms of both sides, 12 H; nothing for the plain form."""
-    width, dtype = len(sides[0].weight), _flat(sides[0].weight).dtype
-    rows = np.ones((4 * (form != PLAIN), width), dtype)
-    rows[1::2] = 0
-    given = [values for side in sides for values in (side.gain, side.shift)]
-    for row, values in zip(rows, given, strict=False):
-        if values is not None:
-            row[:] = _flat(values)
-    return rows.reshape(-1)
-
-
 def _checked(index: Tensor, bins: int) -> Array:
     """The index, flat; a kernel would read any memory."""
-    flat = _flat(index.to(torch.int64))
-    if len(flat) and not 0 <= flat.min() <= flat.max() < bins:
+    values = flat(index.to(torch.int64))
+    if len(values) and not 0 <= values.min() <= values.max() < bins:
         raise IndexError(
-            f"the windows name bins {flat.min()} to {flat.max()}, there are 0 to {bins - 1}"
+            f"the windows name bins {values.min()} to {values.max()}, there are 0 to {bins - 1}"
         )
-    return flat
+    return values
 
 
 def _summed(shares: Array) -> Array:

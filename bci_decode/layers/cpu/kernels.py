@@ -29,6 +29,7 @@ from bci_decode.layers.cpu.product import (
     at,
     lanes,
     lanes_of,
+    number,
     pack,
     padded,
     set_zero,
@@ -51,6 +52,7 @@ from bci_decode.layers.cpu.rows import (
 
 BLOCK = 8  # sequences whose products and gates follow each other while they are in the L1 cache
 ROWS = 64  # rows of the input side that are multiplied together
+LINE = 8  # numbers in a cache line, at least
 CHUNK = 128  # rows whose gradients are multiplied together; more would leave the L2 cache
 
 
@@ -76,6 +78,7 @@ class Kernels(NamedTuple):
 
     forward: Callable
     backward: Callable
+    recur: Callable
     step: Callable
 
 
@@ -306,7 +309,28 @@ def kernels_of(form: int, sources: str = SOURCES) -> Kernels:
                 totals[j] += sums[j]
 
     @_kernel
-    def step(x, h, after, panels, biases, norm, eps, sizes, work):
+    def recur(h, recurrent, panels, biases, sizes, ahead):
+        """The recurrent side of one bin in all layers, (layers, 3 H padded); see `step`.
+
+        `ahead` then reads a number of each cache line of the input weights, so that a later `step`
+        finds them in the cache; the result is only there to keep the compiler from skipping it.
+        """
+        layers, inputs, n = sizes
+        width, text = 3 * n, sources  # noqa: F841
+        matrix, stride = at(panels, 0), padded(width, lanes(at(h, 0)))
+        for layer in range(layers):
+            matrix, bias = at(matrix, stride * inputs), at(biases, (2 * layer + 1) * stride)
+            _map(at(h, layer * n), n, 1, n, matrix, bias, width, at(recurrent, layer * stride))
+            matrix, inputs = at(matrix, stride * n), n
+        total, start, inputs = number(0, at(h, 0)), 0, sizes[1]
+        for _ in range(layers if ahead else 0):
+            for place in range(start, start + stride * inputs, LINE):
+                total += panels[place]
+            start, inputs = start + stride * (inputs + n), n
+        return total
+
+    @_kernel
+    def step(x, h, recurrent, after, panels, biases, norm, eps, sizes, work):
         """One bin of one sequence through all layers: h and `after` (layers, H).
 
         The layers' panels (W_x^T, then W_h^T), biases (6 H) and norms (12 H) follow each other.
@@ -314,17 +338,13 @@ def kernels_of(form: int, sources: str = SOURCES) -> Kernels:
         layers, inputs, n = sizes
         width, text = 3 * n, sources  # noqa: F841
         source, matrix, stride = at(x, 0), at(panels, 0), padded(width, lanes(at(x, 0)))
-        u, a, total, kept = (
-            at(work, 0), at(work, stride), at(work, 2 * stride), at(work, 3 * stride)
-        )  # fmt: skip
-        stats = at(work, 4 * stride)
+        u, total, kept = at(work, 0), at(work, stride), at(work, 2 * stride)
+        stats = at(work, 3 * stride)
         for layer in range(layers):
-            h_row, y_row = at(h, layer * n), at(after, layer * n)
-            norms, bias = at(norm, 4 * layer * width), at(biases, 2 * layer * stride)
-            _map(source, inputs, 1, inputs, matrix, bias, width, u)
-            matrix = at(matrix, stride * inputs)
-            _map(h_row, n, 1, n, matrix, at(bias, stride), width, a)
-            matrix = at(matrix, stride * n)
+            h_row, y_row, a = at(h, layer * n), at(after, layer * n), at(recurrent, layer * stride)
+            norms = at(norm, 4 * layer * width)
+            _map(source, inputs, 1, inputs, matrix, at(biases, 2 * layer * stride), width, u)
+            matrix = at(matrix, stride * (inputs + n))
             if form == PLAIN:
                 plain_forward(u, a, h_row, kept, y_row, n)
             elif form == APART:
@@ -335,4 +355,4 @@ def kernels_of(form: int, sources: str = SOURCES) -> Kernels:
                 sum2_forward(u, a, norms, h_row, total, kept, stats, y_row, n, eps)
             source, inputs = y_row, n
 
-    return Kernels(forward, backward, step)
+    return Kernels(forward, backward, recur, step)
