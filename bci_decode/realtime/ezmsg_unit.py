@@ -8,6 +8,7 @@ A message is an AxisArray with the axes time (one entry for each bin) and ch (on
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -26,6 +27,8 @@ except ImportError as error:
         "a unit of ezmsg needs ezmsg", remedy="pip install 'bci_decode[ezmsg]'"
     ) from error
 
+log = logging.getLogger(__name__)
+
 INPUTS = ("counts", "events/s")
 
 
@@ -43,20 +46,70 @@ class DecoderSettings(ez.Settings):
     reset_on_jump: bool = False
 
 
-class DecoderState(ez.State):
-    """The decoder and where in the stream it is: s of the time axis."""
-
-    decoder: StreamingDecoder | None = None
-    next_bin: float | None = None
-
-
-class DecoderUnit(ez.Unit):
+class MessageDecoder:
     """Decodes the bins of each message in turn, and keeps its state from message to message.
 
     Channels with labels like "M1 003/1" (channel/row) are matched to the decoder's units; without
-    such labels their number must be right. The output has the axes time and ch (the axes of the
-    movement, with their unit).
+    such labels their number must be right. Raises `BciDecodeError` for messages that do not fit.
     """
+
+    def __init__(self, settings: DecoderSettings):
+        if settings.input not in INPUTS:
+            raise BciDecodeError(
+                f"is {settings.input!r}", field="input", remedy=f"choose {' or '.join(INPUTS)}"
+            )
+        self.settings = settings
+        self.decoder = StreamingDecoder.load(settings.run, settings.engine)
+        self._next_bin: float | None = None  # s of the time axis
+
+    def __call__(self, message: AxisArray) -> AxisArray:
+        """The movement (time, ch) of a message: ch are its axes, with their unit."""
+        if sorted(message.dims) != ["ch", "time"]:
+            raise BciDecodeError(
+                f"are {message.dims}", field="axes of the AxisArray", remedy="send time and ch"
+            )
+        counts = message.data if message.dims[0] == "time" else message.data.T
+        if self._next_bin is None:
+            self._fit(message)
+        self._notice_jump(message.axes["time"], len(counts))
+        if self.settings.input == "events/s":
+            counts = np.rint(counts * self.decoder.bin_width)
+        axes = {"time": message.axes["time"], "ch": _channels(self.decoder)}
+        decoded = self.decoder.predict(counts)
+        return replace(message, data=decoded, dims=["time", "ch"], axes=axes)
+
+    def _fit(self, message: AxisArray) -> None:
+        """Check the bins of the first message, and put its units in order."""
+        gain, width = getattr(message.axes.get("time"), "gain", None), self.decoder.bin_width
+        if gain is None or abs(gain / width - 1) > 0.01:
+            raise BciDecodeError(
+                f"is {gain}, the decoder's bins are {width:g} s wide",
+                field="gain of the time axis",
+                remedy="send bins of that width",
+            )
+        names = getattr(message.axes.get("ch"), "data", None)
+        units = None if names is None else units_of([str(name) for name in names])
+        if units is not None:
+            self.decoder = StreamingDecoder(self.decoder.run, self.settings.engine, units)
+
+    def _notice_jump(self, time: Any, bins: int) -> None:
+        expected = self._next_bin
+        if expected is not None and abs(time.offset - expected) > time.gain / 2:
+            done = "the state is reset" if self.settings.reset_on_jump else "decoding goes on"
+            log.warning("time jumps from %.3f to %.3f s: %s", expected, time.offset, done)
+            if self.settings.reset_on_jump:
+                self.decoder.reset()
+        self._next_bin = time.offset + bins * time.gain
+
+
+class DecoderState(ez.State):
+    """What a `DecoderUnit` keeps between messages."""
+
+    decode: MessageDecoder
+
+
+class DecoderUnit(ez.Unit):
+    """A `MessageDecoder` with an input and an output."""
 
     SETTINGS = DecoderSettings
     STATE = DecoderState
@@ -66,60 +119,13 @@ class DecoderUnit(ez.Unit):
 
     async def initialize(self) -> None:
         """Load the run, in the process that the unit runs in."""
-        if self.SETTINGS.input not in INPUTS:
-            raise BciDecodeError(
-                f"is {self.SETTINGS.input!r}", field="input", remedy=f"choose {' or '.join(INPUTS)}"
-            )
-        self.STATE.decoder = StreamingDecoder.load(self.SETTINGS.run, self.SETTINGS.engine)
-        self.STATE.next_bin = None
+        self.STATE.decode = MessageDecoder(self.SETTINGS)
 
     @ez.subscriber(INPUT_SIGNAL)
     @ez.publisher(OUTPUT_SIGNAL)
     async def on_signal(self, message: AxisArray) -> AsyncGenerator:
         """Decode a message."""
-        yield self.OUTPUT_SIGNAL, self.decode(message)
-
-    def decode(self, message: AxisArray) -> AxisArray:
-        """The movement (time, axes) of a message (time, ch)."""
-        if sorted(message.dims) != ["ch", "time"]:
-            raise BciDecodeError(
-                f"are {message.dims}", field="axes of the AxisArray", remedy="send (time, ch)"
-            )
-        decoder = self._fitting(message)
-        self._notice_jump(message.axes["time"], message.shape[message.get_axis_idx("time")])
-        counts = message.data if message.dims[0] == "time" else message.data.T
-        if self.SETTINGS.input == "events/s":
-            counts = np.rint(counts * decoder.bin_width)
-        axes = {"time": message.axes["time"], "ch": _channels(decoder)}
-        return replace(message, data=decoder.predict(counts), dims=["time", "ch"], axes=axes)
-
-    def _fitting(self, message: AxisArray) -> StreamingDecoder:
-        """The decoder for the units of a stream, after checking its bins in the first message."""
-        decoder = self.STATE.decoder
-        assert decoder is not None  # `initialize` made it
-        if self.STATE.next_bin is None:
-            gain = getattr(message.axes.get("time"), "gain", None)
-            if gain is None or abs(gain / decoder.bin_width - 1) > 0.01:
-                raise BciDecodeError(
-                    f"is {gain}, the decoder's bins are {decoder.bin_width:g} s wide",
-                    field="gain of the time axis",
-                    remedy="send bins of that width",
-                )
-            names = getattr(message.axes.get("ch"), "data", None)
-            units = None if names is None else units_of([str(name) for name in names])
-            if units is not None:
-                decoder = StreamingDecoder(decoder.run, self.SETTINGS.engine, units)
-                self.STATE.decoder = decoder
-        return decoder
-
-    def _notice_jump(self, time: Any, bins: int) -> None:
-        width, expected = time.gain, self.STATE.next_bin
-        if expected is not None and abs(time.offset - expected) > width / 2:
-            done = "the state is reset" if self.SETTINGS.reset_on_jump else "decoding goes on"
-            ez.logger.warning(f"time jumps from {expected:.3f} to {time.offset:.3f} s: {done}")
-            if self.SETTINGS.reset_on_jump and self.STATE.decoder is not None:
-                self.STATE.decoder.reset()
-        self.STATE.next_bin = time.offset + bins * width
+        yield self.OUTPUT_SIGNAL, self.STATE.decode(message)
 
 
 def _channels(decoder: StreamingDecoder) -> Any:
