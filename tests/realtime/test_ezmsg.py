@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import ezmsg.core as ez
 import numpy as np
 import pytest
@@ -46,7 +48,7 @@ def message(data: np.ndarray, first: int, labels: list[str] | None = None) -> Ax
 class Sender(ez.Unit):
     SETTINGS = ez.Settings
     OUTPUT = ez.OutputStream(AxisArray)
-    messages: list[AxisArray] = []
+    messages: ClassVar[list[AxisArray]] = []
 
     @ez.publisher(OUTPUT)
     async def send(self):
@@ -56,7 +58,7 @@ class Sender(ez.Unit):
 
 class Receiver(ez.Unit):
     INPUT = ez.InputStream(AxisArray)
-    received: list[AxisArray] = []
+    received: ClassVar[list[AxisArray]] = []
 
     @ez.subscriber(INPUT)
     async def receive(self, arrived: AxisArray) -> None:
@@ -86,7 +88,9 @@ def test_a_graph_decodes_each_bin_of_each_message(run):
     ez.run(SYSTEM=Graph(DecoderSettings(run=str(run.folder))), force_single_process=True)
     received = Receiver.received
     np.testing.assert_array_equal(np.concatenate([m.data for m in received]), alone(run, counts))
-    assert [m.axes["time"].offset for m in received] == [m.axes["time"].offset for m in Sender.messages]
+    assert [m.axes["time"].offset for m in received] == [
+        m.axes["time"].offset for m in Sender.messages
+    ]
     assert received[0].dims == ["time", "ch"] and received[0].axes["ch"].unit == "mm/s"
     assert list(received[0].axes["ch"].data) == ["x", "y"]
 
