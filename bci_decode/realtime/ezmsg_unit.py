@@ -119,7 +119,7 @@ class DecoderUnit(ez.Unit):
 
     async def initialize(self) -> None:
         """Load the run, in the process that the unit runs in."""
-        self.STATE.decode = MessageDecoder(self.SETTINGS)
+        self.STATE.decode = MessageDecoder(self.SETTINGS)  # type: ignore[arg-type]
 
     @ez.subscriber(INPUT_SIGNAL)
     @ez.publisher(OUTPUT_SIGNAL)

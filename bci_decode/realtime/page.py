@@ -10,9 +10,11 @@ import asyncio
 import ipaddress
 import json
 import logging
+import os
 import socket
 import threading
 from collections import deque
+from contextlib import suppress
 from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit
@@ -45,7 +47,7 @@ class PageSink:
     """
 
     def __init__(self, decoder: Any, host: str = "127.0.0.1", port: int = 8765):
-        self._serve = _library()
+        self._serve, self._closed = _library()
         self._socket = _listen(host, port)
         self._hosts = {host.lower(), "localhost", socket.gethostname().lower()}
         bound, self.port = self._socket.getsockname()[:2]
@@ -56,11 +58,16 @@ class PageSink:
         self._page = files("bci_decode.realtime").joinpath("page.html").read_bytes()
         self._new: deque[Decoded] = deque(maxlen=BINS)
         self._missed = 0
-        self._frames: set[asyncio.Queue[str]] = set()
+        self._browsers: dict[Any, asyncio.Queue[str | None]] = {}
         self._loop, self._started = asyncio.new_event_loop(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="page", daemon=True)
         self._thread.start()
         self._started.wait()
+
+    @property
+    def watched(self) -> bool:
+        """Whether any browser is connected."""
+        return bool(self._browsers)
 
     def write(self, decoded: Decoded) -> None:
         """Let the next frame show a bin; returns at once."""
@@ -79,6 +86,7 @@ class PageSink:
             self._loop.run_until_complete(self._serve_until_stopped())
         finally:
             self._loop.close()
+            self._started.set()
 
     async def _serve_until_stopped(self) -> None:
         self._stop = asyncio.Event()
@@ -90,42 +98,39 @@ class PageSink:
             process_request=self._answer,
             compression=None,
             logger=quiet,
-            close_timeout=0.5,
         )
         async with server:
             self._started.set()
             sending = asyncio.create_task(self._make_frames())
             await self._stop.wait()
             sending.cancel()
+            for browser in self._browsers:  # one that hangs would delay the end
+                browser.transport.abort()
 
     async def _make_frames(self) -> None:
         """Make a frame of what is new, and let those browsers have it that keep up."""
         while True:
             await asyncio.sleep(1 / RATE)
-            if not (self._frames and self._new):
+            if not (self._browsers and self._new):
                 continue
             bins = [self._new.popleft() for _ in range(len(self._new))]
             frame = json.dumps({"missed": self._missed, "bins": [_shown(bin_) for bin_ in bins]})
-            for frames in self._frames:
+            for frames in self._browsers.values():
                 if not frames.full():
                     frames.put_nowait(frame)
 
     async def _send_frames(self, connection: Any) -> None:
-        """Serve one browser: what never changes, then frames."""
-        frames: asyncio.Queue[str] = asyncio.Queue(WAITING)
-        await connection.send(self._hello)
-        self._frames.add(frames)
-        gone = asyncio.create_task(connection.wait_closed())
-        try:
-            while not gone.done():
-                frame = asyncio.create_task(frames.get())
-                await asyncio.wait({frame, gone}, return_when=asyncio.FIRST_COMPLETED)
-                if frame.done():
-                    await connection.send(frame.result())
-                frame.cancel()
-        finally:
-            self._frames.discard(frames)
-            gone.cancel()
+        """Serve one browser until it goes: what never changes, then frames."""
+        frames: asyncio.Queue[str | None] = asyncio.Queue(WAITING)
+        closed = asyncio.create_task(connection.wait_closed())
+        # wakes the loop below; where the queue is full, `send` is what fails
+        closed.add_done_callback(lambda _: None if frames.full() else frames.put_nowait(None))
+        with suppress(self._closed):
+            await connection.send(self._hello)
+            self._browsers[connection] = frames
+            while (frame := await frames.get()) is not None:
+                await connection.send(frame)
+        self._browsers.pop(connection, None)
 
     def _answer(self, connection: Any, request: Any) -> Any:
         """The page for "/"; None, which goes on to the WebSocket, for the stream.
@@ -161,22 +166,25 @@ class PageSink:
         return True
 
 
-def _library() -> Any:
+def _library() -> tuple[Any, type[Exception]]:
     try:
         from websockets.asyncio.server import serve
+        from websockets.exceptions import ConnectionClosed
     except ImportError as error:
         raise BciDecodeError(
             "the live page needs websockets", remedy="pip install 'bci_decode[live]'"
         ) from error
-    return serve
+    return serve, ConnectionClosed
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    if not 0 <= port < 2**16:
+        raise BciDecodeError(f"is {port}", field="--page", remedy="give a port from 0 to 65535")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or str(error)
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         raise BciDecodeError(
             f"cannot serve the live page there ({why})",
             field=f"{host}:{port}",

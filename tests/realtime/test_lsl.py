@@ -22,9 +22,7 @@ from bci_decode.realtime.lsl import LslCounts, LslOutlet, LslSpikes, open_lsl
 from bci_decode.realtime.lsl_inlet import find_stream, labels
 
 LIMIT = 30  # s after which a test gives up
-UNITS = pd.DataFrame(
-    {"channel": ["M1 001", "M1 001", "M1 002"], "area": "M1", "row": [0, 1, 1]}
-)
+UNITS = pd.DataFrame({"channel": ["M1 001", "M1 001", "M1 002"], "area": "M1", "row": [0, 1, 1]})
 DECODER = SimpleNamespace(  # what sources and sinks read of a decoder
     bin_width=BIN,
     units=UNITS,
