@@ -17,7 +17,7 @@ import numpy as np
 from bci_decode.data.counts import presence_sums, whole_ratio
 from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.bins import Bin
-from bci_decode.realtime.drops import Drops
+from bci_decode.realtime.drops import Drops, dropped_text
 from bci_decode.realtime.trailing import TrailingCounts
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class SpikeBinner:
 
     def report(self) -> str:
         """One line with the number of dropped events by reason."""
-        return self._drops.report()
+        return dropped_text(self.dropped)
 
     def add(
         self, times: np.ndarray, units: np.ndarray | Sequence[Any], arrived: float | None = None

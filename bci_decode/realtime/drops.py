@@ -29,10 +29,13 @@ class Drops:
             log.warning(line, example, REASONS[reason])
         self.counts[reason] += number
 
-    def report(self) -> str:
-        """One line: "5 events dropped: 3 late, 2 unknown unit", or "no event dropped"."""
-        found = [f"{number} {reason}" for reason, number in self.counts.items() if number]
-        total = sum(self.counts.values())
-        if not total:
-            return "no event dropped"
-        return f"{total} event{'s' * (total > 1)} dropped: " + ", ".join(found)
+
+def dropped_text(counts: dict[str, int]) -> str:
+    """One line: "5 events dropped: 3 late, 2 unknown unit", or "no event dropped"."""
+    found = [f"{number} {reason}" for reason, number in counts.items() if number]
+    total = sum(counts.values())
+    return (
+        f"{total} event{'s' * (total > 1)} dropped: {', '.join(found)}"
+        if total
+        else "no event dropped"
+    )

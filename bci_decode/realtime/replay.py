@@ -51,6 +51,8 @@ class Replay:
     ) -> None:
         if not speed > 0:
             raise BciDecodeError(f"is {speed}", field="speed", remedy="give a number above 0")
+        if not max_gap > 0:
+            raise BciDecodeError(f"is {max_gap} s", field="max_gap", remedy="give seconds above 0")
         run = getattr(run, "run", run)
         session = file if isinstance(file, Session) else read_session(file)
         binned = run.bin(session)
