@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,16 +37,17 @@ def main() -> None:
     from bci_decode.realtime.decoder import StreamingDecoder
     from bci_decode.realtime.loop import run_live
     from bci_decode.realtime.report import report_text, stream_report, write_stream
+    from bci_decode.realtime.terminal import LineHandler
     from bci_decode.runs.load import load_run
 
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[LineHandler()])
     torch.set_num_threads(1)  # more gain nothing for one stream
-    with _log_lines():
-        _check_source(arguments)
-        run = load_run(arguments.run)
-        source = _source(run, arguments)
-        decoder = StreamingDecoder(run, arguments.engine, source.units)
-        _warm_up(decoder)
-        summary = run_live(decoder, source, _sinks(decoder, source, arguments), arguments.on_jump)
+    _check_source(arguments)
+    run = load_run(arguments.run)
+    source = _source(run, arguments)
+    decoder = StreamingDecoder(run, arguments.engine, source.units)
+    _warm_up(decoder)
+    summary = run_live(decoder, source, _sinks(decoder, source, arguments), arguments.on_jump)
     report = stream_report(decoder, summary, _about(source))
     print(report_text(report))
     folder = arguments.output or run.folder / "streams" / report["session"]
@@ -168,16 +167,6 @@ def _warm_up(decoder: StreamingDecoder) -> None:
 
     decoder.predict(np.zeros((WARM_UP, len(decoder.units))))
     decoder.reset()
-
-
-@contextmanager
-def _log_lines() -> Iterator[None]:
-    """Log to standard error without tearing the line that shows the stream."""
-    from tqdm.contrib.logging import logging_redirect_tqdm
-
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with logging_redirect_tqdm():
-        yield
 
 
 if __name__ == "__main__":

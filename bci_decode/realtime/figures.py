@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,24 +43,29 @@ def draw_stream(
 def latency_figure(summary: LiveSummary, title: str) -> Figure:
     """How many bins had which latency, with its percentiles and the deadline."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     microseconds = 1e6 * summary.latency
     found = summary.latency_us
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     low, high = np.log10([microseconds.min() * 0.9, microseconds.max() * 1.1])
-    axes.hist(microseconds, np.logspace(low, high, 60).tolist(), color="0.75")
+    axes.hist(microseconds, np.logspace(low, high, 40).tolist(), color="0.75")
     for name, line in MARKS.items():
         label = f"{name}: {found[name]:.0f} µs"
         axes.axvline(found[name], color=DECODED["color"], linestyle=line, label=label)
     axes.plot([], [], " ", label=f"max: {found['max']:.0f} µs")
     axes.set_xscale("log")
+    axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):  # plain numbers, few enough not to touch
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
     if summary.deadline is not None:
         late = int(summary.missed.sum())
         label = f"deadline: {1e3 * summary.deadline:g} ms, missed by {late} of {len(summary)}"
         axes.axvline(1e6 * summary.deadline, color="#b5460f", label=label)
-    axes.set_yscale("log")
     axes.set_xlabel("latency of a bin, µs")
     axes.set_ylabel(f"bins of {len(summary)}")
-    axes.legend(frameon=False, fontsize="small")
-    figure.suptitle(title, fontsize="medium", wrap=True)
+    axes.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    figure.suptitle(textwrap.fill(title, 70), fontsize="medium")
     return figure

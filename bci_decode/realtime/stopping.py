@@ -7,8 +7,10 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic
 from types import FrameType
 
+ONE = 1.0  # s within which two signals count as one
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -16,16 +18,21 @@ class StopSign:
     """Whether a signal has asked to stop.
 
     The first signal never cuts a bin short: while the loop waits for input (`waiting`) it raises
-    `KeyboardInterrupt`, otherwise the loop has to look at `asked`. A second one always raises.
+    `KeyboardInterrupt`, otherwise the loop has to look at `asked`. A second one raises at once,
+    unless it follows within `ONE` s: programs that start others often send a signal twice.
     """
 
     def __init__(self) -> None:
         self.asked = False
         self.waiting = False
+        self._first = 0.0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        again, self.asked = self.asked, True
-        if self.waiting or again:
+        if not self.asked:
+            self.asked, self._first = True, monotonic()
+            if self.waiting:
+                raise KeyboardInterrupt
+        elif monotonic() > self._first + ONE:
             raise KeyboardInterrupt
 
 

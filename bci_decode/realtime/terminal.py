@@ -1,17 +1,18 @@
-"""One line that shows a live stream in the terminal."""
+"""One line that shows a live stream in the terminal, and log lines that do not tear it."""
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
+from shutil import get_terminal_size
 from time import perf_counter
-
-from tqdm import tqdm
 
 from bci_decode.realtime.bins import Decoded
 
 IN_PLACE = 0.1  # s between two updates of the line
 NEW_LINE = 5.0  # s between two lines where they cannot be overwritten, as in a file
+CLEAR = "\r\x1b[K"  # back to the beginning of the line, which is erased
 
 
 class Terminal:
@@ -26,8 +27,8 @@ class Terminal:
         self._missed = 0
         self._in_place = sys.stderr.isatty()
         self._every = IN_PLACE if self._in_place else NEW_LINE
-        self._due = 0.0 if self._in_place else perf_counter() + NEW_LINE
-        self._line = tqdm(bar_format="{desc}", leave=True) if self._in_place else None
+        self._due = perf_counter() + self._every
+        self._shown = False
 
     def write(self, decoded: Decoded) -> None:
         self._missed += decoded.missed
@@ -35,10 +36,12 @@ class Terminal:
         if now < self._due:
             return
         self._due = now + self._every
-        if self._line is None:
-            print(self._text(decoded), file=sys.stderr, flush=True)
+        if self._in_place:
+            text = self._text(decoded)[: get_terminal_size().columns - 1]
+            print(CLEAR + text, end="", file=sys.stderr, flush=True)
+            self._shown = True
         else:
-            self._line.set_description_str(self._text(decoded))
+            print(self._text(decoded), file=sys.stderr, flush=True)
 
     def _text(self, decoded: Decoded) -> str:
         pairs = zip(self.axes, decoded.output, strict=True)
@@ -50,6 +53,13 @@ class Terminal:
 
     def close(self) -> None:
         """Leave the last line where it is."""
-        if self._line is not None:
-            self._line.close()
-            self._line = None
+        if self._shown:
+            print(file=sys.stderr)
+            self._shown = False
+
+
+class LineHandler(logging.StreamHandler):
+    """Logs to standard error; in a terminal a log line takes the place of the stream's line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return CLEAR * sys.stderr.isatty() + super().format(record)
