@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ class Live:
         columns = run.match_units(binned)
         self._counts = binned.counts[first:, columns]
         self._true = binned.kinematics[first:]
-        self.port, self.page, self._thread = 0, None, threading.Thread()
+        self.port = 0
         self.start()
 
     def start(self) -> None:

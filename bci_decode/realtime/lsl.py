@@ -30,6 +30,7 @@ from bci_decode.realtime.binner import SpikeBinner
 from bci_decode.realtime.bins import Bin, Decoded
 from bci_decode.realtime.labels import unit_labels, units_of
 from bci_decode.realtime.lsl_inlet import WAIT, Inlet, labels, pylsl
+from bci_decode.runs.load import LoadedRun
 
 log = logging.getLogger(__name__)
 
@@ -40,16 +41,18 @@ DRIFT = 2e-4  # s per s by which two clocks may drift apart
 SENT = 0.2  # s in which liblsl delivers what was pushed last
 
 
-def open_lsl(name: str, decoder: Any, timeout: float = 10.0) -> LslCounts | LslSpikes:
+def open_lsl(
+    name: str, run: LoadedRun, timeout: float = 10.0, tolerance: float = 0.005, max_gap: float = 1.0
+) -> LslCounts | LslSpikes:
     """The source of a stream: its type or else its rate says whether samples are counts or spikes.
 
-    `decoder` gives bin width and units. Raises `BciDecodeError` where the stream does not appear
-    within `timeout` s, or does not fit.
+    `run` gives bins and units; `tolerance` and `max_gap` are those of `SpikeBinner`. Raises
+    `BciDecodeError` where the stream does not appear within `timeout` s, or does not fit.
     """
     inlet = Inlet(name, timeout)
     kind = inlet.info.type().lower()
     events = kind in EVENTS or (kind != "counts" and inlet.info.nominal_srate() == 0)
-    return LslSpikes(inlet, decoder) if events else LslCounts(inlet, decoder)
+    return LslSpikes(inlet, run, tolerance, max_gap) if events else LslCounts(inlet, run)
 
 
 class LslCounts:
@@ -59,16 +62,16 @@ class LslCounts:
     bins are missing, or the clock went back: `jumped`.
     """
 
-    def __init__(self, inlet: Inlet, decoder: Any):
-        self._inlet, self.bin_width = inlet, float(decoder.bin_width)
+    def __init__(self, inlet: Inlet, run: LoadedRun):
+        self._inlet, self.name, self.bin_width = inlet, inlet.name, run.config.bin_width
         self.units = units_of(labels(inlet.info))
         channels, rate = inlet.info.channel_count(), inlet.info.nominal_srate()
         if inlet.is_text:
             raise _unfit(inlet, "its samples are text", "send counts as numbers")
-        if self.units is None and channels != len(decoder.units):
+        if self.units is None and channels != len(run.units):
             raise _unfit(
                 inlet,
-                f"has {channels} channels, the decoder {len(decoder.units)} units",
+                f"has {channels} channels, the decoder {len(run.units)} units",
                 'send one channel for each unit, or label the channels like "M1 003/1"',
             )
         if rate and abs(rate * self.bin_width - 1) > 0.01:
@@ -113,8 +116,8 @@ class LslSpikes:
     may be on any clock. It does so for `max_gap` s of the binner at most: then the sender is dead.
     """
 
-    def __init__(self, inlet: Inlet, decoder: Any, tolerance: float = 0.005):
-        self._inlet, self.bin_width = inlet, float(decoder.bin_width)
+    def __init__(self, inlet: Inlet, run: LoadedRun, tolerance: float, max_gap: float):
+        self._inlet, self.name, self.bin_width = inlet, inlet.name, run.config.bin_width
         self.units = units_of(labels(inlet.info, "units", "unit"))
         channels = inlet.info.channel_count()
         if channels > (1 if inlet.is_text else 2):
@@ -123,14 +126,15 @@ class LslSpikes:
                 f"has {channels} channels, but spikes have 1 (unit) or 2 (channel and row)",
                 'give a stream of counts the type "Counts" or its rate',
             )
-        units = decoder.units if self.units is None else self.units
+        units = run.units if self.units is None else self.units
         self._columns = _text_columns(units) if inlet.is_text else _number_columns(units, channels)
         self.binner = SpikeBinner(
             len(units),
             self.bin_width,
             tolerance=tolerance,
-            presence=decoder.config.presence,
-            count_window=decoder.config.count_window,
+            max_gap=max_gap,
+            presence=run.config.presence,
+            count_window=run.config.count_window,
         )
 
     def __iter__(self) -> Iterator[Bin]:

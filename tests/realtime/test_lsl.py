@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
+import subprocess
 import threading
 from types import SimpleNamespace
 
@@ -11,12 +13,13 @@ import numpy as np
 import pandas as pd
 import pylsl
 import pytest
-from live import BIN
+from live import BIN, start, trained
 
 from bci_decode.config import DataConfig
 from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.binner import SpikeBinner
 from bci_decode.realtime.bins import Bin
+from bci_decode.realtime.decoder import StreamingDecoder
 from bci_decode.realtime.labels import unit_labels
 from bci_decode.realtime.lsl import LslCounts, LslOutlet, LslSpikes, open_lsl
 from bci_decode.realtime.lsl_inlet import find_stream, labels
@@ -245,3 +248,84 @@ def test_the_output_describes_itself_and_has_the_times_of_the_input():
     sink.close()
     received = [inlet.pull_sample(LIMIT) for _ in range(3)]
     assert received == [([index, -0.1], 7.5 + index) for index in (0.0, 1.0, 2.0)]
+
+
+# -- the whole chain -------------------------------------------------------------------------------
+
+SENDER = """
+import sys, time
+import numpy as np, pylsl
+from live import BIN
+
+name, channels, first, number, source_id = sys.argv[1], *map(int, sys.argv[2:5]), sys.argv[5]
+info = pylsl.StreamInfo(name, "Counts", channels, 1 / BIN, "float32", source_id=source_id)
+outlet = pylsl.StreamOutlet(info)
+assert outlet.wait_for_consumers(60)
+for index in range(first, first + number):
+    counts = np.random.default_rng(index).poisson(0.5, channels)
+    outlet.push_sample(counts.tolist(), 1000 + BIN * index)
+    time.sleep(0.005)
+print("sent", flush=True)
+time.sleep(60)
+"""
+
+
+def sender(name: str, channels: int, first: int, number: int, source_id: str) -> subprocess.Popen:
+    return start("-c", SENDER, name, channels, first, number, source_id)
+
+
+@pytest.fixture
+def processes():
+    """What is appended here is ended."""
+    started: list[subprocess.Popen] = []
+    yield started
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("source_ids", [("same", "same"), ("one", "another"), ("", "")])
+def test_three_processes_survive_a_sender_that_is_killed(tmp_path, processes, source_ids):
+    """Every bin of the first and of the restarted sender is decoded and received."""
+    run = trained(tmp_path, "wiener")
+    name, out, channels = next(names), next(names), len(run.units)
+    processes.append(sender(name, channels, 0, 20, source_ids[0]))
+    command = ["-m", "bci_decode.stream", run.folder, "--lsl-in", name, "--lsl-out", out]
+    processes.append(start(*command, "--timeout", LIMIT, "--output", tmp_path / "out"))
+    inlet = pylsl.StreamInlet(find_stream(out, LIMIT))
+    inlet.open_stream(LIMIT)
+    first, decoder = processes
+    assert first.stdout is not None and first.stdout.readline() == "sent\n"
+    received = [inlet.pull_sample(LIMIT) for _ in range(20)]
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    processes.append(sender(name, channels, 50, 20, source_ids[1]))
+    received += [inlet.pull_sample(LIMIT) for _ in range(20)]
+
+    indices = [*range(20), *range(50, 70)]
+    counts = [np.random.default_rng(index).poisson(0.5, channels) for index in indices]
+    expected = StreamingDecoder(run).predict(np.array(counts, np.float32))
+    np.testing.assert_array_equal([sample for sample, _ in received], expected)
+    assert [time for _, time in received] == [1000 + BIN * index for index in indices]
+
+    decoder.send_signal(signal.SIGINT)
+    output, errors = decoder.communicate(timeout=LIMIT)
+    assert decoder.returncode == 0, errors
+    assert f"{name}: 40 bins, 999.98 to " in output.replace("1000.0 to", "999.98 to")
+    assert "30 bins are missing" in errors and "gaps in the stream: 1" in output
+    assert (tmp_path / "out" / "stream.json").is_file()
+
+
+def test_the_command_refuses_what_does_not_fit_in_one_line(tmp_path):
+    run = trained(tmp_path, "wiener").folder
+    for words, says in (
+        (["--lsl-in", "nowhere", "--timeout", "0.2"], "LSL stream 'nowhere': no stream of this"),
+        (["--lsl-in", "a", "--replay", "b"], "two sources are named"),
+        (["--lsl-in", "a", "--start", "3"], "--start: has no effect; remove it, or give --replay"),
+        (["--replay", "a", "--timeout", "3"], "--timeout: has no effect; remove it, or give --lsl"),
+        (["--replay", "a", "--host", "::"], "--host: has no effect; remove it, or give --page"),
+    ):
+        process = start("-m", "bci_decode.stream", run, *words)
+        output, errors = process.communicate(timeout=2 * LIMIT)
+        assert (process.returncode, output) == (2, "")
+        assert errors.startswith(f"error: {says}") and errors.count("\n") == 1, errors
