@@ -34,11 +34,12 @@ def counts_for(run: LoadedRun, bins: int, seed: int = 0) -> np.ndarray:
 
 
 def start(*words: object, **environment: str) -> subprocess.Popen:
-    """A Python process of this project that writes text to pipes."""
+    """A Python process of this project with pipes for text."""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
         [sys.executable, *map(str, words)],
         env=os.environ | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"} | environment,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

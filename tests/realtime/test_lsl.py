@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 import subprocess
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -23,6 +24,7 @@ from bci_decode.realtime.decoder import StreamingDecoder
 from bci_decode.realtime.labels import unit_labels
 from bci_decode.realtime.lsl import LslCounts, LslOutlet, LslSpikes, open_lsl
 from bci_decode.realtime.lsl_inlet import find_stream, labels
+from bci_decode.stream import main as stream_command
 
 LIMIT = 30  # s after which a test gives up
 UNITS = pd.DataFrame({"channel": ["M1 001", "M1 001", "M1 002"], "area": "M1", "row": [0, 1, 1]})
@@ -246,7 +248,7 @@ def test_the_output_describes_itself_and_has_the_times_of_the_input():
         sink.write(SimpleNamespace(bin=bin_, output=np.array([index, -0.1])))
     sink.close()
     sink.close()
-    received = [inlet.pull_sample(LIMIT) for _ in range(3)]
+    received = pulled(inlet, 3)
     assert received == [([index, -0.1], 7.5 + index) for index in (0.0, 1.0, 2.0)]
 
 
@@ -255,23 +257,40 @@ def test_the_output_describes_itself_and_has_the_times_of_the_input():
 SENDER = """
 import sys, time
 import numpy as np, pylsl
-from live import BIN
 
+BIN = 0.02
 name, channels, first, number, source_id = sys.argv[1], *map(int, sys.argv[2:5]), sys.argv[5]
 info = pylsl.StreamInfo(name, "Counts", channels, 1 / BIN, "float32", source_id=source_id)
 outlet = pylsl.StreamOutlet(info)
+sys.stdin.readline()
 assert outlet.wait_for_consumers(60)
 for index in range(first, first + number):
     counts = np.random.default_rng(index).poisson(0.5, channels)
     outlet.push_sample(counts.tolist(), 1000 + BIN * index)
     time.sleep(0.005)
 print("sent", flush=True)
-time.sleep(60)
+sys.stdin.readline()
 """
 
 
 def sender(name: str, channels: int, first: int, number: int, source_id: str) -> subprocess.Popen:
+    """A process that sends bins when it is told to, and then waits."""
     return start("-c", SENDER, name, channels, first, number, source_id)
+
+
+def go(process: subprocess.Popen) -> None:
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+
+def pulled(inlet: pylsl.StreamInlet, number: int) -> list:
+    """The next samples with their time stamps."""
+    samples = []
+    for _ in range(number):
+        samples.append(inlet.pull_sample(LIMIT))
+        assert samples[-1] != (None, None), f"{len(samples) - 1} of {number} samples arrived"
+    return samples
 
 
 @pytest.fixture
@@ -284,48 +303,90 @@ def processes():
         process.communicate()
 
 
+def counts_sent(channels: int, indices: list[int]) -> np.ndarray:
+    rows = [np.random.default_rng(index).poisson(0.5, channels) for index in indices]
+    return np.array(rows, float)
+
+
+INDICES = [*range(20), *range(50, 70)]  # of the bins of two senders
+
+
 @pytest.mark.parametrize("source_ids", [("same", "same"), ("one", "another"), ("", "")])
-def test_three_processes_survive_a_sender_that_is_killed(tmp_path, processes, source_ids):
-    """Every bin of the first and of the restarted sender is decoded and received."""
+def test_a_sender_is_found_again_whatever_its_source_id(processes, source_ids):
+    """pylsl gives each process another one where its user gives none."""
+    name = next(names)
+    processes.append(sender(name, 3, 0, 20, source_ids[0]))
+    source = open_lsl(name, DECODER, LIMIT)
+    stream = iter(source)
+    go(processes[0])
+    bins = taken(stream, 20)
+    processes[0].kill()
+    processes[0].wait()
+    processes.append(sender(name, 3, 50, 20, source_ids[1]))
+    go(processes[1])
+    bins += taken(stream, 20)
+    np.testing.assert_array_equal([bin_.counts for bin_ in bins], counts_sent(3, INDICES))
+    assert [bin_.index for bin_ in bins] == INDICES
+    assert [bin_.index for bin_ in bins if bin_.jumped] == [50]
+
+
+def test_a_sender_that_comes_back_with_other_channels_is_refused(processes):
+    name = next(names)
+    processes.append(sender(name, 3, 0, 5, "one"))
+    stream = iter(open_lsl(name, DECODER, LIMIT))
+    go(processes[0])
+    taken(stream, 5)
+    processes[0].kill()
+    processes[0].wait()
+    other = outlet(4, name=name)
+    with pytest.raises(BciDecodeError, match=f"^LSL stream '{name}': came back with other chan"):
+        next(stream)
+    del other
+
+
+def test_three_processes_survive_a_sender_that_is_killed(tmp_path, processes):
+    """Sender, decoder and receiver: every bin of a sender and of its restart is received."""
     run = trained(tmp_path, "wiener")
     name, out, channels = next(names), next(names), len(run.units)
-    processes.append(sender(name, channels, 0, 20, source_ids[0]))
+    processes.append(sender(name, channels, 0, 20, "amplifier"))
     command = ["-m", "bci_decode.stream", run.folder, "--lsl-in", name, "--lsl-out", out]
     processes.append(start(*command, "--timeout", LIMIT, "--output", tmp_path / "out"))
+    first, decoder = processes
     inlet = pylsl.StreamInlet(find_stream(out, LIMIT))
     inlet.open_stream(LIMIT)
-    first, decoder = processes
-    assert first.stdout is not None and first.stdout.readline() == "sent\n"
-    received = [inlet.pull_sample(LIMIT) for _ in range(20)]
+    go(first)
+    received = pulled(inlet, 20)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    processes.append(sender(name, channels, 50, 20, source_ids[1]))
-    received += [inlet.pull_sample(LIMIT) for _ in range(20)]
+    processes.append(sender(name, channels, 50, 20, "amplifier"))
+    go(processes[-1])
+    received += pulled(inlet, 20)
 
-    indices = [*range(20), *range(50, 70)]
-    counts = [np.random.default_rng(index).poisson(0.5, channels) for index in indices]
-    expected = StreamingDecoder(run).predict(np.array(counts, np.float32))
+    expected = StreamingDecoder(run).predict(counts_sent(channels, INDICES))
     np.testing.assert_array_equal([sample for sample, _ in received], expected)
-    assert [time for _, time in received] == [1000 + BIN * index for index in indices]
+    assert [time for _, time in received] == [1000 + BIN * index for index in INDICES]
 
     decoder.send_signal(signal.SIGINT)
     output, errors = decoder.communicate(timeout=LIMIT)
     assert decoder.returncode == 0, errors
-    assert f"{name}: 40 bins, 999.98 to " in output.replace("1000.0 to", "999.98 to")
+    assert output.startswith(f"{name}: 40 bins, 1000.0 to 1001.4 s; 9 of 9 units")
     assert "30 bins are missing" in errors and "gaps in the stream: 1" in output
     assert (tmp_path / "out" / "stream.json").is_file()
 
 
-def test_the_command_refuses_what_does_not_fit_in_one_line(tmp_path):
-    run = trained(tmp_path, "wiener").folder
-    for words, says in (
-        (["--lsl-in", "nowhere", "--timeout", "0.2"], "LSL stream 'nowhere': no stream of this"),
-        (["--lsl-in", "a", "--replay", "b"], "two sources are named"),
-        (["--lsl-in", "a", "--start", "3"], "--start: has no effect; remove it, or give --replay"),
-        (["--replay", "a", "--timeout", "3"], "--timeout: has no effect; remove it, or give --lsl"),
-        (["--replay", "a", "--host", "::"], "--host: has no effect; remove it, or give --page"),
-    ):
-        process = start("-m", "bci_decode.stream", run, *words)
-        output, errors = process.communicate(timeout=2 * LIMIT)
-        assert (process.returncode, output) == (2, "")
-        assert errors.startswith(f"error: {says}") and errors.count("\n") == 1, errors
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--lsl-in nowhere --timeout 0.2", "LSL stream 'nowhere': no stream of this name"),
+        ("--lsl-in a --replay b", "two sources are named"),
+        ("--lsl-in a --start 3", "--start: has no effect; remove it, or give --replay"),
+        ("--replay a --timeout 3", "--timeout: has no effect; remove it, or give --lsl-in"),
+        ("--replay a --host ::", "--host: has no effect; remove it, or give --page"),
+    ],
+)
+def test_the_command_refuses_what_does_not_fit(words, says, tmp_path, monkeypatch):
+    run = trained(tmp_path, "wiener").folder if "nowhere" in words else tmp_path
+    monkeypatch.setattr(sys, "argv", ["stream", str(run), *words.split()])
+    with pytest.raises(BciDecodeError) as caught:
+        stream_command()
+    assert str(caught.value).startswith(says)
