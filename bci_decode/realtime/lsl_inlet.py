@@ -28,7 +28,8 @@ def pylsl() -> Any:
         import pylsl as library
     except (ImportError, RuntimeError) as error:  # RuntimeError: it finds no liblsl
         raise BciDecodeError(
-            "Lab Streaming Layer needs pylsl", remedy="pip install 'bci_decode[lsl]'"
+            "Lab Streaming Layer needs pylsl and liblsl",
+            remedy="pip install 'bci_decode[lsl]'; on Linux without x86-64 install both yourself",
         ) from error
     return library
 
@@ -87,7 +88,7 @@ class Inlet:
                 field=f"LSL stream '{self.name}'",
                 remedy="check its sender and the firewall",
             ) from error
-        self._source, self._kind = self.info.source_id(), kind(self.info)
+        self._source, self._kind = identity(self.info), kind(self.info)
         self._resolver: Any = None
         self._heard, self._gone = time.monotonic(), False
 
@@ -146,8 +147,8 @@ class Inlet:
         if self._resolver is None:
             self._resolver = self._lsl.ContinuousResolver(prop="name", value=self.name)
         elif silent > 3 * SILENCE:  # time enough for the search in the background
-            there = {info.source_id(): info for info in self._resolver.results()}
-            if there and (self._source not in there or not self._source):
+            there = {identity(info): info for info in self._resolver.results()}
+            if there and self._source not in there:
                 self._connect_to_same_kind(next(iter(there.values())))
             elif not there and not self._gone:
                 self._gone = True
@@ -167,6 +168,11 @@ class Inlet:
     def close(self) -> None:
         """Disconnect."""
         self._inlet = self._resolver = None
+
+
+def identity(info: Any) -> str:
+    """What tells a stream from others of its name: the source_id, or without one the process."""
+    return info.source_id() or info.uid()
 
 
 def kind(info: Any) -> tuple[int, int, list[str]]:
