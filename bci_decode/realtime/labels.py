@@ -1,23 +1,31 @@
-"""Labels of units in streams of other systems: "M1 003/1" is row 1 of channel "M1 003"."""
+"""Which column of the counts a unit of a live stream is."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable, Sequence
+from numbers import Integral
+from typing import Any
 
-import pandas as pd
+import numpy as np
 
-UNIT = re.compile(r"(?P<channel>(?P<area>\S+).*)/(?P<row>\d+)")
-
-
-def units_of(labels: list[str]) -> pd.DataFrame | None:
-    """The units (channel, area, row) of labels; None where any label is of another kind."""
-    found = [UNIT.fullmatch(label.strip()) for label in labels]
-    if not found or not all(found):
-        return None
-    rows = [(match["channel"], match["area"], int(match["row"])) for match in found if match]
-    return pd.DataFrame(rows, columns=["channel", "area", "row"])
+from bci_decode.errors import BciDecodeError
 
 
-def unit_labels(units: pd.DataFrame) -> list[str]:
-    """Labels of units."""
-    return [f"{unit.channel}/{unit.row}" for unit in units.itertuples()]
+class Labels:
+    """The columns of labeled units: whole numbers are columns, other values are looked up."""
+
+    def __init__(self, labels: Iterable[Any]) -> None:
+        self._known = {label: column for column, label in enumerate(labels)}
+        if any(isinstance(label, Integral) for label in self._known):
+            remedy = "give labels that are no whole numbers: those are columns"
+            raise BciDecodeError("are whole numbers", field="units", remedy=remedy)
+
+    def columns(self, units: np.ndarray | Sequence[Any]) -> np.ndarray:
+        """Column (E,) of each unit; -1 for a label that is unknown."""
+        if isinstance(units, np.ndarray):
+            if units.dtype.kind in "iu":
+                return units.astype(np.intp, copy=False)
+            units = units.tolist()
+        known = self._known
+        columns = [unit if isinstance(unit, Integral) else known.get(unit, -1) for unit in units]
+        return np.array(columns, np.intp)

@@ -23,7 +23,7 @@ import numpy as np
 
 from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.bins import Decoded
-from bci_decode.realtime.labels import unit_labels
+from bci_decode.realtime.unit_labels import unit_labels
 from bci_decode.style import DECODED, PARTS, TRUE
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.adapter import RunModule
 from bci_decode.realtime.decoder import StreamingDecoder
 from bci_decode.realtime.ezmsg_unit import DecoderSettings, DecoderUnit, MessageDecoder
-from bci_decode.realtime.labels import unit_labels
+from bci_decode.realtime.unit_labels import unit_labels
 from bci_decode.runs.load import LoadedRun
 
 
