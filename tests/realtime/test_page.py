@@ -98,7 +98,7 @@ def test_a_browser_that_reads_nothing_holds_up_neither_decoding_nor_other_browse
     """Twenty frames of 0.4 MB are more than all buffers on the way hold."""
     counts, output, rounds, sent = np.ones(400), np.zeros(2), 20, 0
     narrow = socket.socket()
-    narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
     narrow.connect(("127.0.0.1", page.port))
     with stream(page, max_queue=1, sock=narrow) as slow, stream(page) as quick:
         quick.recv(timeout=LIMIT)
