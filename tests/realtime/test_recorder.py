@@ -15,6 +15,7 @@ from bci_decode.data.inspection import inspect, report_text
 from bci_decode.data.session import read_session
 from bci_decode.data.simulate import simulated_file
 from bci_decode.errors import BciDecodeError
+from bci_decode.realtime import journal
 from bci_decode.realtime.binner import SpikeBinner
 from bci_decode.realtime.bins import Bin, Decoded
 from bci_decode.realtime.decoder import StreamingDecoder
@@ -182,6 +183,15 @@ def test_what_a_killed_stream_wrote_is_recovered(tmp_path, caplog):
     assert recover(path) is None
 
 
+def test_the_journal_is_handed_to_the_system_regularly(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "EVERY", 0.0)
+    recorder = Recorder(tmp_path / "live.mat", UNITS, 0.1)
+    for number in range(3):
+        written(recorder, [Bin(number, (number + 1) * 0.1, np.array([1, 0]))])
+        assert len(read_journal(journal_of(tmp_path / "live.mat"))[2]) == number + 1
+    recorder.close()
+
+
 def test_a_stream_without_bins_leaves_no_file(tmp_path, caplog):
     recorder = Recorder(tmp_path / "live.mat", UNITS, 0.1)
     recorder.close()
@@ -209,10 +219,10 @@ def test_no_recording_is_overwritten_or_shared(tmp_path):
         pytest.raises(BciDecodeError, match="another stream records it"),
     ):
         Recorder(tmp_path / "new.mat", UNITS, 0.1)
-    journal = tmp_path / "new.mat.journal"
-    journal.write_text("something else")
+    foreign = tmp_path / "new.mat.journal"
+    foreign.write_text("something else")
     with pytest.raises(BciDecodeError, match=r"new.mat.journal: is no journal of a stream"):
         Recorder(tmp_path / "new.mat", UNITS, 0.1)
     with pytest.raises(BciDecodeError, match="is no journal"):
-        read_journal(journal)
-    assert journal.read_text() == "something else"
+        read_journal(foreign)
+    assert foreign.read_text() == "something else"
