@@ -100,7 +100,7 @@ def test_a_browser_that_reads_nothing_holds_up_neither_decoding_nor_other_browse
     narrow = socket.socket()
     narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
     narrow.connect(("127.0.0.1", page.port))
-    with stream(page, max_queue=1, sock=narrow) as slow, stream(page) as quick:
+    with stream(page, max_queue=1, close_timeout=0.1, sock=narrow) as slow, stream(page) as quick:
         quick.recv(timeout=LIMIT)
         for first in range(0, rounds * BINS, BINS):
             indices = range(first, first + BINS)
