@@ -34,7 +34,7 @@ endif
 NEUROBENCH = indy_20160622_01 indy_20160630_01 indy_20170131_02 loco_20170210_03 loco_20170215_02 loco_20170301_05
 
 .PHONY: help setup train compare explain data data-all data-list data-neurobench inspect simulation-table \
-	test test-loggers test-page lint docs bench bench-layers bench-study clean
+	test test-loggers test-page lint docs bench bench-layers bench-study bench-stream clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sort \
@@ -108,6 +108,9 @@ bench-layers: $(READY)  ## measure the recurrent layers against torch.nn.GRU; AR
 
 bench-study: $(READY)  ## estimate the hours that the whole source study takes; ARGS="--sessions 5"
 	$(BIN)/python scripts/bench/study.py $(ARGS)
+
+bench-stream: $(READY)  ## measure live decoding: latency of each engine; ARGS="--minutes 60" for endurance
+	$(BIN)/python scripts/bench/stream.py $(ARGS)
 
 clean:  ## remove .venv, site and caches; data/ and outputs/ stay
 	rm -rf $(VENV) .venv-mlflow .venv-wandb site .pytest_cache .ruff_cache .mypy_cache dist
