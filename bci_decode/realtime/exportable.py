@@ -1,6 +1,6 @@
 """The step of a run in operations that ONNX has: no complex numbers, no lengths that data decide.
 
-Shapes: B streams, T bins of a window, N units, I inputs, H hidden_size, L layers, D axes.
+Shapes: B streams, T bins of a window, N units, H outputs of a layer, D axes.
 """
 
 from __future__ import annotations
@@ -9,15 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bci_decode.errors import BciDecodeError
-from bci_decode.layers.linear_recurrent import LRU
 from bci_decode.layers.norms import HistoryNorm
-from bci_decode.layers.stacked import Shape, StackedRecurrent
-from bci_decode.layers.weights import SIDES, gate_weights
 from bci_decode.models.decoder import Decoder
 from bci_decode.realtime.graph import StepGraph
+from bci_decode.realtime.one_bin import OneBin, formula_of
 from bci_decode.realtime.stages import CarriedStep, Stage, State, WindowStep
 
 
@@ -27,31 +24,37 @@ def make_exportable(graph: StepGraph) -> None:
     The states keep their names, shapes and values. Raises `BciDecodeError` where a model has no
     step of fixed operations.
     """
-    for stage in list(graph.modules()):
-        if isinstance(stage, CarriedStep | WindowStep):
-            _check(stage.decoder, isinstance(stage, WindowStep))
-            _fix_numbers(stage.decoder)
-            _replace(stage.decoder, nn.RNNBase, OneBin)
-            _replace(stage.decoder, LRU, RealLRU)
-        if isinstance(stage, CarriedStep):
-            stage.complex = [False] * len(stage.complex)
-    _replace(graph, WindowStep, ScannedWindow)
+    for parent, name, stage in _children(graph, WindowStep):
+        setattr(parent, name, ScannedWindow(stage))
+    for parent, name, stage in _children(graph, CarriedStep):
+        _check(stage.decoder)
+        _fix_numbers(stage.decoder)
+        setattr(parent, name, CarriedBin(stage))
 
 
-def _check(decoder: Decoder, in_window: bool) -> None:
-    if in_window and decoder.bidirectional:
+def _children(root: nn.Module, kind: type) -> list[tuple[nn.Module, str, Any]]:
+    """The modules of a kind, each with its parent and its name there."""
+    return [
+        (parent, name, child)
+        for parent in root.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, kind)
+    ]
+
+
+def _check(decoder: Decoder) -> None:
+    if decoder.bidirectional:
         raise BciDecodeError(
             "a bidirectional model cannot be exported: it runs through each window backward too",
             field="bidirectional",
             remedy="use engine=torch, or train with bidirectional=false",
         )
-    for name, module in decoder.named_modules():
-        if getattr(module, "per_step", False) and not hasattr(module, "norms"):
-            raise BciDecodeError(
-                "cannot be exported: it has other statistics in each bin of a stream",
-                field=f"{type(module).__name__} ({name})",
-                remedy="use engine=torch, or train with model.recurrent.norm=batch_shared",
-            )
+    if any(getattr(module, "per_step", False) for module in decoder.modules()):
+        raise BciDecodeError(
+            "cannot be exported: its norm has other statistics in each bin of a stream",
+            field="model.recurrent.norm",
+            remedy="use engine=torch, or train with model.recurrent.norm=batch_shared",
+        )
 
 
 def _fix_numbers(decoder: nn.Module) -> None:
@@ -62,104 +65,31 @@ def _fix_numbers(decoder: nn.Module) -> None:
                 setattr(module, name, int(module._buffers.pop(name)))  # type: ignore[arg-type]
 
 
-def _replace(parent: nn.Module, kind: Any, make: Any) -> None:
-    """Replace the modules of a kind by what `make` makes of them."""
-    for module in list(parent.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, kind):
-                setattr(module, name, make(child))
+class CarriedBin(CarriedStep):
+    """`CarriedStep` whose layers are formulas of one bin, where there are such."""
 
+    def __init__(self, stage: CarriedStep):
+        nn.Module.__init__(self)
+        self.decoder, self.step, self.single = stage.decoder, stage.step, stage.single
+        self.complex = [False] * len(stage.complex)
+        for parent, name, layer in _children(self.decoder, nn.Module):
+            if formula_of(layer) is not None:
+                setattr(parent, name, OneBin(layer))
+        alone = isinstance(self.decoder.recurrent, OneBin)
+        self.plain = alone and isinstance(self.decoder.norm, nn.Identity)
 
-class OneBin(StackedRecurrent):
-    """A `torch.nn.GRU`, LSTM or RNN of one direction, bin by bin as its definition has it.
-
-    As single operations, what a state gives can be computed before the counts are there; the
-    exporter's own form is one operation for a layer.
-    """
-
-    def __init__(self, layer: nn.RNNBase):
-        super().__init__()
-        self.input_size, self.hidden_size = layer.input_size, layer.hidden_size
-        self.num_layers, self.batch_first = layer.num_layers, layer.batch_first
-        self.dropout, self.bidirectional, self.mode = 0.0, False, layer.mode
-        self.projected = layer.proj_size
-        for name, parameter in layer.named_parameters():
-            self.register_parameter(name, parameter)
-
-    @property
-    def output_size(self) -> int:
-        return self.projected or self.hidden_size
-
-    @property
-    def state_shapes(self) -> tuple[Shape, ...]:
-        one = (self.output_size,)
-        return (one, (self.hidden_size,)) if self.mode == "LSTM" else (one,)
-
-    def _run_direction(
-        self, x: Tensor, state: Any, suffix: str, index: Tensor | None
-    ) -> tuple[Tensor, Any]:
-        if state is None:
-            state = tuple(x.new_zeros(x.shape[1], *shape) for shape in self.state_shapes)
-            state = state if self.mode == "LSTM" else state[0]
-        outputs = []
-        for bin_ in x:
-            state = self._next(bin_, state, suffix)
-            outputs.append(state[0] if self.mode == "LSTM" else state)
-        return torch.stack(outputs), state
-
-    def _next(self, x: Tensor, state: Any, suffix: str) -> Any:
-        inputs, recurrent = (gate_weights(self, side, suffix) for side in SIDES)
-        h, cell = state if self.mode == "LSTM" else (state, None)
-        u, a = F.linear(x, *inputs[:2]), F.linear(h, *recurrent[:2])
-        if self.mode == "GRU":
-            sizes = [2 * self.hidden_size, self.hidden_size]
-            (gates_u, new_u), (gates_a, new_a) = u.split(sizes, -1), a.split(sizes, -1)
-            r, z = torch.sigmoid(gates_u + gates_a).split(self.hidden_size, -1)
-            new = torch.tanh(new_u + r * new_a)
-            return new + z * (h - new)
-        if self.mode == "LSTM":
-            i, f, g, o = (u + a).split(self.hidden_size, -1)
-            cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
-            h = torch.sigmoid(o) * torch.tanh(cell)
-            return (F.linear(h, getattr(self, f"weight_hr_{suffix}")) if self.projected else h), cell
-        return torch.tanh(u + a) if self.mode == "RNN_TANH" else torch.relu(u + a)
-
-
-class RealLRU(StackedRecurrent):
-    """An `LRU` of one direction whose state is pairs of real numbers (L, B, H, 2)."""
-
-    def __init__(self, layer: LRU):
-        super().__init__()
-        self.input_size, self.hidden_size = layer.input_size, layer.hidden_size
-        self.num_layers, self.batch_first = layer.num_layers, layer.batch_first
-        self.dropout, self.bidirectional, self.layer = 0.0, False, layer
-        for number in range(self.num_layers):
-            real = torch.view_as_real(layer.eigenvalues(f"l{number}").detach())  # (H, 2)
-            self.register_buffer(f"real_l{number}", real[:, :1].clone())
-            turned = real[:, 1:] * torch.tensor([-1.0, 1.0])  # i (a + i b) = -b + i a
-            self.register_buffer(f"turned_l{number}", turned)
-
-    @property
-    def state_shapes(self) -> tuple[Shape, ...]:
-        return ((self.hidden_size, 2),)
-
-    def _run_direction(
-        self, x: Tensor, state: Any, suffix: str, index: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        layer = self.layer
-        real, turned = (getattr(self, f"{name}_{suffix}") for name in ("real", "turned"))
-        h = x.new_zeros(x.shape[1], *self.state_shapes[0]) if state is None else state
-        pairs = []
-        for inputs in layer.project(x, suffix).unflatten(-1, (-1, 2)):
-            h = real * h + turned * h.flip(-1) + inputs
-            pairs.append(h)
-        return layer.read_out(torch.stack(pairs).flatten(-2), x, suffix), h
+    def one(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        if not self.plain:
+            return super().one(x, state)
+        layer: Any = self.decoder.recurrent
+        y, following = layer.one(self.decoder.encode(x), state)
+        return self.decoder.head(y), following
 
 
 class ScannedWindow(Stage):
-    """`WindowStep` whose bins are run one by one; a state before the first bin stays at zero.
+    """`WindowStep` whose bins are run one by one; the state before the first bin stays as it is.
 
-    The loop is an ONNX Scan, whose graph does not grow with the window.
+    The loop is an ONNX Scan, so that the graph does not grow with the window.
     """
 
     def __init__(self, stage: WindowStep):
