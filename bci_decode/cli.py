@@ -1,4 +1,4 @@
-"""The console command: `bci-decode train|search|evaluate|export|compare|inspect|download`."""
+"""The console command: `bci-decode train|search|evaluate|stream|export|compare|inspect|download`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ COMMANDS = {  # name: (where its function is, its purpose)
     "train": ("bci_decode.train:main", "train a decoder on a session, or sweep over many"),
     "search": ("bci_decode.cli:search", "draw settings at random and keep the best by validation"),
     "evaluate": ("bci_decode.evaluate:main", "score and plot a trained decoder on a session"),
+    "stream": ("bci_decode.stream:main", "run a trained decoder live"),
     "export": ("bci_decode.export:main", "write a trained decoder as an ONNX model"),
     "compare": ("bci_decode.cli:compare", "tables and figures of many runs"),
     "inspect": ("bci_decode.cli:inspect", "report what is in a recording"),

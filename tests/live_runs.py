@@ -19,7 +19,7 @@ from bci_decode.training.closed_form import fit_closed_form
 CLOSED_FORM = ("wiener", "cascade", "kalman", "kalman_velocity")
 
 
-def made_run(folder: Path, session: bd.Session, *words: str, scale: float = 0.3) -> LoadedRun:
+def made_run(folder: Path, session: bd.Session, *words: str, scale: float = 0.1) -> LoadedRun:
     """A run in `folder` that was not trained, but whose weights are not the initial ones.
 
     Closed-form models are fitted. The `words` are those of a command line.

@@ -140,9 +140,17 @@ def _counts(
     if presence is None:
         return count_spikes(session.spike_times, members, edges, bin_width)
     each = whole_ratio("presence", bin_width, presence)
-    inner = edges[:-1, None] + bin_width / each * np.arange(each)
-    fine = snap_to_samples(np.append(inner.ravel(), edges[-1]), session.t)
+    fine = interval_edges(session, edges, bin_width, presence)
     return presence_sums(count_spikes(session.spike_times, members, fine, bin_width / each), each)
+
+
+def interval_edges(
+    session: Session, edges: np.ndarray, bin_width: float, presence: float
+) -> np.ndarray:
+    """Edges (T each + 1,) of the `each` intervals of `presence` s in every bin, on the clock."""
+    each = whole_ratio("presence", bin_width, presence)
+    inner = edges[:-1, None] + bin_width / each * np.arange(each)
+    return snap_to_samples(np.append(inner.ravel(), edges[-1]), session.t)
 
 
 def count_spikes(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bci_decode.errors import BciDecodeError
+from bci_decode.models.heads import in_float64
 
 # windows per bin, from which projecting each bin once pays for gathering the projections
 MIN_OVERLAP = 1.5
@@ -95,7 +96,7 @@ class Decoder(TrainedDecoder):
     ) -> tuple[Tensor, Tensor]:
         """Kinematics (B, T - first_output, D) of the bins from `first_output` on, and the state."""
         y, state = self.features(self.encode(counts), state)
-        return self.head(y[:, first_output:]), state
+        return self._read_out(y[:, first_output:]), state
 
     def encode(self, counts: Tensor) -> Tensor:
         """What the recurrent layer gets of counts (B, T, N)."""
@@ -125,7 +126,15 @@ class Decoder(TrainedDecoder):
             return self(counts[windows], first_output=first_output)[0]
         bins = self._encoded(counts[first : last + 1])
         y, _ = self.recurrent.forward_windows(bins, windows - first)  # type: ignore[operator]
-        return self.head(self.norm(y)[:, first_output:])
+        return self._read_out(self.norm(y)[:, first_output:])
+
+    def _read_out(self, y: Tensor) -> Tensor:
+        """The head's kinematics of y (B, T, H).
+
+        Evaluation sums in float64: an axis is a small difference of large sums, whose rounding in
+        float32 is most of the error of a decoded stream.
+        """
+        return self.head(y) if self.training else in_float64(self.head, y)
 
     def _encoded(self, counts: Tensor) -> Tensor:
         return counts if self.encoder is None else self.encoder(counts)

@@ -194,11 +194,11 @@ class StreamingDecoder:
         shape = (len(self.units),)
         if values.shape != shape:
             raise _bad_counts(f"have shape {values.shape}, the decoder needs {shape}")
-        values = values.astype(np.float32)
-        if not (values.min() >= 0 and values.max() < np.inf):
+        whole = values.dtype.kind in "ui"
+        if not (values.min() >= 0 and (whole or values.max() < np.inf)):  # NaN fails both
             unit = int(np.argmin((values >= 0) & (values < np.inf)))
             raise _bad_counts(f"are {values[unit]} for unit {unit}")
-        return values
+        return values.astype(np.float32)
 
 
 def _bad_counts(problem: str) -> BciDecodeError:

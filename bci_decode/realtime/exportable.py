@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bci_decode.errors import BciDecodeError
 from bci_decode.layers.norms import HistoryNorm
 from bci_decode.models.decoder import Decoder
+from bci_decode.models.heads import Float64Head
 from bci_decode.realtime.graph import StepGraph
 from bci_decode.realtime.one_bin import OneBin, formula_of
 from bci_decode.realtime.stages import CarriedStep, Stage, State, WindowStep
@@ -99,7 +100,7 @@ class ScannedWindow(Stage):
         self.norm = decoder.norm if isinstance(decoder.norm, HistoryNorm) else None
         if self.norm is not None:
             decoder.norm = nn.Identity()
-        self.head, decoder.head = decoder.head, nn.Identity()
+        self.head, decoder.head = decoder.head, Float64Head(nn.Identity())  # the last bin's alone
         self.carried = CarriedStep(decoder, 1)
         self._carry = tuple(self.carried.initial().values())
 

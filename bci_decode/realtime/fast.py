@@ -5,6 +5,8 @@ Shapes: N units, D axes of the target, L layers, H hidden_size.
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -83,8 +85,7 @@ class FastEngine:
         scaled /= self._std
         output = self._members[0].step(scaled)
         for member in self._members[1:]:
-            output = output + member.step(scaled)
-        output = output.astype(np.float64)
+            output += member.step(scaled)
         if len(self._members) > 1:
             output /= len(self._members)
         if self._filter is not None:
@@ -190,15 +191,15 @@ class LowPass:
         return filtered[0]
 
 
-def _head(head: nn.Module) -> Any:
-    """A function from the outputs of a layer (H,) to the axes (D,)."""
-    if type(head) is nn.Linear:
-        weight, bias = (p.detach().numpy().copy() for p in (head.weight, head.bias))
-        return lambda y: weight @ y + bias
-    own = head.eval()
+def _head(head: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from the outputs of a layer (H,) to the axes (D,), in float64."""
+    if type(head) is nn.Linear and head.bias is not None:
+        weight, bias = (p.detach().double().numpy() for p in (head.weight, head.bias))
+        return lambda y: weight.dot(y.astype(np.float64)) + bias
+    exact = copy.deepcopy(head).eval().double()
 
     def run(y: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return own(torch.from_numpy(y)[None])[0].numpy()
+            return exact(torch.from_numpy(y.astype(np.float64))[None])[0].numpy()
 
     return run

@@ -16,6 +16,7 @@ from bci_decode.data.dataset import Window
 from bci_decode.errors import BciDecodeError
 from bci_decode.models.cascade import WienerCascade
 from bci_decode.models.decoder import Decoder, TrainedDecoder, check_window
+from bci_decode.models.heads import Float64Head
 from bci_decode.models.kalman import KalmanFilter
 from bci_decode.models.wiener import WienerFilter
 from bci_decode.realtime.closed_form import CascadeStep, KalmanStep, WienerStep
@@ -107,6 +108,7 @@ def _member_step(decoder: Decoder, window: Window) -> Stage:
     for module in decoder.modules():
         if hasattr(module, "use_fused"):
             module.use_fused = False  # type: ignore[assignment]
+    decoder.head = Float64Head(decoder.head)
     if window.history is None:
         return CarriedStep(decoder, window.step)
     return WindowStep(decoder, window.history, window.step)

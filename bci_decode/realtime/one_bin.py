@@ -34,6 +34,13 @@ class OneBin(nn.Module):
         self.bin_dimension = 1 if layer.batch_first else 0
         self.bidirectional, self.hidden_size = False, layer.hidden_size
 
+    @property
+    def state_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """As `StackedRecurrent.state_shapes`."""
+        if isinstance(self.layer, LRU):
+            return ((self.hidden_size, 2),)
+        return getattr(self.layer, "state_shapes", ((self.hidden_size,),))
+
     def one(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """The outputs (B, H) of inputs (B, I), and the next state, each tensor (B, L, ...)."""
         assert self.formula is not None

@@ -18,13 +18,13 @@ from bci_decode.config import TARGETS, DataConfig
 from bci_decode.data.binning import BinnedSession, bin_session
 from bci_decode.data.dataset import Dataset, Scaler, Window
 from bci_decode.data.session import Session, read_session
-from bci_decode.data.split import enclosing
 from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation.decoding import predictor
 from bci_decode.evaluation.scores import score_table
-from bci_decode.files import expand_user, md5_of
+from bci_decode.files import expand_user
 from bci_decode.models.decoder import TrainedDecoder
 from bci_decode.runs.build import build_model
+from bci_decode.runs.scored_bins import bins_within, scored_bins
 from bci_decode.training.checkpoint import load_weights, read_checkpoint
 
 log = logging.getLogger(__name__)
@@ -238,7 +238,7 @@ class LoadedRun:
         bidirectional.
         """
         binned = session if isinstance(session, BinnedSession) else self.bin(session)
-        bins = _bins_within(binned, start, stop)
+        bins = bins_within(binned, start, stop)
         decoded = self._decode_bins(binned, self.match_units(binned), bins)
         table = pd.DataFrame(decoded, columns=list(self.axes))
         table.insert(0, "time", binned.edges[1:][bins])
@@ -263,17 +263,7 @@ class LoadedRun:
         if not isinstance(session, Session):
             session = read_session(session)
         binned = self.bin(session)
-        bins, overlaps = _bins_within(binned, start, stop), []
-        trained_on = self.state["session"]
-        if md5_of(session.path) == trained_on["md5"]:
-            split = {name: slice(*ends) for name, ends in trained_on["split_bins"].items()}
-            if start is None and stop is None:
-                log.info("%s: trained on it, so its test part alone is scored", session.name)
-                bins = split["test"]
-            overlaps = _overlapping(bins, split)
-        if overlaps:
-            line = "%s: the %s part, which the run learned from, is scored too"
-            log.warning(line, session.name, " and ".join(overlaps))
+        bins, overlaps = scored_bins(self.state["session"], session, binned, start, stop)
         columns = self.match_units(binned)
         return {
             "time": binned.edges[1:][bins],
@@ -299,29 +289,3 @@ class LoadedRun:
         """
         found = self.predictions(session, start, stop)
         return score_table(found["true"], found["decoded"], self.axes)
-
-
-def _bins_within(binned: BinnedSession, start: float | None, stop: float | None) -> slice:
-    """The bins that lie in a range of the session's clock."""
-    slack = 1e-6 * binned.bin_width
-    first = 0 if start is None else int(np.searchsorted(binned.edges[:-1], start - slack))
-    last = len(binned.counts)
-    if stop is not None:
-        last = int(np.searchsorted(binned.edges[1:], stop + slack, side="right"))
-    if last - first < 2:
-        raise BciDecodeError(
-            f"fewer than two bins lie from {start} to {stop} s",
-            file=binned.name,
-            remedy=f"the session lasts from {binned.edges[0]:.1f} to {binned.edges[-1]:.1f} s",
-        )
-    return slice(first, last)
-
-
-def _overlapping(bins: slice, split: dict[str, slice]) -> list[str]:
-    """The parts that a run learns from and that share a bin with `bins`."""
-    learned = [name for name in ("train", "val") if name in split and name not in enclosing(split)]
-    return [
-        name
-        for name in learned
-        if max(bins.start, split[name].start) < min(bins.stop, split[name].stop)
-    ]

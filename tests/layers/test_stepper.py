@@ -13,7 +13,7 @@ from torch import nn
 from bci_decode.layers import GRU, LayerNormGRU, cpu
 from bci_decode.layers.cpu.kernels import kernels_of
 from bci_decode.layers.cpu.rows import FORMS as FORM_NUMBERS
-from bci_decode.layers.cpu.stepper import Stepper
+from bci_decode.layers.cpu.stepper import Stepper, WindowStepper
 
 FORMS = [
     (GRU, {"bias": True}),
@@ -162,3 +162,39 @@ class OtherNorm(LayerNormGRU):
 def test_an_unsupported_layer_is_refused(layer, problem):
     with pytest.raises(ValueError, match=f"can step only a unidirectional GRU or .*: {problem}"):
         Stepper(layer())
+
+
+@pytest.mark.parametrize(("kind", "options"), FORMS, ids=str)
+def test_a_prepared_step_has_the_same_bits(kind, options):
+    stepper = Stepper(moved(kind, num_layers=2, **options))
+    h = np.zeros((2, 8), np.float32)
+    for x in np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32):
+        expected = stepper.step(x, h)
+        stepper.prepare(h)
+        np.testing.assert_array_equal(stepper.step(x, h, prepared=True), expected)
+        h = expected
+
+
+@pytest.mark.parametrize("step", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(("kind", "options"), FORMS, ids=str)
+def test_a_moving_window_has_the_bits_of_every_window(kind, options, dtype, step):
+    layer = moved(kind, 37, 30, num_layers=2, batch_first=True, **options).to(dtype)
+    x, history = torch.randn(25, 37, dtype=dtype), 4
+    stepper = WindowStepper(layer, history, step)
+    for t, bin_ in enumerate(x.numpy()):
+        y = stepper.step(bin_)
+        bins = torch.tensor([b for b in range(t - 3 * step, t + 1, step) if b >= 0])
+        expected, _ = layer.forward_windows(x, bins[None])
+        np.testing.assert_array_equal(y, expected[0].detach().numpy())
+
+
+def test_a_moving_window_continues_from_a_state():
+    layer, x = moved(GRU, num_layers=2), np.ones((9, 6), np.float32)
+    stepper, other = WindowStepper(layer, 3), WindowStepper(layer, 3)
+    for bin_ in x[:5]:
+        stepper.step(bin_)
+    other.state = {name: values.copy() for name, values in stepper.state.items()}
+    np.testing.assert_array_equal(other.step(x[5]), stepper.step(x[5]))
+    stepper.reset()
+    assert len(stepper.step(x[0])) == 1

@@ -1,0 +1,98 @@
+"""A journal on disk: what a live stream appends to while it runs, and what is left after a kill."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from bci_decode.errors import BciDecodeError
+
+MAGIC = b"bci_decode journal 1\n"
+EVENTS, BIN = b"E", b"B"  # kinds of records
+HEAD = struct.Struct("<cI")  # of a record: its kind, and the bytes that follow
+EVENT = np.dtype([("time", "<f8"), ("column", "<i4")])
+EVERY = 1.0  # s after which what was written is handed to the system
+
+
+class Journal:
+    """Appends records of events and bins; a killed process loses its last second at most."""
+
+    def __init__(self, path: Path, header: dict[str, Any]) -> None:
+        self.path = path
+        self._flushed = perf_counter()
+        try:
+            self._file = path.open("xb")
+            self._file.write(MAGIC + json.dumps(header).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise unwritable(path, error) from error
+
+    def events(self, times: np.ndarray, columns: np.ndarray) -> None:
+        """Append events, times (E,) in s and columns (E,)."""
+        events = np.empty(len(times), EVENT)
+        events["time"], events["column"] = times, columns
+        self._append(EVENTS, events.tobytes())
+
+    def bin(self, *numbers: np.ndarray) -> None:
+        """Append the numbers of a bin."""
+        self._append(BIN, np.concatenate(numbers).astype("<f8").tobytes())
+
+    def _append(self, kind: bytes, content: bytes) -> None:
+        try:
+            self._file.write(HEAD.pack(kind, len(content)) + content)
+            now = perf_counter()
+            if now > self._flushed + EVERY:
+                self._file.flush()
+                self._flushed = now
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+
+    def close(self) -> None:
+        """Hand everything to the system."""
+        try:
+            self._file.close()
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+
+
+def read_journal(path: Path) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """Header, events (of dtype `EVENT`) and bins (T, columns) of a journal.
+
+    A record that was cut short by a kill is left out.
+    """
+    with path.open("rb") as file:
+        content = memoryview(file.read())
+    head = bytes(content[: 1 << 20]).split(b"\n", 2)
+    if bytes(content[: len(MAGIC)]) != MAGIC or len(head) < 3:
+        raise BciDecodeError("is no journal of a stream", file=path, remedy="move it away")
+    records: dict[bytes, list[memoryview]] = {EVENTS: [], BIN: []}
+    for kind, record in _records(content[len(head[0]) + len(head[1]) + 2 :]):
+        records[kind].append(record)
+    events = np.frombuffer(b"".join(records[EVENTS]), EVENT)
+    bins = np.frombuffer(b"".join(records[BIN]), "<f8")
+    width = len(records[BIN][0]) // 8 if records[BIN] else 1
+    return json.loads(head[1]), events, bins.reshape(-1, width)
+
+
+def _records(content: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    start = 0
+    while start + HEAD.size <= len(content):
+        kind, size = HEAD.unpack_from(content, start)
+        start += HEAD.size
+        if start + size > len(content):
+            return
+        yield kind, content[start : start + size]
+        start += size
+
+
+def unwritable(path: Path, error: OSError) -> BciDecodeError:
+    remedy = "free some space, or choose another place"
+    return BciDecodeError(
+        f"cannot be written ({error.strerror or error})", file=path, remedy=remedy
+    )

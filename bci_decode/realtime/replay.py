@@ -1,0 +1,157 @@
+"""Replay a recording as a live source: its spikes in order of time, as fast as they were or faster.
+
+Shapes: E events, N units, T bins, D axes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bci_decode.data.binning import BinnedSession, interval_edges, select_units
+from bci_decode.data.counts import whole_ratio
+from bci_decode.data.session import Session, clock_gaps, read_session
+from bci_decode.errors import BciDecodeError
+from bci_decode.realtime.binner import SpikeBinner
+from bci_decode.realtime.bins import Bin
+from bci_decode.runs.load import LoadedRun
+from bci_decode.runs.scored_bins import scored_bins
+
+MAX_SPEED = math.inf
+
+
+class Replay:
+    """A source that replays a recording as spike events, with the true target of each bin.
+
+    `run` is a `LoadedRun`, or a streaming decoder that has one as `run`: its settings make the
+    bins. `speed` 1 is the recording's own pace, 10 is ten times as fast, inf does not wait. Without
+    `start` and `stop` (s of the recording's clock), the session that the run was trained on is
+    replayed in its test part, any other whole, as `LoadedRun.predictions` does.
+
+    The events of a bin come in one piece at the bin's end, and each bin is given `tolerance` s
+    later. Counts equal `run.bin(session).counts` of the same bins. A bin after a gap of more than
+    `max_gap` s in the recording's clock has `jumped`; the bins of the gap are empty.
+    """
+
+    def __init__(
+        self,
+        run: LoadedRun | Any,
+        file: Session | str | Path,
+        speed: float = 1.0,
+        start: float | None = None,
+        stop: float | None = None,
+        *,
+        tolerance: float = 0.0,
+        max_gap: float = 1.0,
+    ) -> None:
+        if not speed > 0:
+            raise BciDecodeError(f"is {speed}", field="speed", remedy="give a number above 0")
+        if not max_gap > 0:
+            raise BciDecodeError(f"is {max_gap} s", field="max_gap", remedy="give seconds above 0")
+        run = getattr(run, "run", run)
+        session = file if isinstance(file, Session) else read_session(file)
+        binned = run.bin(session)
+        bins, self.overlaps = scored_bins(run.state["session"], session, binned, start, stop)
+        config = run.config
+        window = config.count_window
+        summed = 1 if window is None else whole_ratio("count_window", window, config.bin_width)
+        first = max(0, bins.start - summed + 1)  # earlier bins count in the sums of the first one
+        self._lead = bins.start - first
+        self._edges = edges = binned.edges[first : bins.stop + 1]
+        self._true = binned.kinematics[bins]
+        self._jumps = _bins_after_gaps(session, binned, bins, max_gap)
+        self._times, self._columns = _events(session, config.units, config.area, edges)
+        fine = edges
+        if config.presence is not None:
+            fine = interval_edges(session, edges, config.bin_width, config.presence)
+        self.session, self.units, self.bin_width = session, binned.units, binned.bin_width
+        self.speed = speed
+        self.binner = SpikeBinner(
+            len(binned.units),
+            binned.bin_width,
+            edges=fine,
+            tolerance=tolerance,
+            max_gap=max(max_gap, binned.bin_width),
+            presence=config.presence,
+            count_window=config.count_window,
+        )
+        self._closed = False
+
+    def __len__(self) -> int:
+        """The number of bins."""
+        return len(self._true)
+
+    @property
+    def deadline(self) -> float | None:
+        """Seconds from a bin's end to the next one's; None at full speed."""
+        return None if math.isinf(self.speed) else self.bin_width / self.speed
+
+    def __iter__(self) -> Iterator[Bin]:
+        cuts = self._times.searchsorted(self._edges)
+        origin = time.perf_counter()
+        began = self._edges[self._lead]
+        for position, end in enumerate(self._edges[1:].tolist()):
+            if self._closed:
+                return
+            arrived = self._wait(origin + (end - began) / self.speed)
+            piece = slice(cuts[position], cuts[position + 1])
+            found = self.binner.add(self._times[piece], self._columns[piece], arrived)
+            yield from self._with_truth(found + self.binner.advance(end, arrived))
+        yield from self._with_truth(self.binner.flush())
+
+    def close(self) -> None:
+        """End the replay before the next bin."""
+        self._closed = True
+
+    def _wait(self, due: float) -> float:
+        """Sleep until `due` and return when the input was in hand.
+
+        If the decoder is behind, the input was in hand at `due` already.
+        """
+        now = time.perf_counter()
+        if math.isinf(self.speed):
+            return now
+        if due <= now:
+            return due
+        time.sleep(due - now)
+        return time.perf_counter()
+
+    def _with_truth(self, bins: list[Bin]) -> Iterator[Bin]:
+        """The bins from the first one that is wanted, with their targets."""
+        for found in bins:
+            index = found.index - self._lead
+            if index >= 0:
+                true, jumped = self._true[index], index in self._jumps
+                yield Bin(index, found.time, found.counts, true, jumped, found.arrived)
+
+
+def _events(
+    session: Session, units: str, area: str, edges: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Times (E,) within the edges, in order, and columns (E,) of all spikes of the chosen units."""
+    times, columns = [], []
+    for column, members in enumerate(select_units(session, units, area)["members"]):
+        for unit in members:
+            spikes = session.spike_times[unit]
+            inside = spikes[(spikes >= edges[0]) & (spikes < edges[-1])]
+            times.append(inside)
+            columns.append(np.full(len(inside), column, np.intp))
+    together = np.concatenate(times)
+    order = np.argsort(together, kind="stable")
+    return together[order], np.concatenate(columns)[order]
+
+
+def _bins_after_gaps(
+    session: Session, binned: BinnedSession, bins: slice, max_gap: float
+) -> set[int]:
+    """The first bin after each gap of the recording's clock, counted from the first of `bins`."""
+    before = clock_gaps(session.t)
+    ends = session.t[before + 1]
+    ends = ends[ends - session.t[before] > max_gap]
+    first = binned.edges[1:].searchsorted(ends, side="right") - bins.start
+    return {int(number) for number in first if number > 0}
