@@ -16,7 +16,7 @@ from bci_decode.models.decoder import Decoder
 from bci_decode.models.heads import Float64Head
 from bci_decode.realtime.graph import StepGraph
 from bci_decode.realtime.one_bin import OneBin, formula_of
-from bci_decode.realtime.stages import CarriedStep, Stage, State, WindowStep
+from bci_decode.realtime.stages import CarriedStep, Stage, State, WindowStep, _as_tuple
 
 
 def make_exportable(graph: StepGraph) -> None:
@@ -80,11 +80,13 @@ class CarriedBin(CarriedStep):
         self.plain = alone and isinstance(self.decoder.norm, nn.Identity)
 
     def one(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        if not self.plain:
-            return super().one(x, state)
-        layer: Any = self.decoder.recurrent
-        y, following = layer.one(self.decoder.encode(x), state)
-        return self.decoder.head(y), following
+        decoder = self.decoder
+        if self.plain:
+            layer: Any = decoder.recurrent
+            y, following = layer.one(decoder.encode(x), state)
+            return decoder.head(y), following
+        outputs, after = decoder.features(decoder.encode(x[:, None]), self._inside(state))
+        return decoder.head(outputs[:, 0]), self._outside(_as_tuple(after))
 
 
 class ScannedWindow(Stage):

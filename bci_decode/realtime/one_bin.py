@@ -113,10 +113,10 @@ def _rnn(layer: Any, x: Tensor, state: State, suffix: str) -> tuple[Tensor, Stat
 def _lru(layer: LRU, x: Tensor, state: State, suffix: str) -> tuple[Tensor, State]:
     nu, theta = (getattr(layer, f"{name}_log_{suffix}").exp() for name in ("nu", "theta"))
     radius = torch.exp(-nu)
-    real, imaginary = ((radius * part)[:, None] for part in (torch.cos(theta), torch.sin(theta)))
+    real, imaginary = radius * torch.cos(theta), radius * torch.sin(theta)
+    turn = torch.stack([-imaginary, imaginary], -1)  # i (a + i b) = -b + i a
     (h,) = state  # (B, H, 2)
-    turned = h.flip(-1) * torch.tensor([-1.0, 1.0])  # i (a + i b) = -b + i a
-    h = real * h + imaginary * turned + layer.project(x, suffix).unflatten(-1, (-1, 2))
+    h = real[:, None] * h + turn * h.flip(-1) + layer.project(x, suffix).unflatten(-1, (-1, 2))
     return layer.read_out(h.flatten(-2), x, suffix), (h,)
 
 
