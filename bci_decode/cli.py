@@ -1,4 +1,4 @@
-"""The console command: `bci-decode train|search|evaluate|stream|export|compare|inspect|download`."""
+"""The console command `bci-decode COMMAND ...`: `COMMANDS` lists what there is."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def _described(name: str, tensor: Tensor) -> dict[str, Any]:
 
 def _exported(step: nn.Module, names: list[str], example: tuple[Tensor, ...], opset: int) -> Any:
     """The model proto; the example's one stream becomes two, for 1 would be taken as fixed."""
-    streams = torch.export.Dim("streams")
+    streams = torch.export.Dim("streams", min=2)  # tracing branches at 1; the graph runs with any
     two = tuple(torch.cat([tensor, tensor]) for tensor in example)
     try:
         with _quiet(), torch.no_grad():

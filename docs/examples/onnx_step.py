@@ -1,6 +1,6 @@
 """Decode counts bin by bin with an exported decoder: NumPy and onnxruntime are all it needs.
 
-    python onnx_step.py decoder.onnx [counts.npy]      counts (bins, units) of an .npy file
+python onnx_step.py decoder.onnx [counts.npy]      counts (bins, units) of an .npy file
 """
 
 import json

@@ -231,9 +231,7 @@ def called(capsys, monkeypatch, *words) -> tuple[int, str, str]:
     return code, *capsys.readouterr()
 
 
-def test_the_command_uses_the_runs_own_recording(
-    made, recording, tmp_path, capsys, monkeypatch
-):
+def test_the_command_uses_the_runs_own_recording(made, recording, tmp_path, capsys, monkeypatch):
     run, path = made("gru"), tmp_path / "out.onnx"
     md5 = hashlib.md5(recording.read_bytes()).hexdigest()
     state = torch.load(run.folder / "best.pt") | {"session": {"name": "s", "md5": md5}}
@@ -279,7 +277,9 @@ def test_mistakes_are_one_line(words, line, made, tmp_path, capsys, monkeypatch)
 @pytest.mark.parametrize("name", ["onnx", "onnxscript", "onnxruntime"])
 def test_a_missing_library_is_named(name, made, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(BciDecodeError, match=rf"{name} is not installed; pip install 'bci_decode\["):
+    with pytest.raises(
+        BciDecodeError, match=rf"{name} is not installed; pip install 'bci_decode\["
+    ):
         export.export_onnx(made("gru"), tmp_path / "out.onnx")
     assert list(tmp_path.iterdir()) == []
 
