@@ -144,6 +144,7 @@ def test_a_state_of_a_file_is_a_copy(made, exported):
         (lambda counts: counts[:-1], r"counts: have shape \(\d+,\), the decoder needs"),
         (lambda counts: counts[None], "have shape"),
         (lambda counts: np.where(np.arange(len(counts)) == 2, np.nan, counts), "nan for unit 2"),
+        (lambda counts: np.where(np.arange(len(counts)) == 3, np.inf, counts), "inf for unit 3"),
         (lambda counts: np.where(np.arange(len(counts)) == 1, -1.0, counts), "-1.0 for unit 1"),
     ],
 )
