@@ -34,7 +34,7 @@ endif
 NEUROBENCH = indy_20160622_01 indy_20160630_01 indy_20170131_02 loco_20170210_03 loco_20170215_02 loco_20170301_05
 
 .PHONY: help setup train compare explain data data-all data-list data-neurobench inspect simulation-table \
-	test test-loggers test-onnx-examples lint docs bench bench-layers bench-study clean
+	test test-loggers test-page test-onnx-examples lint docs bench bench-layers bench-study bench-stream clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sort \
@@ -48,7 +48,7 @@ $(READY): pyproject.toml
 	@echo "  make setup TORCH_INDEX=URL     (pytorch.org/get-started shows the URL)"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) --quiet --upgrade pip
-	$(PIP_INSTALL) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[dev,docs,fast,sweep,onnx]'
+	$(PIP_INSTALL) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[dev,docs,ezmsg,fast,live,lsl,onnx,sweep]'
 	@touch $@
 	@$(BIN)/python -c "import torch; print('$(VENV) is ready, with PyTorch', torch.__version__)"
 
@@ -92,6 +92,9 @@ test-loggers: $(READY)  ## test MLflow and Weights & Biases, each in a separate 
 test-onnx-examples: $(READY)  ## test the examples of exported decoders without PyTorch, in Python and Node.js
 	bash scripts/onnx_examples_test.sh $(BIN)/python
 
+test-page: $(READY)  ## test the live page in headless Chromium; ARGS="--screenshot PAGE.png"
+	$(BIN)/python scripts/page_test.py $(ARGS)
+
 lint: $(READY)  ## check style and types: ruff check, ruff format, mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -108,6 +111,9 @@ bench-layers: $(READY)  ## measure the recurrent layers against torch.nn.GRU; AR
 
 bench-study: $(READY)  ## estimate the hours that the whole source study takes; ARGS="--sessions 5"
 	$(BIN)/python scripts/bench/study.py $(ARGS)
+
+bench-stream: $(READY)  ## measure live decoding: latency of each engine; ARGS="--minutes 60" for endurance
+	$(BIN)/python scripts/bench/stream.py $(ARGS)
 
 clean:  ## remove .venv, site and caches; data/ and outputs/ stay
 	rm -rf $(VENV) .venv-mlflow .venv-wandb site .pytest_cache .ruff_cache .mypy_cache dist

@@ -1,4 +1,4 @@
-"""The console command `bci-decode COMMAND ...`: `COMMANDS` lists what there is."""
+"""The console command `bci-decode` and its words: train, search, evaluate and the others."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ COMMANDS = {  # name: (where its function is, its purpose)
     "evaluate": ("bci_decode.evaluate:main", "score and plot a trained decoder on a session"),
     "stream": ("bci_decode.stream:main", "run a trained decoder live"),
     "export": ("bci_decode.export:main", "write a trained decoder as an ONNX model"),
+    "recalibrate": ("bci_decode.recalibrate:main", "fit a run to the units of another day"),
     "compare": ("bci_decode.cli:compare", "tables and figures of many runs"),
     "inspect": ("bci_decode.cli:inspect", "report what is in a recording"),
     "download": ("bci_decode.cli:download", "fetch the published recordings"),
@@ -45,7 +46,7 @@ def main() -> None:
 
 def usage() -> str:
     """The commands, a line for each."""
-    lines = [f"  {name:<10} {purpose}" for name, (_, purpose) in COMMANDS.items()]
+    lines = [f"  {name:<11} {purpose}" for name, (_, purpose) in COMMANDS.items()]
     hint = "'bci-decode COMMAND --help' lists the options of a command."
     return "\n".join(["usage: bci-decode COMMAND ...", "", *lines, "", hint])
 

@@ -76,7 +76,9 @@ main()
 """
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "compare", "inspect", "download"])
+@pytest.mark.parametrize(
+    "command", ["train", "evaluate", "stream", "compare", "inspect", "download"]
+)
 def test_help_imports_nothing_large(command):
     assert imported(HELP, command, "--help") == "set()"
 

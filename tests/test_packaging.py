@@ -17,6 +17,7 @@ from recordings import ROOT
 from bci_decode import __version__
 from bci_decode.cli import COMMANDS
 
+SUFFIXES = (".py", ".csv", ".html")
 TINY = ["model=gru", "model.recurrent.hidden_size=8", "trainer.epochs=1", "session.minutes=1"]
 
 
@@ -48,7 +49,7 @@ def run(installed: Path, folder: Path, *words: object) -> subprocess.CompletedPr
 
 def test_the_wheel_holds_every_file_of_the_package_and_of_conf(wheel):
     names = set(ZipFile(wheel).namelist())
-    package = [path for path in (ROOT / "bci_decode").rglob("*") if path.suffix in (".py", ".csv")]
+    package = [path for path in (ROOT / "bci_decode").rglob("*") if path.suffix in SUFFIXES]
     expected = {path.relative_to(ROOT) for path in package}
     expected |= {"bci_decode" / path.relative_to(ROOT) for path in (ROOT / "conf").rglob("*.yaml")}
     assert {path.as_posix() for path in expected} == {n for n in names if ".dist-info/" not in n}

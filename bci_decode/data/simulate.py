@@ -17,18 +17,22 @@ from typing import Any
 import numpy as np
 
 from bci_decode.data.matfile import Cells, write_matfile
-from bci_decode.data.session import area_of
+from bci_decode.data.simulated_units import (
+    ROWS,
+    SAMPLE,
+    Drive,
+    Rng,
+    first_day,
+    next_day,
+    spike_times,
+)
 from bci_decode.errors import BciDecodeError
 
 log = logging.getLogger(__name__)
-Rng = np.random.Generator
+Kinematics = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 VERSION = 1  # of the generator; raise it with every change of its numbers
-SAMPLE = 0.004  # s, the clock of every recording
 MARGIN = 1000  # samples before t[0] and after t[-1] that hold spikes only
-DEAD_TIME = 0.002  # s, no unit fires twice within it
-ROWS = 5  # of the spikes cell: unsorted events ("hash"), then up to four sorted units
-SORTED_UNITS = (0.18, 0.12, 0.41, 0.19, 0.10)  # share of live channels with 0, 1, .. 4 sorted units
 SNIPPET = 48  # samples of a waveform
 GRID = np.array([(x, y) for x in np.arange(-52.5, 60, 15) for y in np.arange(7.5, 120, 15)])  # mm
 CENTER = GRID.mean(0)
@@ -54,16 +58,17 @@ class Recording:
 
 
 def simulated_session(
-    folder: str | os.PathLike[str], *, seed: int, minutes: float, channels: int
+    folder: str | os.PathLike[str], *, seed: int, minutes: float, channels: int, day: int = 0
 ) -> Path:
     """The file of a simulated session in `folder`, made if it is absent.
 
     Its name tells the settings and the version of the generator, so that no file of an older
-    version is read in its place.
+    version is read in its place. `day` as in `simulate_recording`.
     """
-    _check(seed, minutes, channels)
-    path = Path(folder, f"simulated_v{VERSION}_seed{seed}_{minutes:g}min_{channels}ch.mat")
-    return simulated_file(path, seed=seed, minutes=minutes, channels=channels)
+    settings: dict[str, Any] = {"seed": seed, "minutes": minutes, "channels": channels, "day": day}
+    _check(**settings)
+    name = f"simulated_v{VERSION}_seed{seed}_{minutes:g}min_{channels}ch" + f"_day{day}" * (day > 0)
+    return simulated_file(Path(folder, f"{name}.mat"), **settings)
 
 
 def simulated_file(
@@ -72,11 +77,12 @@ def simulated_file(
     seed: int,
     minutes: float,
     channels: int,
+    day: int = 0,
     waveforms: bool = False,
 ) -> Path:
     """Make the file of a simulated session; a file that exists already is left untouched."""
     path = Path(path)
-    settings: dict[str, Any] = {"seed": seed, "minutes": minutes, "channels": channels}
+    settings: dict[str, Any] = {"seed": seed, "minutes": minutes, "channels": channels, "day": day}
     _check(**settings)
     if not path.is_file():
         text = (
@@ -88,28 +94,53 @@ def simulated_file(
 
 
 def simulate_recording(
-    *, seed: int = 0, minutes: float = 7.0, channels: int = 96, waveforms: bool = False
+    *,
+    seed: int = 0,
+    minutes: float = 7.0,
+    channels: int = 96,
+    day: int = 0,
+    waveforms: bool = False,
 ) -> Recording:
-    """Simulate reaches and spikes; the same arguments give the same recording to the last bit."""
-    _check(seed, minutes, channels)
+    """Simulate reaches and spikes; the same arguments give the same recording to the last bit.
+
+    The session of a later `day` is of the same array as the one of day 0 with the same other
+    arguments: the reaches are new, some units are other neurons, and the others are nearly as they
+    were. See `simulated_units.next_day`.
+    """
+    _check(seed, minutes, channels, day)
     rng = np.random.default_rng(seed)
-    samples = round(minutes * 60 / SAMPLE)
+    names = [f"{'M1' if c < 96 else 'S1'} {c % 96 + 1:03d}" for c in range(channels)]
+    clock, kinematics, drive = _movement(rng, round(minutes * 60 / SAMPLE))
+    units, spikes = first_day(rng, clock, drive, names)
+    for later in range(1, day + 1):
+        rng = np.random.default_rng([seed, later])
+        units = next_day(rng, units, drive, names)
+    if day:
+        clock, kinematics, drive = _movement(rng, round(minutes * 60 / SAMPLE))
+        spikes = {cell: spike_times(rng, clock, unit.rates(drive)) for cell, unit in units.items()}
+    cells = [[spikes.get((c, row), np.empty(0)) for row in range(ROWS)] for c in range(channels)]
+    return Recording(
+        *kinematics, spikes=cells, chan_names=names, waveform_seed=seed if waveforms else None
+    )
+
+
+def _movement(rng: Rng, samples: int) -> tuple[np.ndarray, Kinematics, Drive]:
+    """The clock with its margins; t, cursor, target and finger without them; the units' drive."""
     inside = slice(MARGIN, MARGIN + samples)
     ticks = np.arange(-MARGIN, samples + MARGIN)
     clock = rng.integers(200, 4000) + SAMPLE * ticks  # t does not start at 0
     target, hand = _reaches(rng, len(clock))
     finger, cursor = _as_recorded(rng, hand)
-    names = [f"{'M1' if c < 96 else 'S1'} {c % 96 + 1:03d}" for c in range(channels)]
-    spikes = _simulate_spikes(rng, clock, _drive(rng, hand), names)
-    kinematics = (clock[inside], cursor[inside], target[inside], finger[inside])
-    return Recording(*kinematics, spikes, names, waveform_seed=seed if waveforms else None)
+    seen = (clock[inside], cursor[inside], target[inside], finger[inside])
+    return clock, seen, _drive(rng, hand)
 
 
-def _check(seed: int, minutes: float, channels: int) -> None:
+def _check(seed: int, minutes: float, channels: int, day: int = 0) -> None:
     for key, value, kind, low, high in (
         ("seed", seed, Integral, 0, 2**32),
         ("minutes", minutes, Real, 0.05, 240),
         ("channels", channels, Integral, 1, 192),
+        ("day", day, Integral, 0, 1000),
     ):
         if not (isinstance(value, kind) and low <= value <= high):
             remedy = f"give a{' whole' if kind is Integral else ''} number from {low} to {high}"
@@ -177,18 +208,6 @@ def _as_recorded(rng: Rng, hand: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return finger, hand + _wobble(rng, len(hand), 0.1, 1.5, 0.25, 2)
 
 
-@dataclass(frozen=True)
-class Drive:
-    """What drives the units, each about 1 in size; the hand does not show the last two."""
-
-    velocity: np.ndarray  # (T, 2)
-    speed: np.ndarray
-    position: np.ndarray  # (T, 2), from the center of the grid
-    turn: np.ndarray  # radians by which all preferred directions are turned
-    arousal: np.ndarray  # multiplies what the movement adds to the log rate
-    unrelated: np.ndarray  # (T, K)
-
-
 def _drive(rng: Rng, hand: np.ndarray) -> Drive:
     velocity, position = np.gradient(hand, SAMPLE, axis=0) / 120, (hand - CENTER) / 35
     return Drive(
@@ -201,58 +220,6 @@ def _drive(rng: Rng, hand: np.ndarray) -> Drive:
         arousal=np.exp(_wobble(rng, len(hand), 0.02, 0.2, 0.3, 1)[:, 0]),
         unrelated=_wobble(rng, len(hand), 0.1, 2.0, 1.0, 4),
     )
-
-
-def _simulate_spikes(
-    rng: Rng, clock: np.ndarray, drive: Drive, names: list[str]
-) -> list[list[np.ndarray]]:
-    silent = rng.permutation(len(names)) < rng.integers(6, 12) * len(names) // 96
-    spikes = [[np.empty(0) for _ in range(ROWS)] for _ in names]
-    for channel in np.flatnonzero(~silent):
-        sorted_units = rng.choice(ROWS, p=SORTED_UNITS)
-        no_hash = sorted_units and rng.random() < 0.04
-        for row in range(1 if no_hash else 0, sorted_units + 1):
-            rate = _rate(rng, drive, row, area_of(names[channel]))
-            spikes[channel][row] = _spike_times(rng, clock, rate)
-    return spikes
-
-
-def _rate(rng: Rng, drive: Drive, row: int, area: str) -> np.ndarray:
-    """Rate (T,) in Hz: log-linear in speed, position and velocity along a preferred direction.
-
-    M1 leads the hand by up to 160 ms, S1 mostly follows. Hash is the sum of many cells: it has more
-    events and less tuning.
-    """
-    samples = len(drive.speed)
-    base, depth = (5.8, 0.5) if row == 0 else (3.4, 1.0)
-    lead = rng.uniform(0.0, 0.16) if area == "M1" else rng.uniform(-0.06, 0.04)
-    shifted = np.clip(np.arange(samples) + round(lead / SAMPLE), 0, samples - 1)
-    preferred = rng.uniform(0, 2 * np.pi) + drive.turn + _mixed(rng, drive.position, 0.2)
-    along = drive.velocity[:, 0] * np.cos(preferred) + drive.velocity[:, 1] * np.sin(preferred)
-    tuned = rng.exponential(0.18) * along + rng.normal(0.4, 0.2) * drive.speed
-    tuned += _mixed(rng, drive.position, 0.35)
-    minutes = np.arange(0, samples + 15000, 15000)
-    drift = np.interp(np.arange(samples), minutes, rng.normal(0, 0.08, len(minutes)).cumsum())
-    log_rate = depth * (tuned * drive.arousal)[shifted] + _mixed(rng, drive.unrelated, 0.2) + drift
-    return base * rng.lognormal(0.0, 0.7) * np.exp(np.clip(log_rate, -4.0, 2.5))
-
-
-def _mixed(rng: Rng, states: np.ndarray, weight: float) -> np.ndarray:
-    weights = rng.normal(0, weight, states.shape[1])
-    return np.einsum("tk,k->t", states, weights)  # the last bit of `@` may depend on threads
-
-
-def _spike_times(rng: Rng, clock: np.ndarray, rate: np.ndarray) -> np.ndarray:
-    """A Poisson process of this rate, without the spikes within the dead time of another.
-
-    Time rescaling: the inverse of the cumulated rate, at cumulated exponential draws, gives the
-    times.
-    """
-    expected = np.cumsum(rate) * SAMPLE
-    enough = int(expected[-1] + 6 * np.sqrt(expected[-1]) + 20)
-    draws = expected[0] + rng.exponential(size=enough).cumsum()
-    spikes = np.interp(draws[draws < expected[-1]], expected, clock)
-    return spikes[np.diff(spikes, prepend=-np.inf) >= DEAD_TIME]
 
 
 def write_recording(path: str | os.PathLike[str], recording: Recording) -> None:

@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
-from numbers import Integral
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from bci_decode.data.counts import presence_sums, whole_ratio
+from bci_decode.data.counts import whole_ratio
 from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.bins import Bin
 from bci_decode.realtime.drops import Drops, dropped_text
+from bci_decode.realtime.intervals import Intervals
+from bci_decode.realtime.labels import Labels
 from bci_decode.realtime.trailing import TrailingCounts
 
 log = logging.getLogger(__name__)
 
-BLOCK = 256  # intervals whose edges are computed at a time
 OFF_CLOCK = 3  # events in a row off the clock that are believed
 
 
@@ -72,20 +72,19 @@ class SpikeBinner:
     ) -> None:
         _check(bin_width, tolerance, max_gap)
         self.bin_width, self.tolerance, self.max_gap = bin_width, tolerance, max_gap
-        self.labels = {} if isinstance(units, int) else _columns(units)
+        self._labels = Labels(() if isinstance(units, int) else units)
         self.units = units if isinstance(units, int) else len(units)
         self.on_events: Callable[[np.ndarray, np.ndarray], None] | None = None
         self._drops = Drops()
-        self._each = 1 if presence is None else whole_ratio("presence", bin_width, presence)
+        each = 1 if presence is None else whole_ratio("presence", bin_width, presence)
+        waiting = math.ceil(tolerance / bin_width) + 2
+        self._grid = Intervals(self.units, bin_width, each, waiting, edges)
         self._trailing: TrailingCounts | None = None
         if count_window is not None:
             self._trailing = TrailingCounts(self.units, bin_width, count_window)
-        waiting = math.ceil(tolerance / bin_width) + 2  # bins that may be open at once
-        rows = (math.ceil(BLOCK / self._each) + waiting) * self._each
-        self._counts = np.zeros((rows, self.units), np.intp)  # of the intervals from `_first` on
-        self._flat = self._counts.reshape(-1)
-        self._given_start, self._given_edges = start, edges
-        self._start, self._clock = math.nan, -math.inf
+        self._given_start = start is not None
+        self._end = None if edges is None else float(edges[-1])  # of the stream
+        self._clock = -math.inf
         self._held: list[tuple[float, int]] = []  # events off the clock
         self._skipped = 0  # bins by which the index is ahead of the grid, after jumps back
         self._fresh, self._jumped, self._arrived = True, False, 0.0
@@ -111,19 +110,17 @@ class SpikeBinner:
         `arrived` is the `time.perf_counter()` at which the events were in hand, by default now.
         """
         self._arrived = perf_counter() if arrived is None else arrived
-        times, columns = np.asarray(times, np.float64), self._columns_of(units)
+        times, columns = np.asarray(times, np.float64), self._labels.columns(units)
         if times.shape != columns.shape or times.ndim != 1:
             problem = f"has {times.shape} times and {columns.shape} units"
             raise BciDecodeError(problem, field="events", remedy="give a unit for each time")
         if not len(times):
             return []
         first, last = times.min(), times.max()  # NaN fails both comparisons
-        usual = first >= self._low and last < min(self._end_of_block, self._clock + self.max_gap)
-        if usual and columns.min() >= 0 and columns.max() < self.units and not self._held:
-            if last < self._end and self._each == 1:  # all in one bin: the quickest way
-                self._counts[self._row] += np.bincount(columns, minlength=self.units)
-                return self._accepted(times, columns, last)
-            return self._count_in_block(times, columns, last)
+        in_order = first >= self._grid.low and last <= self._clock + self.max_gap
+        known = columns.view(np.uintp).max() < self.units  # negative ones are huge there
+        if in_order and known and last < self._grid.end_of_block and not self._held:
+            return self._count_open(times, columns, last)
         return self._add_unusual(*self._checked(times, columns))
 
     def advance(self, now: float, arrived: float | None = None) -> list[Bin]:
@@ -136,10 +133,10 @@ class SpikeBinner:
         if not math.isfinite(now):
             self._drops.add("not a time", 1, f"the clock is {now}")
             return []
-        if math.isnan(self._start):
+        if math.isnan(self._grid.start):
             self._begin(now)
         bins: list[Bin] = []
-        if self._given_edges is None and self._is_off(now):
+        if self._end is None and self._is_off(now):
             bins = self._jump(now)
             if self._held:
                 held, self._held = self._held, []
@@ -153,58 +150,17 @@ class SpikeBinner:
         self._drop_held()
         return self._drain()
 
-    # -- the grid ---------------------------------------------------------------------------------
-
     def _begin(self, start: float) -> None:
-        self._start = self._clock = start
-        self._place(0)
-
-    def _place(self, first: int) -> None:
-        """Let row 0 be the interval `first`, the beginning of a bin."""
-        self._first, self._row = first, 0
-        stop = first + len(self._counts) + 1
-        if self._given_edges is None:
-            bins, inside = np.divmod(np.arange(first, stop), self._each)
-            edges = self._start + bins * self.bin_width
-            if self._each > 1:
-                edges += self.bin_width / self._each * inside
-        else:
-            edges = self._given_edges[first:stop]
-            edges = np.pad(edges, (0, stop - first - len(edges)), constant_values=np.inf)
-        self._edges, self._end_of_block = edges, float(edges[-1])
-        self._low, self._end = float(edges[0]), float(edges[self._each])
-
-    _low = -math.inf  # start and end of the oldest open bin, and where the known edges end
-    _end = _end_of_block = math.inf
-    _first = _row = 0
-    _edges = np.empty(0)
-
-    def _renew(self) -> None:
-        """Move the open rows to the top."""
-        row, used = self._row, int(self._edges.searchsorted(self._clock, "right"))
-        opened = self._counts[row:used].copy()
-        self._counts[row:used] = 0
-        self._counts[: len(opened)] = opened
-        self._place(self._first + row)
-
-    # -- events -----------------------------------------------------------------------------------
-
-    def _columns_of(self, units: np.ndarray | Sequence[Any]) -> np.ndarray:
-        if isinstance(units, np.ndarray):
-            if units.dtype.kind in "iu":
-                return units.astype(np.intp, copy=False)
-            units = units.tolist()
-        known = self.labels
-        columns = [u if isinstance(u, Integral) else known.get(u, -1) for u in units]
-        return np.array(columns, np.intp)
+        self._clock = start
+        self._grid.begin(start)
 
     def _checked(self, times: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The events that have a time and a unit, and can be in a bin of given edges."""
         sound = np.isfinite(times)
         known = (columns >= 0) & (columns < self.units)
         checks = {"not a time": ~sound, "unknown unit": sound & ~known}
-        if self._given_edges is not None:
-            checks["after the end"] = sound & known & (times >= self._given_edges[-1])
+        if self._end is not None:
+            checks["after the end"] = sound & known & (times >= self._end)
         keep = np.ones(len(times), bool)
         for reason, wrong in checks.items():
             if wrong.any():
@@ -216,7 +172,7 @@ class SpikeBinner:
 
     def _add_unusual(self, times: np.ndarray, columns: np.ndarray) -> list[Bin]:
         """Count events of which some may be late or off the clock."""
-        if len(times) and math.isnan(self._start):
+        if len(times) and math.isnan(self._grid.start):
             self._begin(float(times[times >= times[0] - self.tolerance].min()))
         bins: list[Bin] = []
         while len(times):
@@ -238,19 +194,19 @@ class SpikeBinner:
 
     def _on_clock(self, times: np.ndarray) -> int:
         """How many events come before the first one that is off the clock."""
-        if self._given_edges is not None:
+        if self._end is not None:
             return len(times)
         latest = np.maximum.accumulate(np.append(self._clock, times[:-1]))
-        oldest = np.maximum(self._low, latest - self.tolerance - self.bin_width)
+        oldest = np.maximum(self._grid.low, latest - self.tolerance - self.bin_width)
         back = times < oldest - self.max_gap
-        if self._fresh and self._given_start is not None:  # else it is before the start
-            back &= latest >= self._end + self.tolerance
+        if self._fresh and self._given_start:  # else it is before the start
+            back &= latest >= self._grid.end + self.tolerance
         off = back | (times > latest + self.max_gap)
         return int(np.argmax(off)) if off.any() else len(times)
 
     def _is_off(self, now: float) -> bool:
-        back = now < self._low - self.max_gap
-        if self._fresh and self._given_start is not None:
+        back = now < self._grid.low - self.max_gap
+        if self._fresh and self._given_start:
             back = False
         return back or now > self._clock + self.max_gap
 
@@ -263,84 +219,57 @@ class SpikeBinner:
         """Count events on the clock, in pieces that end within the known edges."""
         bins: list[Bin] = []
         while len(times):
-            if times[0] >= self._end_of_block:
+            if times[0] >= self._grid.end_of_block:
                 self._clock = float(times[0])
                 bins += self._complete()
-            beyond = np.maximum.accumulate(times) >= self._end_of_block
+            beyond = np.maximum.accumulate(times) >= self._grid.end_of_block
             piece = int(np.argmax(beyond)) if beyond.any() else len(times)
-            late = times[:piece] < self._low
+            late = times[:piece] < self._grid.low
             if late.any():
                 reason = "before the start" if self._fresh else "late"
-                told = f"time {times[np.argmax(late)]}, the oldest bin from {self._low}"
+                told = f"time {times[np.argmax(late)]}, the oldest bin from {self._grid.low}"
                 self._drops.add(reason, int(late.sum()), told)
             if not late.all():
                 kept = times[:piece][~late]
-                bins += self._count_in_block(kept, columns[:piece][~late], kept.max())
+                bins += self._count_open(kept, columns[:piece][~late], kept.max())
             times, columns = times[piece:], columns[piece:]
         return bins
 
-    def _count_in_block(self, times: np.ndarray, columns: np.ndarray, last: float) -> list[Bin]:
-        """Count events that are in open bins with known edges."""
-        rows = self._edges.searchsorted(times, "right")
-        rows -= 1
-        rows *= self.units
-        rows += columns
-        np.add.at(self._flat, rows, 1)
-        return self._accepted(times, columns, last)
-
-    def _accepted(self, times: np.ndarray, columns: np.ndarray, last: float) -> list[Bin]:
-        """Move the clock to the latest of the events that were counted."""
+    def _count_open(self, times: np.ndarray, columns: np.ndarray, last: float) -> list[Bin]:
+        """Count events up to `last` s that are in open bins with known edges."""
+        self._grid.add(times, columns, last)
         if self.on_events is not None:
             self.on_events(times + self._skipped * self.bin_width, columns)
         self._clock = max(self._clock, float(last))
         return self._complete()
 
-    # -- bins -------------------------------------------------------------------------------------
-
     def _complete(self) -> list[Bin]:
         bins, limit = [], self._clock - self.tolerance
-        while self._end <= limit:
+        while self._grid.end <= limit:
             bins.append(self._take())
         return bins
 
     def _drain(self) -> list[Bin]:
-        """All bins up to the clock."""
-        bins = []
-        while self._low < self._clock or (
-            self._low == self._clock and self._counts[self._row].any()
-        ):
+        """All bins up to the clock, the one that holds it included."""
+        bins, grid, clock = [], self._grid, self._clock
+        while grid.low < clock or (grid.low == clock and grid.has_events()):
             bins.append(self._take())
         return bins
 
     def _take(self) -> Bin:
         """Give the oldest open bin."""
-        row, each = self._row, self._each
-        if each == 1:
-            counts = self._counts[row].copy()
-            self._counts[row] = 0
-        else:
-            counts = presence_sums(self._counts[row : row + each], each)[0]
-            self._counts[row : row + each] = 0
+        index, end = self._grid.position + self._skipped, self._grid.end
+        counts = self._grid.take(self._clock)
         if self._trailing is not None:
             counts = self._trailing.add(counts)
-        index = (self._first + row) // each + self._skipped
-        taken = Bin(index, self._end, counts, None, self._jumped, self._arrived)
+        taken = Bin(index, end, counts, None, self._jumped, self._arrived)
         self._jumped = self._fresh = False
-        self._row = row = row + each
-        if row >= BLOCK:
-            self._renew()
-        else:
-            self._low, self._end = self._end, float(self._edges[row + each])
         return taken
 
     def _jump(self, time: float) -> list[Bin]:
         """Give all bins up to the clock, and let the grid go on at `time` in the same phase."""
         bins = self._drain()
-        old, following = self._clock, (self._first + self._row) // self._each
-        position = math.floor((time - self._start) / self.bin_width)
-        position += (time >= self._start + (position + 1) * self.bin_width) - (
-            time < self._start + position * self.bin_width
-        )
+        old, following, position = self._clock, self._grid.position, self._grid.position_of(time)
         if time < old:
             self._skipped += following - position
             log.warning("the clock went back from %.3f to %.3f s; bins go on there", old, time)
@@ -349,7 +278,7 @@ class SpikeBinner:
             log.warning(line, old, time, position - following)
         if self._trailing is not None:
             self._trailing.reset()
-        self._place(position * self._each)
+        self._grid.place(position)
         self._clock, self._jumped, self._fresh = time, True, False
         return bins
 
@@ -362,14 +291,6 @@ def _check(bin_width: float, tolerance: float, max_gap: float) -> None:
     if not max_gap >= bin_width:
         remedy = f"give a bin width, {bin_width} s, or more"
         raise BciDecodeError(f"is {max_gap} s", field="max_gap", remedy=remedy)
-
-
-def _columns(labels: Iterable[Any]) -> dict[Any, int]:
-    columns = {label: column for column, label in enumerate(labels)}
-    if any(isinstance(label, Integral) for label in columns):
-        remedy = "give labels that are no whole numbers: those are columns"
-        raise BciDecodeError("are whole numbers", field="units", remedy=remedy)
-    return columns
 
 
 def _arrays(events: list[tuple[float, int]]) -> tuple[np.ndarray, np.ndarray]:

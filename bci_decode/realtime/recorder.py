@@ -206,7 +206,7 @@ def _positions(
     times, path = ends, values[:, :2]
     if target == "velocity":
         times = np.append(starts[0], ends)
-        path = width * np.concatenate([np.zeros((1, 2)), path]).cumsum(axis=0)
+        path = width * np.concatenate([0.0 * path[:1], path]).cumsum(axis=0)  # NaN stays NaN
     return np.stack([np.interp(t - lag, times, axis) for axis in path.T], axis=1)
 
 

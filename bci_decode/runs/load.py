@@ -44,7 +44,11 @@ def load_run(folder: str | Path, *, trust: tuple[str, ...] = ()) -> LoadedRun:
     path = path / "best.pt" if path.is_dir() else path
     if not path.exists():
         raise _no_checkpoint(path)
-    state = read_checkpoint(path)
+    return run_of_checkpoint(read_checkpoint(path), path, trust=trust)
+
+
+def run_of_checkpoint(state: dict, path: Path, *, trust: tuple[str, ...] = ()) -> LoadedRun:
+    """The trained decoder of the content of a `best.pt`, read from `path`; see `load_run`."""
     if any(key not in state for key in KEYS):
         raise BciDecodeError(
             "was written by an earlier version, without the settings of its model",

@@ -131,22 +131,20 @@ def spikes(seed: int, first: int, bins: int, arguments: argparse.Namespace) -> S
 
 
 class LiveSpikes:
-    """A source of random spikes, which are drawn minute by minute; a minute is a kind of file."""
+    """A source of random spikes, drawn second by second: larger arrays would move the memory."""
 
     units = None
 
     def __init__(self, minutes: int, arguments: argparse.Namespace):
         self.bin_width, self._arguments = arguments.bin_width, arguments
-        self.bins = round(60 / self.bin_width)
-        self._minutes = minutes
-        self.deadline = None
+        self.second = round(1 / self.bin_width)  # bins
+        self.seconds, self.deadline = 60 * minutes, None
 
     def __iter__(self) -> Iterator[Bin]:
         binner = SpikeBinner(self._arguments.units, self.bin_width, start=0.0)
-        for minute in range(self._minutes):
-            first = minute * self.bins
-            times, units, cuts = spikes(0, first, self.bins, self._arguments)
-            for number in range(self.bins):
+        for first in range(0, self.seconds * self.second, self.second):
+            times, units, cuts = spikes(0, first, self.second, self._arguments)
+            for number in range(self.second):
                 arrived, piece = perf_counter(), slice(cuts[number], cuts[number + 1])
                 found = binner.add(times[piece], units[piece], arrived)
                 end = (first + number + 1.001) * self.bin_width  # rounding may not delay it
@@ -216,7 +214,7 @@ def resident_megabytes() -> float:
 def endurance(run: LoadedRun, arguments: argparse.Namespace) -> None:
     """Stream minutes at full speed and print memory, speed and drift."""
     source = LiveSpikes(arguments.minutes, arguments)
-    decoder, minutes = StreamingDecoder(run, arguments.engines[0]), Minutes(source.bins)
+    decoder, minutes = StreamingDecoder(run, arguments.engines[0]), Minutes(60 * source.second)
     summary = run_live(decoder, source, [minutes])
     latency = summary.latency.reshape(arguments.minutes, -1)
     first, last = (1e6 * np.median(latency[number]) for number in (0, -1))
@@ -238,12 +236,15 @@ def drift(
 ) -> tuple[float, float]:
     """Largest differences of outputs, in SD of the target, and of the final states."""
     scaler, target = run.scaler("counts"), run.scaler("target")
-    bins, state, error = round(60 / arguments.bin_width), None, 0.0
+    second, state, error = round(1 / arguments.bin_width), None, 0.0
     run.model.recurrent.use_fused = False  # other arithmetic than that of the fast engine
+    bins = 60 * second
     for minute in range(arguments.minutes):
-        drawn = spikes(0, minute * bins, bins, arguments)
         counts = np.zeros((bins, arguments.units), np.float32)
-        np.add.at(counts, (np.repeat(np.arange(bins), np.diff(drawn.cuts)), drawn.units), 1)
+        for first in range(0, bins, second):
+            drawn = spikes(0, minute * bins + first, second, arguments)
+            each = np.repeat(np.arange(first, first + second), np.diff(drawn.cuts))
+            np.add.at(counts, (each, drawn.units), 1)
         with torch.inference_mode():
             scaled = torch.from_numpy(scaler.transform(counts, np.float32))
             output, state = run.model(scaled[None], state)

@@ -9,11 +9,13 @@ from recordings import hdf5storage
 
 from bci_decode.data.simulate import (
     VERSION,
+    _movement,
     simulate_recording,
     simulated_file,
     simulated_session,
     write_recording,
 )
+from bci_decode.data.simulated_units import first_day, next_day
 from bci_decode.errors import BciDecodeError
 
 
@@ -304,3 +306,60 @@ def test_a_place_that_cannot_be_written_is_a_mistake_not_a_traceback(tmp_path):
     recording = simulate_recording(minutes=0.1, channels=2)
     with pytest.raises(BciDecodeError, match="cannot be written"):
         write_recording(blocking / "below.mat", recording)
+
+
+# later days
+
+
+@pytest.fixture(scope="module")
+def days():
+    return [simulate_recording(seed=2, minutes=2.0, channels=48, day=day) for day in range(2)]
+
+
+def test_another_day_has_its_own_movement_and_the_same_channels(days):
+    first, second = days
+    assert first.chan_names == second.chan_names
+    assert not np.array_equal(first.finger_pos, second.finger_pos)
+    again = simulate_recording(seed=2, minutes=2.0, channels=48, day=1)
+    assert_same(second, again)
+
+
+def test_day_0_has_the_numbers_of_before_there_were_days():
+    """Tuning and spikes are drawn in turn: what is drawn for one unit moves all later ones."""
+    default = simulate_recording(seed=0, minutes=0.4, channels=192)
+    assert_same(default, simulate_recording(seed=0, minutes=0.4, channels=192, day=0))
+    counts = [len(train) for train in trains(default)]
+    assert len(counts) == 486 and sum(counts) == pytest.approx(121686, abs=10)
+    assert counts[-5:] == pytest.approx([243, 230, 73, 42, 102], abs=1)
+
+
+def test_two_of_three_units_keep_their_neuron_and_some_labels_change():
+    rng = np.random.default_rng(0)
+    names = [f"M1 {channel + 1:03d}" for channel in range(96)]
+    clock, _, drive = _movement(rng, 3000)
+    before, _ = first_day(rng, clock, drive, names)
+    after = next_day(rng, before, drive, names)
+    assert len(after) == len(before)
+    kept = [cell for cell in before if cell in after and same_neuron(before[cell], after[cell])]
+    assert 0.57 < len(kept) / len(before) < 0.77
+    gone, new = before.keys() - after.keys(), after.keys() - before.keys()
+    assert len(gone) == len(new) > 0.05 * len(before)
+    assert all(1 <= row < 5 for _, row in new)
+    turned = [after[cell].direction - before[cell].direction for cell in kept]
+    assert 0.1 < np.std(turned) < 0.2  # radians
+    changed = np.log([after[cell].rate / before[cell].rate for cell in kept])
+    assert 0.15 < np.std(changed) < 0.25
+
+
+def same_neuron(one, other):
+    return np.array_equal(one.unrelated, other.unrelated)
+
+
+def test_a_later_day_has_a_file_of_its_own(tmp_path):
+    settings = {"seed": 4, "minutes": 0.2, "channels": 4}
+    first = simulated_session(tmp_path, **settings)
+    second = simulated_session(tmp_path, **settings, day=1)
+    assert second.name == first.stem + "_day1.mat"
+    assert first.read_bytes() != second.read_bytes()
+    with pytest.raises(BciDecodeError, match=r"session\.day.*-1.*give a whole number from 0"):
+        simulated_session(tmp_path, **settings, day=-1)

@@ -161,6 +161,12 @@ def test_a_jump_forward_leaves_bins_out_and_keeps_the_phase(caplog):
     assert not any(binner.dropped.values())
 
 
+def test_a_window_of_counts_forgets_what_was_before_a_jump():
+    binner = SpikeBinner(1, 0.1, start=0.0, count_window=0.3)
+    bins = running(binner, 0.005, 0.5) + running(binner, 8.005, 0.2) + binner.flush()
+    assert [found.counts[0] for found in bins] == [10, 20, 30, 30, 30, 10, 20]
+
+
 def test_a_restarted_clock_goes_on_in_the_same_phase_without_a_loss(caplog):
     binner = SpikeBinner(1, 0.1, start=50.0, max_gap=1.0)
     bins = running(binner, 53.005, 2.0) + running(binner, 0.005, 0.3) + binner.flush()
@@ -184,9 +190,9 @@ def test_stray_times_are_dropped_and_change_nothing_else(stray):
     binner = SpikeBinner(1, 0.1, start=0.0)
     bins = running(binner, 0.005, 0.5)
     bins += binner.add([stray], [0]) + binner.add([0.505], [0]) + binner.add([stray] * 2, [0, 0])
-    bins += running(binner, 0.515, 0.49) + binner.flush()
+    bins += running(binner, 0.515, 0.49) + binner.add([stray], [0]) + binner.flush()
     assert [found.counts[0] for found in bins] == [10] * 10
-    assert binner.dropped["off the clock"] == 3
+    assert binner.dropped["off the clock"] == 4
     assert not any(found.jumped for found in bins)
 
 

@@ -1,0 +1,63 @@
+"""Improve the read-in and the read-out of a decoder by some steps of the gradient.
+
+Shapes: B windows, L bins of a window, N units.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.nn import functional as F
+
+from bci_decode.data.dataset import Dataset
+from bci_decode.models.decoder import TrainedDecoder
+from bci_decode.training import optimizers
+from bci_decode.training.windows import TrainingWindows
+
+LEARNING_RATE = 1e-3
+WARM_UP = 10  # steps
+BATCH = 16  # windows
+NOISE, OFFSET = 0.5, 0.2  # SDs, of a unit's counts, of what differs by bin and by window
+CLIP_NORM = 1.0
+
+
+def take_steps(
+    model: TrainedDecoder, data: Dataset, names: list[str], steps: int, seed: int
+) -> None:
+    """Improve the weights of these names and the heads by `steps` of Adam; all others stay.
+
+    The learning rate rises, then falls to 0 along a cosine. Noise on the counts, by bin and by
+    window, keeps the many new weights from learning few bins by heart.
+    """
+    windows = TrainingWindows(data, model.device)
+    size = torch.as_tensor(data.parts["train"].counts.std(axis=0))
+    weights = dict(model.named_parameters())
+    heads = {id(p) for member in model.members for p in member.head.parameters()}
+    learned = [p for name, p in weights.items() if name in names or id(p) in heads]
+    for parameter in weights.values():
+        parameter.requires_grad_(False)
+    for parameter in learned:
+        parameter.requires_grad_(True)
+    optimizer = optimizers.find("Adam")(learned, lr=LEARNING_RATE)  # type: ignore[misc]
+    generator = torch.Generator().manual_seed(seed)
+    model.train()
+    step = 0
+    while step < steps:
+        for bins in windows.order(True, generator).split(BATCH)[: steps - step]:
+            rate = LEARNING_RATE * min(1.0, (step + 1) / WARM_UP)
+            rate *= 0.5 * (1 + math.cos(math.pi * step / steps))
+            optimizer.param_groups[0]["lr"] = rate
+            counts = windows.counts[bins]  # (B, L, N)
+            counts = counts + NOISE * size * torch.randn_like(counts)
+            counts += OFFSET * size * torch.randn_like(counts[:, :1])
+            outputs = [one(counts, first_output=windows.first_output)[0] for one in model.members]
+            loss = sum(F.mse_loss(output, windows.target_of(bins)) for output in outputs)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[union-attr]
+            torch.nn.utils.clip_grad_norm_(learned, CLIP_NORM)
+            optimizer.step()
+            step += 1
+    for parameter in weights.values():
+        parameter.requires_grad_(True)
+    model.eval()

@@ -1,0 +1,190 @@
+"""Find a Lab Streaming Layer stream by its name, and keep receiving it when its sender restarts.
+
+The extra `lsl` (pylsl) is needed; LSL's own configuration file (LSLAPICFG) says where it looks.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from typing import Any
+
+import numpy as np
+
+from bci_decode.errors import BciDecodeError
+
+log = logging.getLogger(__name__)
+
+WAIT = 0.2  # s that one call waits at most, so that Ctrl-C is noticed
+SILENCE = 1.0  # s without a sample after which another stream of the same name is looked for
+OPENING = 5.0  # s for the description of a stream that is there
+MANY = 1024  # strings that one call returns at most
+
+
+def pylsl() -> Any:
+    """The library, or how to install it."""
+    try:
+        import pylsl as library
+    except (ImportError, RuntimeError) as error:  # RuntimeError: it finds no liblsl
+        raise BciDecodeError(
+            "Lab Streaming Layer needs pylsl and liblsl",
+            remedy="pip install 'bci_decode[lsl]'; on Linux without x86-64 install both yourself",
+        ) from error
+    return library
+
+
+def find_stream(name: str, timeout: float) -> Any:
+    """The description (`pylsl.StreamInfo`) of the stream called `name`.
+
+    Raises `BciDecodeError` where none appears within `timeout` s, and lists those that are there.
+    """
+    library, stop = pylsl(), time.monotonic() + timeout
+    while True:
+        left = stop - time.monotonic()
+        found = library.resolve_byprop("name", name, timeout=min(max(left, 0.1), 1.0))
+        if found:
+            return found[0]
+        if left <= 1.0:
+            break
+    there = sorted({f"'{info.name()}'" for info in library.resolve_streams(wait_time=0.5)})
+    raise BciDecodeError(
+        f"no stream of this name appeared within {timeout:g} s",
+        field=f"LSL stream '{name}'",
+        remedy=f"streams that are visible: {', '.join(there)}"
+        if there
+        else "start the sender: no stream is visible at all",
+    )
+
+
+class Inlet:
+    """Samples of one stream, whose sender may die and come back.
+
+    `info` is the full description. liblsl itself recovers a stream with the same source_id. A
+    sender that comes back with another one (pylsl makes a random one where none is given) is found
+    by its name. All samples that a sender pushes while it has this consumer arrive.
+
+    Time stamps (s) are those of the sender on the same computer. From another computer they are
+    mapped to the clock of this one, so that all streams of this computer share a clock.
+    """
+
+    def __init__(self, name: str, timeout: float):
+        self.name = name
+        self._lsl = pylsl()
+        self._connect(find_stream(name, timeout))
+
+    def _connect(self, found: Any) -> None:
+        """Receive a stream that was found, in place of the one before."""
+        lsl = self._lsl
+        remote = found.hostname() != socket.gethostname()
+        flags = lsl.proc_clocksync if remote else lsl.proc_none
+        try:
+            self._inlet = lsl.StreamInlet(found, max_chunklen=1, processing_flags=flags)
+            self.info = self._inlet.info(timeout=OPENING)
+            self._inlet.open_stream(timeout=OPENING)
+        except (lsl.util.LostError, lsl.util.TimeoutError) as error:
+            raise BciDecodeError(
+                "was found but does not answer",
+                field=f"LSL stream '{self.name}'",
+                remedy="check its sender and the firewall",
+            ) from error
+        self._source, self._kind = identity(self.info), kind(self.info)
+        self._resolver: Any = None
+        self._heard, self._gone = time.monotonic(), False
+
+    @property
+    def is_text(self) -> bool:
+        """Whether samples are strings, which `pull` returns as lists."""
+        return self.info.channel_format() == self._lsl.cf_string
+
+    def buffer(self, samples: int) -> np.ndarray | None:
+        """Memory (samples, channels) for `pull` in the stream's number format; None for strings."""
+        if self.is_text:
+            return None
+        lsl = self._lsl
+        dtype = {
+            lsl.cf_float32: np.float32,
+            lsl.cf_double64: np.float64,
+            lsl.cf_int8: np.int8,
+            lsl.cf_int16: np.int16,
+            lsl.cf_int32: np.int32,
+            lsl.cf_int64: np.int64,
+        }[self.info.channel_format()]
+        return np.empty((samples, self.info.channel_count()), dtype)
+
+    def pull(self, values: np.ndarray | None, wait: float = WAIT) -> tuple[Any, list[float]]:
+        """Samples and their time stamps; waits up to `wait` s for the first.
+
+        Numbers are written to `values`, as many samples as fit, and returned as its first rows.
+        """
+        samples, stamps = self._first(values, wait)
+        room = MANY if values is None else len(values)
+        if stamps and room > 1:
+            rest = None if values is None else values[1:]
+            more, later = self._inlet.pull_chunk(timeout=0.0, max_samples=room - 1, dest_obj=rest)
+            samples, stamps = samples if rest is not None else samples + more, [*stamps, *later]
+        return samples if values is None else values[: len(stamps)], stamps
+
+    def _first(self, values: np.ndarray | None, wait: float) -> tuple[Any, list[float]]:
+        """One sample, for which liblsl wakes this thread as soon as it is there."""
+        try:
+            first = None if values is None else values[:1]
+            samples, stamps = self._inlet.pull_chunk(timeout=wait, max_samples=1, dest_obj=first)
+        except self._lsl.util.LostError:  # an empty source_id, which liblsl does not recover
+            time.sleep(wait)
+            samples, stamps = [], []
+        silent = time.monotonic() - self._heard
+        if stamps:
+            if self._gone:
+                log.info("LSL stream '%s': is back after %.1f s", self.name, silent)
+            self._heard, self._resolver, self._gone = time.monotonic(), None, False
+        elif silent > SILENCE:
+            self._look_for_another(silent)
+        return samples, stamps
+
+    def _look_for_another(self, silent: float) -> None:
+        """Connect to a stream of this name with another source_id, if the old one is gone."""
+        if self._resolver is None:
+            self._resolver = self._lsl.ContinuousResolver(prop="name", value=self.name)
+        elif silent > 3 * SILENCE:  # time enough for the search in the background
+            there = {identity(info): info for info in self._resolver.results()}
+            if there and self._source not in there:
+                self._connect_to_same_kind(next(iter(there.values())))
+            elif not there and not self._gone:
+                self._gone = True
+                log.warning("LSL stream '%s': its sender is gone; waiting for it", self.name)
+
+    def _connect_to_same_kind(self, found: Any) -> None:
+        before, heard = self._kind, self._heard
+        self._connect(found)
+        if self._kind != before:
+            raise BciDecodeError(
+                f"came back with other channels, {self.info.channel_count()} of them",
+                field=f"LSL stream '{self.name}'",
+                remedy="start the decoder again",
+            )
+        log.info("LSL stream '%s': is back after %.1f s", self.name, time.monotonic() - heard)
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._inlet = self._resolver = None
+
+
+def identity(info: Any) -> str:
+    """What tells a stream from others of its name: the source_id, or without one the process."""
+    return info.source_id() or info.uid()
+
+
+def kind(info: Any) -> tuple[int, int, list[str]]:
+    """What must be the same after a sender's restart: number, format and labels of channels."""
+    return info.channel_count(), info.channel_format(), labels(info)
+
+
+def labels(info: Any, group: str = "channels", item: str = "channel") -> list[str]:
+    """The labels in a stream's description: desc/channels/channel/label; "" where one is absent."""
+    found = []
+    node = info.desc().child(group).child(item)
+    while not node.empty():
+        found.append(node.child_value("label"))
+        node = node.next_sibling(item)
+    return found

@@ -1,0 +1,189 @@
+"""The folder of a recalibrated run: a run like any other, which names its parent."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bci_decode.config import DataConfig, TrainConfig, TrainerConfig
+from bci_decode.data.session import Session, read_session
+from bci_decode.evaluation.decoding import decode_parts
+from bci_decode.evaluation.scores import scores
+from bci_decode.files import expand_user, md5_of, written_whole
+from bci_decode.realtime.read_in import parent_session, same_units
+from bci_decode.realtime.recalibration import (
+    STAGES,
+    STEPS,
+    Recalibration,
+    check_run,
+    first_seconds,
+    recalibrate,
+)
+from bci_decode.runs.figures import read_predictions, run_title, trajectory_figure
+from bci_decode.runs.folder import check_same_data, file_stat, working_folder
+from bci_decode.runs.load import LoadedRun
+from bci_decode.runs.ownership import claim, finish, locked, start
+from bci_decode.runs.report import recording_kind, write_report
+from bci_decode.studies.training import translate_errors
+from bci_decode.style import save_figure
+from bci_decode.training.checkpoint import save_checkpoint
+
+log = logging.getLogger(__name__)
+
+EXPERIMENT = "recalibrated"
+OPTIONS = {  # what the errors of runs name, and the options of this command
+    "overwrite=true trains again": "--overwrite makes it again",
+    "another output_dir=": "another --output",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a recalibrated run is made with; `output` is its folder, by default inside the run's."""
+
+    seconds: float = 60.0
+    steps: int = STEPS
+    seed: int = 0
+    parent_session: str | Path | None = None
+    output: str | Path | None = None
+    overwrite: bool = False
+    figures: str = "png"
+
+
+def recalibrated_run(
+    run: LoadedRun, file: str | Path, request: Request | None = None
+) -> tuple[Path, dict[str, Any]]:
+    """Recalibrate a run on the first seconds of a file; returns the new folder and its report.
+
+    The folder is written whole or not at all. A finished one with the same settings is left as it
+    is, and its report returned. The session that the run was trained on is looked for where it was.
+    """
+    request = request or Request()
+    check_run(run)
+    session = read_session(expand_user(file))
+    _, _, config = first_seconds(run, session, request.seconds)
+    folder = _folder(run, session, request)
+    settings = _settings(run, session, config, request)
+    with translate_errors(OPTIONS), locked(folder):
+        if claim(folder, settings, request.overwrite) is None:
+            check_same_data(folder, session.path)
+            log.info("%s: finished already; --overwrite makes it again", folder)
+            return folder, json.loads((folder / "metrics.json").read_text())
+        found = recalibrate(
+            run,
+            session,
+            request.seconds,
+            steps=request.steps,
+            seed=request.seed,
+            parent_session=parent_session(run, request.parent_session),
+        )
+        start(folder, settings, overwrite=True)  # what a killed start left is of no use
+        report = _write(working_folder(folder), found, session, request)
+        finish(folder)
+    return folder, report
+
+
+def _folder(run: LoadedRun, session: Session, request: Request) -> Path:
+    if request.output is not None:
+        return expand_user(request.output)
+    return run.folder / EXPERIMENT / f"{session.name}_{request.seconds:g}s"
+
+
+def _settings(
+    run: LoadedRun, session: Session, config: DataConfig, request: Request
+) -> dict[str, Any]:
+    """What `config.yaml` holds: a run with other settings must not take the folder."""
+    about = run.state["model"]
+    return {
+        "names": run.state["names"] | {"experiment": EXPERIMENT},
+        "seed": request.seed,
+        "ensemble": about.get("members", 1),
+        "session": {"name": session.name, "path": str(session.path)},
+        "data": asdict(config),
+        "model": about["settings"],
+        "recalibration": {
+            "seconds": request.seconds,
+            "steps": request.steps,
+            "parent_md5": _checksum(run),
+        },
+    }
+
+
+def _checksum(run: LoadedRun) -> str | None:
+    path = run.folder / "best.pt"
+    return md5_of(path) if path.is_file() else None  # the checkpoint may have another name
+
+
+def _write(
+    folder: Path, found: Recalibration, session: Session, request: Request
+) -> dict[str, Any]:
+    parent = _parent(found, session, request)
+    save_checkpoint(folder / "best.pt", found.state | {"parent": parent})
+    history = pd.DataFrame(found.history)
+    with written_whole(folder / "history.csv") as temporary:
+        history.to_csv(temporary, index=False)
+    md5 = found.state["session"]["md5"]
+    about = {
+        "session": session.name,
+        "recording": recording_kind({"name": session.name}, md5),
+        "model": found.state["names"]["model"],
+        "experiment": EXPERIMENT,
+        "seed": request.seed,
+        "best_epoch": found.state["epoch"],
+        "bidirectional": found.model.members[0].bidirectional,
+        "data": file_stat(session.path) | {"md5": md5, "seconds": session.duration},
+        "parameters": sum(values.numel() for values in found.state["decoder"].values()),
+        "device": str(found.model.device),
+        "stages": list(STAGES[: len(history)]),
+        "parent": parent,
+    }
+    config = TrainConfig(
+        seed=request.seed,
+        data=found.config,
+        trainer=TrainerConfig(select_on="last", patience=None),
+    )
+    decoded = decode_parts(found.model, found.data)
+    report = write_report(folder, found.data, decoded, history, config, about)
+    figure = trajectory_figure(
+        read_predictions(folder / "predictions.npz"), run_title(report), config.trajectory
+    )
+    save_figure(figure, folder / f"trajectory.{request.figures}")
+    return report
+
+
+def _parent(found: Recalibration, session: Session, request: Request) -> dict[str, Any]:
+    """Where a run comes from, how, and the scores of its parent in the rest of the session."""
+    run, data = found.parent, found.data
+    same = same_units(run, data.units)
+    return {
+        "folder": str(run.folder),
+        "md5": _checksum(run),
+        "session": run.state["session"]["name"],
+        "seconds": request.seconds,
+        "steps": request.steps,
+        "read_in": found.read_in,
+        "units": {
+            "parent": len(run.units),
+            "new session": len(data.units),
+            "same channel and row": int(same.any(axis=0).sum()),
+        },
+        "scores": {"test": before(run, session, data.slices["test"])},
+    }
+
+
+def before(run: LoadedRun, session: Session, bins: slice) -> dict[str, float | None] | None:
+    """Scores of a run in these bins of a session as it is, units matched by channel and row.
+
+    None where it has none of the units.
+    """
+    binned = run.bin(session)
+    if not same_units(run, binned.units).any():
+        return None
+    start, stop = binned.edges[[bins.start, bins.stop]]
+    decoded = run.predictions(session, float(start), float(stop))
+    return scores(decoded["true"], decoded["decoded"], run.axes)

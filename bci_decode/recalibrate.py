@@ -1,0 +1,98 @@
+"""Fit a run to the units of another day: `bci-decode recalibrate RUN FILE --seconds 60`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+from bci_decode.errors import BciDecodeError, run_cli
+
+DEFAULT_STEPS = 200  # as `realtime.recalibration` has them
+
+
+def main() -> None:
+    """Fit a trained decoder to a session with other units, from its first seconds alone.
+
+    The recurrent core stays. Scaling, read-in and read-out are fitted again, first by ridge
+    regression, then by some steps of the gradient. A new run is written, by default to
+    RUN/recalibrated/FILE_<seconds>s; its test part is the rest of the session, and its
+    metrics.json names RUN as its parent.
+    """
+    arguments = _parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    import torch
+
+    from bci_decode.cli import recording_file
+    from bci_decode.realtime.recalibrated_run import Request, recalibrated_run
+    from bci_decode.runs.load import load_run
+
+    torch.set_num_threads(1)  # more gain nothing for one stream
+    options = vars(arguments)
+    run = load_run(options.pop("run"))
+    file = recording_file(options.pop("file"), options.pop("data_dir"))
+    folder, report = recalibrated_run(run, file, Request(**options))
+    print("\n".join(_lines(report)))
+    print(f"all files in {folder}")
+
+
+def _parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=main.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    option = parser.add_argument
+    option("run", type=Path, metavar="RUN", help="folder of a finished run")
+    option("file", metavar="FILE|NAME", help=".mat file of the new day, or a published session")
+    option("--seconds", type=float, default=60.0, help="s of FILE to learn from (default: 60)")
+    option(
+        "--steps",
+        type=int,
+        default=DEFAULT_STEPS,
+        help=f"of the gradient after the ridge regression (default: {DEFAULT_STEPS}; 0: none)",
+    )
+    option("--seed", type=int, default=0, help="of the gradient steps (default: 0)")
+    option(
+        "--parent-session",
+        metavar="FILE",
+        help="the session that RUN was trained on; default: the file that it was then, if it is "
+        "still there. Without it, new units start without weights",
+    )
+    option("--output", metavar="DIR", help="folder of the new run")
+    option("--overwrite", action="store_true", help="make it again although it is finished")
+    option("--figures", choices=("png", "pdf", "svg"), default="png")
+    option("--data-dir", default="data", metavar="DIR", help="where NAME.mat is")
+    arguments = parser.parse_args()
+    for name in ("steps", "seed"):
+        if getattr(arguments, name) < 0:
+            raise BciDecodeError("must be 0 or more", field=f"--{name}")
+    return arguments
+
+
+def _lines(report: dict[str, Any]) -> list[str]:
+    """R2 of the rest of the session, before and after."""
+    parent, after = report["parent"], report["scores"]["test"]
+    units = parent["units"]
+    axes = [name for name in after if name.startswith("r2_")]
+    rows = {"before": parent["scores"]["test"], "after": after}
+    first, last = report["protocol"]["split_bins"]["test"]
+    lines = [
+        f"{report['session']}: {units['new session']} units, {units['same channel and row']} of "
+        f"them with the channel and row of one of the decoder's {units['parent']}",
+        f"R2 of the {last - first} bins after the first {parent['seconds']:g} s:",
+    ]
+    for name, scores in rows.items():
+        if scores is None:
+            lines.append(f"{name:<7} none, the decoder has none of the units")
+            continue
+        values = [float("nan") if scores[k] is None else scores[k] for k in ("r2", *axes)]
+        parts = ", ".join(
+            f"{axis.removeprefix('r2_')} {value:.3f}"
+            for axis, value in zip(axes, values[1:], strict=True)
+        )
+        lines.append(f"{name:<7} {values[0]:.3f} ({parts})")
+    return lines
+
+
+if __name__ == "__main__":
+    run_cli(main)

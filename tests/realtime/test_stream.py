@@ -1,0 +1,212 @@
+"""The command `bci-decode stream`: scores of `evaluate`, files, signals and bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from recordings import ROOT, recording, write_mat73
+from streams import other_recording, small_run
+
+from bci_decode import cli
+from bci_decode.data.session import read_session
+from bci_decode.realtime.recorder import journal_of, recover
+from bci_decode.runs.figures import read_predictions
+from bci_decode.runs.load import load_run
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("stream")
+
+
+@pytest.fixture(scope="module")
+def run(home) -> Path:
+    return small_run(home, "data.lag=0.05")
+
+
+@pytest.fixture(scope="module")
+def own(run, home) -> Path:
+    (file,) = (home / "data").glob("simulated*.mat")
+    return file
+
+
+@pytest.fixture(scope="module")
+def other(home) -> Path:
+    return other_recording(home)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs the console command with its words; gives exit code, output and errors."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["bci-decode", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def r2_lines(output: str) -> list[tuple[str, str]]:
+    return re.findall(r"^(x|y|mean) +(-?[\d.]+)", output, re.MULTILINE)
+
+
+@pytest.mark.parametrize("which", ["own", "other", "range"])
+def test_r2_has_the_digits_of_evaluate(run, own, other, which, command, tmp_path):
+    file = other if which == "other" else own
+    start = read_session(file).t[0] + 5
+    limits = ["--start", start, "--stop", start + 20] if which == "range" else []
+    code, output, _ = command(
+        "stream", run, "--replay", file, "--speed", "max", *limits, "--output", tmp_path / "out"
+    )
+    assert code == 0
+    _, evaluated, _ = command("evaluate", run, "--session", file, *limits, "--output", tmp_path)
+    assert r2_lines(output) == r2_lines(evaluated) and len(r2_lines(output)) == 3
+    assert output.splitlines()[0] == evaluated.splitlines()[0]
+    assert "no deadlines at full speed" in output and "no event dropped" in output
+
+
+def test_the_files_of_a_stream(run, other, command):
+    code, output, errors = command("stream", run, "--replay", other, "--speed", "max")
+    folder = run / "streams" / "other"
+    assert code == 0, errors
+    names = ["latency.png", "predictions.npz", "stream.json", "trajectory.png"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    report = json.loads((folder / "stream.json").read_text())
+    expected = load_run(run).predictions(other)
+    saved = read_predictions(folder / "predictions.npz")
+    np.testing.assert_array_equal(saved["true"], expected["true"])
+    np.testing.assert_allclose(saved["decoded"], expected["decoded"], rtol=0, atol=1e-3)
+    assert report["bins"] == len(saved["latency"]) == len(expected["time"])
+    assert report["speed"] == "max" and report["deadline_s"] is None and not report["interrupted"]
+    assert list(report["latency_us"]) == ["p50", "p95", "p99", "max"]
+    for name, value in report["latency_us"].items():
+        assert f"{name} {value:.0f} us" in output
+
+
+def test_a_paced_stream_has_deadlines(run, other, command, tmp_path):
+    start = read_session(other).t[0]
+    words = ["--replay", other, "--speed", "20", "--stop", start + 8, "--output", tmp_path]
+    code, output, _ = command("stream", run, *words, "--figures", "svg", "--tolerance", "0.1")
+    assert code == 0
+    assert re.search(r"deadline 3.2 ms: missed by \d+ of 125 bins", output)
+    assert (tmp_path / "latency.svg").exists() and (tmp_path / "trajectory.svg").exists()
+
+
+def test_a_gap_is_counted(run, command, tmp_path):
+    variables = recording(channels=2)
+    variables["t"][1500:] += 3.0
+    file = write_mat73(tmp_path / "gap.mat", variables)
+    words = ["stream", run, "--replay", file, "--speed", "max", "--output", tmp_path / "out"]
+    assert "gaps in the stream: 1" in command(*words, "--on-jump", "reset")[1]
+    reset = read_predictions(tmp_path / "out" / "predictions.npz")["decoded"]
+    assert "gaps" not in command(*words, "--max-gap", "4", "--on-jump", "reset")[1]
+    kept = read_predictions(tmp_path / "out" / "predictions.npz")["decoded"]
+    changed = np.flatnonzero((reset != kept).any(axis=1))
+    assert changed.size and changed[0] >= 1500 // 16
+
+
+def started(run: Path, file: Path, record: Path) -> subprocess.Popen:
+    """A process that streams in real time, once it has recorded something."""
+    words = ["stream", run, "--replay", file, "--record", record, "--output", record.parent / "out"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bci_decode.cli", *map(str, words)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    journal = journal_of(record)
+    while not (journal.exists() and journal.stat().st_size > 4000):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    return process
+
+
+def assert_beginning(recorded: Path, run: Path, file: Path) -> int:
+    """The recording has the first bins of the file; returns how many."""
+    loaded = load_run(run)
+    whole, part = loaded.bin(file), loaded.bin(recorded)
+    keys = ["channel", "row"]
+    places = whole.units.reset_index().merge(part.units.reset_index(), left_on=keys, right_on=keys)
+    columns, mine = places["index_x"], places["index_y"]
+    bins = len(part.counts)
+    np.testing.assert_array_equal(part.counts[:, mine], whole.counts[:bins, columns])
+    assert part.counts.sum() == whole.counts[:bins].sum() > 0
+    return bins
+
+
+def test_ctrl_c_prints_the_summary_and_keeps_the_recording(run, other, tmp_path):
+    process = started(run, other, tmp_path / "live.mat")
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    first = output.splitlines()[0]
+    assert first.startswith("other: ") and first.endswith("; stopped by a signal")
+    assert "latency of a bin: p50" in output and f"recorded {tmp_path / 'live.mat'}" in output
+    bins = assert_beginning(tmp_path / "live.mat", run, other)
+    assert f" {bins} bins" in first
+    assert json.loads((tmp_path / "out" / "stream.json").read_text())["bins"] == bins
+    assert not journal_of(tmp_path / "live.mat").exists()
+
+
+def test_a_killed_process_loses_its_last_second_at_most(run, other, tmp_path):
+    process = started(run, other, tmp_path / "live.mat")
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "live.mat").exists()
+    recovered = recover(tmp_path / "live.mat")
+    assert recovered is not None and assert_beginning(recovered, run, other) > 4
+
+
+def bad_words(home: Path, other: Path) -> dict[str, tuple[list, str]]:
+    (home / "empty.mat").write_bytes(b"")
+    (home / "text.mat").write_text("no session")
+    (home / "nothing").mkdir(exist_ok=True)
+    replay = ["--replay", other, "--speed", "max"]
+    return {
+        "missing file": (["--replay", home / "absent.mat"], "absent.mat: no such file"),
+        "empty file": (["--replay", home / "empty.mat"], "empty.mat: is empty"),
+        "no session": (["--replay", home / "text.mat"], "text.mat: is not a MATLAB file"),
+        "no source": ([], "no source is named; give one: --replay"),
+        "speed 0": (["--replay", other, "--speed", "0"], "--speed: is '0'; give a number above 0"),
+        "speed nan": (["--replay", other, "--speed", "nan"], "--speed: is 'nan'"),
+        "speed text": (["--replay", other, "--speed", "fast"], "--speed: is 'fast'"),
+        "negative speed": (["--replay", other, "--speed=-1"], "--speed: is '-1'"),
+        "engine": ([*replay, "--engine", "abacus"], "engine: is 'abacus'"),
+        "tolerance": ([*replay, "--tolerance", "nan"], "tolerance: is nan s"),
+        "max gap": ([*replay, "--max-gap", "0"], "max_gap: is 0.0 s"),
+        "range": ([*replay, "--start", "1e9"], "fewer than two bins lie from"),
+        "record": ([*replay, "--record", home / "text.mat"], "text.mat: exists already"),
+        "record no .mat": ([*replay, "--record", home / "x.csv"], "is not the name of a session"),
+    }
+
+
+def test_bad_input_is_one_line(run, home, other, command):
+    for name, (words, problem) in bad_words(home, other).items():
+        code, output, errors = command("stream", run, *words)
+        assert code == 2 and output == "", name
+        assert errors.count("\n") == 1 and errors.startswith("error: "), (name, errors)
+        assert problem in errors, (name, errors)
+    for folder in (home / "nothing", home / "absent"):
+        code, _, errors = command("stream", folder, "--replay", other)
+        assert code == 2 and "no such run, or it has no best.pt" in errors
+
+
+def test_a_recording_of_other_units_is_refused(run, tmp_path, command):
+    variables = recording(channels=2)
+    variables["chan_names"] = np.array([["S1 001"], ["S1 002"]], dtype=object)
+    file = write_mat73(tmp_path / "foreign.mat", variables)
+    code, _, errors = command("stream", run, "--replay", file, "--speed", "max")
+    assert code == 2 and errors.count("\n") == 1 and "units is in it" in errors
