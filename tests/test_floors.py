@@ -21,13 +21,14 @@ ORDER = (
     "studies",
     "realtime",
 )
-COMMANDS = ("train", "evaluate", "stream", "recalibrate", "cli")
+COMMANDS = ("train", "evaluate", "stream", "recalibrate", "export", "cli")
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")
 }
 TORCH_FREE = [
-    name for name in MODULES if name.split(".")[0] in (*BASE, "__init__", "data", "comparison")
+    "realtime.onnx_engine",
+    *(name for name in MODULES if name.split(".")[0] in (*BASE, "__init__", "data", "comparison")),
 ]
 HEAVY = {"torch", "pandas", "scipy", "sklearn", "h5py", "matplotlib", "numpy"}
 

@@ -243,19 +243,25 @@ class LRU(ParametrizedRecurrent):
     def _run_direction(
         self, x: Tensor, state: Any, suffix: str, index: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        parameters = {name: getattr(self, f"{name}_{suffix}") for name in self._shapes(1)}
         x = x if index is None else x[index]
-        gamma = parameters["gamma_log"].exp().repeat_interleave(2)
-        projected = F.linear(x, gamma[:, None] * parameters["weight_ih"])  # (T, B, 2 H)
-        inputs = torch.view_as_complex(projected.unflatten(-1, (-1, 2)))
+        inputs = torch.view_as_complex(self.project(x, suffix).unflatten(-1, (-1, 2)))
         h = linear_scan(self.eigenvalues(suffix), inputs, state)
-        pairs = torch.view_as_real(h).flatten(-2)  # (T, B, 2 H)
+        return self.read_out(torch.view_as_real(h).flatten(-2), x, suffix), h[-1]
+
+    def project(self, x: Tensor, suffix: str) -> Tensor:
+        """gamma B x of bins x (T, B, I), as pairs of real numbers (T, B, 2 H)."""
+        gamma = getattr(self, f"gamma_log_{suffix}").exp().repeat_interleave(2)
+        return F.linear(x, gamma[:, None] * getattr(self, f"weight_ih_{suffix}"))
+
+    def read_out(self, pairs: Tensor, x: Tensor, suffix: str) -> Tensor:
+        """The outputs (T, B, H) of the states, as pairs (T, B, 2 H), and of the bins x."""
+        parameters = {name: getattr(self, f"{name}_{suffix}") for name in self._shapes(1)}
         y = F.linear(pairs, parameters["weight_ho"], parameters["bias_ho"])
         if parameters["skip"] is not None:
             y = torch.addcmul(y, parameters["skip"], x)
         if self.glu:
             y = F.glu(F.linear(F.gelu(y), parameters["weight_glu"], parameters["bias_glu"]))
-        return y, h[-1]
+        return y
 
 
 def _project(layer: Any, x: Tensor, suffix: str, index: Tensor | None) -> Tensor:

@@ -36,6 +36,8 @@ def linear_scan(a: Tensor, b: Tensor, initial: Tensor | None = None) -> Tensor:
         raise ValueError(f"a, b and initial have types {a.dtype}, {b.dtype}, {initial.dtype}")
     if a.shape != b.shape if a.dim() >= b.dim() else initial.shape != b.shape[1:]:
         raise ValueError(f"a, b and initial have shapes {a.shape}, {b.shape}, {initial.shape}")
+    if len(b) == 1:
+        return torch.addcmul(b, a, initial[None])
     return _Scan.apply(a, b, initial)
 
 

@@ -13,6 +13,7 @@ import torch
 
 from bci_decode.realtime.fast import FastEngine, why_not_fast
 from bci_decode.realtime.graph import StepGraph
+from bci_decode.realtime.onnx_engine import OnnxEngine
 from bci_decode.runs.load import LoadedRun
 
 log = logging.getLogger(__name__)
@@ -56,4 +57,4 @@ def fast_engine(run: LoadedRun) -> FastEngine | TorchEngine:
     return TorchEngine(run)
 
 
-ENGINES: dict[str, Callable] = {"fast": fast_engine, "torch": TorchEngine}
+ENGINES: dict[str, Callable] = {"fast": fast_engine, "torch": TorchEngine, "onnx": OnnxEngine}

@@ -86,14 +86,18 @@ class CarriedStep(Stage):
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         own = tuple(tensor[:, 0] for tensor in state) if self.step > 1 else state
-        y, after = self.decoder(x[:, None], self._inside(own))
-        following = self._outside(_as_tuple(after))
+        y, following = self.one(x, own)
         if self.step > 1:
             following = tuple(
                 torch.cat([queue[:, 1:], new[:, None]], 1)
                 for queue, new in zip(state, following, strict=True)
             )
-        return y[:, 0], following
+        return y, following
+
+    def one(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """The outputs of a bin (B, N), and the state (B, L, ...) after it."""
+        y, after = self.decoder(x[:, None], self._inside(state))
+        return y[:, 0], self._outside(_as_tuple(after))
 
     def _outside(self, tensors: State) -> State:
         """A layer's state (L, B, ...) as real tensors (B, L, ...)."""

@@ -1,0 +1,208 @@
+"""Run an exported step with onnxruntime: from a file without PyTorch, or as an engine of a run.
+
+This module needs NumPy, onnxruntime and `bci_decode.errors` alone: copy the two files to use an
+exported decoder elsewhere.
+
+Shapes: T bins, N units, D axes of the target.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bci_decode.errors import BciDecodeError, one_line
+
+FORMAT = "bci_decode step 1"
+COUNTS, OUTPUT, NEXT = "counts", "kinematics", "next."
+
+Arrays = dict[str, np.ndarray]
+
+
+class OnnxDecoder:
+    """The decoder of a file that `bci-decode export` wrote, for one stream.
+
+    Outputs are in `unit`, those of `axes`. `units` are [channel, area, row] of each count; `lag`
+    is in s, from the end of a bin to the movement that is decoded from it. `count_window` and
+    `presence` (s, or None) say how spikes are counted: see the configuration keys of these names.
+    """
+
+    def __init__(self, path: str | Path):
+        self._session = _opened(Path(path))
+        about = _metadata(self._session, path)
+        self.model, self.target, self.unit, self.md5 = (
+            about[name] for name in ("model", "target", "unit", "md5")
+        )
+        self.axes, self.units = tuple(about["axes"]), [tuple(unit) for unit in about["units"]]
+        self.bin_width, self.lag = float(about["bin_width"]), float(about["lag"])
+        self.count_window, self.presence = about["count_window"], about["presence"]
+        self._start = initial_state(about["state"])
+        self._outputs = [OUTPUT, *(f"{NEXT}{name}" for name in self._start)]
+        self.reset()
+
+    def reset(self) -> None:
+        """Start a new stream."""
+        self._state = dict(self._start)
+
+    def step(self, counts: np.ndarray) -> np.ndarray:
+        """Kinematics (D,) of the next bin of counts (N,).
+
+        Raises `BciDecodeError` for counts that are no N numbers of 0 or more.
+        """
+        feeds = {COUNTS: self._checked(counts)[None], **self._state}
+        output, *after = self._session.run(self._outputs, feeds)
+        self._state = dict(zip(self._start, after, strict=True))
+        return output[0]
+
+    def predict(self, counts: np.ndarray) -> np.ndarray:
+        """Kinematics (T, D) of the next bins of counts (T, N), one after another."""
+        outputs = [self.step(bin_) for bin_ in counts]
+        return np.array(outputs, np.float32).reshape(len(outputs), len(self.axes))
+
+    @property
+    def state(self) -> Arrays:
+        """A copy of all that the decoder remembers, arrays by name; set it to continue from it."""
+        return {name: values.copy() for name, values in self._state.items()}
+
+    @state.setter
+    def state(self, state: Arrays) -> None:
+        given = {name: np.shape(values) for name, values in state.items()}
+        own = {name: values.shape for name, values in self._start.items()}
+        if given != own:
+            remedy = "set the state of a decoder of the same file"
+            raise BciDecodeError(f"has {given}, the decoder {own}", field="state", remedy=remedy)
+        self._state = {name: np.array(state[name], v.dtype) for name, v in self._start.items()}
+
+    def _checked(self, counts: np.ndarray) -> np.ndarray:
+        values, shape = np.asarray(counts, np.float32), (len(self.units),)
+        problem = None
+        if values.shape != shape:
+            problem = f"have shape {values.shape}, the decoder needs {shape}"
+        elif not (values.min() >= 0 and values.max() < np.inf):
+            unit = int(np.argmin((values >= 0) & (values < np.inf)))
+            problem = f"are {values[unit]} for unit {unit}"
+        if problem:
+            remedy = "give the number of spikes of each unit in the bin"
+            raise BciDecodeError(problem, field="counts", remedy=remedy)
+        return values
+
+
+class OnnxEngine:
+    """Runs the step of a run with onnxruntime: see `decoder.Engine`.
+
+    The model is cut in two where that pays: what needs the state alone, which `prepare` may
+    compute before the counts are there, and the rest. Both cases give the same numbers.
+    """
+
+    def __init__(self, run: Any):
+        from bci_decode.realtime.onnx_model import onnx_model  # needs PyTorch
+        from bci_decode.realtime.onnx_parts import parts
+
+        model = onnx_model(run)
+        early, late = parts(model)
+        self._early = None if early is None else session_of(early.SerializeToString())
+        self._late = session_of(late.SerializeToString())
+        props = {prop.key: prop.value for prop in model.metadata_props}
+        self._start = initial_state(json.loads(props["state"]))
+        self._outputs = [OUTPUT, *(f"{NEXT}{name}" for name in self._start)]
+        self._early_inputs = _names(self._early.get_inputs()) if self._early else []
+        self._early_outputs = _names(self._early.get_outputs()) if self._early else []
+        late_inputs = _names(self._late.get_inputs())
+        self._passed_on = [name for name in self._start if name in late_inputs]
+        self.reset()
+
+    @property
+    def state(self) -> Arrays:
+        return self._state
+
+    @state.setter
+    def state(self, state: Arrays) -> None:
+        self._state: Arrays = dict(state)
+        self._prepared: Arrays | None = None
+
+    def reset(self) -> None:
+        self.state = self._start
+
+    def step(self, counts: np.ndarray) -> np.ndarray:
+        self.prepare()
+        feeds: Any = self._prepared
+        feeds[COUNTS] = counts[None]
+        output, *after = self._late.run(self._outputs, feeds)
+        self.state = dict(zip(self._start, after, strict=True))
+        return output[0].astype(np.float64)
+
+    def prepare(self) -> None:
+        if self._prepared is not None:
+            return
+        state = self._state
+        feeds = {name: state[name] for name in self._passed_on}
+        if self._early is not None:
+            inputs = {name: state[name] for name in self._early_inputs}
+            values = self._early.run(self._early_outputs, inputs)
+            feeds.update(zip(self._early_outputs, values, strict=True))
+        self._prepared = feeds
+
+
+def session_of(model: bytes | str) -> Any:
+    """An onnxruntime session of a model's bytes or file, which runs in the thread that calls it."""
+    runtime = library("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors; its warnings are about the model's unused parts
+    return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def initial_state(described: Iterable[dict[str, Any]]) -> Arrays:
+    """The state of one stream before its first bin, from the metadata of a model."""
+    start = {}
+    for one in described:
+        shape, values = (1, *one["shape"]), one.get("initial", 0)
+        start[one["name"]] = np.broadcast_to(np.array(values, one["dtype"]), shape).copy()
+    return start
+
+
+def library(name: str) -> Any:
+    """An optional library, imported when it is used."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise BciDecodeError(
+            f"{name} is not installed", remedy="pip install 'bci_decode[onnx]'"
+        ) from error
+
+
+def _opened(path: Path) -> Any:
+    if not path.is_file():
+        remedy = "name a file that `bci-decode export` wrote"
+        raise BciDecodeError("no such file", file=path, remedy=remedy)
+    library("onnxruntime")
+    try:
+        return session_of(str(path))
+    except Exception as error:  # onnxruntime has an exception of its own for each kind of damage
+        remedy = "write it again with `bci-decode export`"
+        problem = f"onnxruntime cannot load it ({one_line(error)[:200]})"
+        raise BciDecodeError(problem, file=path, remedy=remedy) from error
+
+
+PLAIN = ("format", "bci_decode", "model", "md5", "target", "unit")  # values that are not JSON
+
+
+def _metadata(session: Any, path: str | Path) -> dict[str, Any]:
+    """What the file tells of itself."""
+    props = session.get_modelmeta().custom_metadata_map
+    if props.get("format") != FORMAT:
+        found = props.get("format")
+        known = found is not None and found.startswith("bci_decode step ")
+        problem = f"has the format {found!r}, not {FORMAT!r}" if known else "is another ONNX model"
+        remedy = "write it again with `bci-decode export`"
+        raise BciDecodeError(problem, file=path, remedy=remedy)
+    return {key: value if key in PLAIN else json.loads(value) for key, value in props.items()}
+
+
+def _names(values: Any) -> list[str]:
+    return [value.name for value in values]
