@@ -31,7 +31,7 @@ _HOMES = {
     "load_run": "runs.load",
     "LoadedRun": "runs.load",
     "StreamingDecoder": "realtime.decoder",
-    "SpikeBinner": "realtime.binner",
+    "SpikeBinner": "realtime.stream.binner",
     "BciDecodeError": "errors",
 }
 __all__ = ["__version__", *_HOMES]
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from bci_decode.models.decoder import Decoder
     from bci_decode.models.kalman import KalmanFilter
     from bci_decode.models.wiener import WienerFilter
-    from bci_decode.realtime.binner import SpikeBinner
     from bci_decode.realtime.decoder import StreamingDecoder
+    from bci_decode.realtime.stream.binner import SpikeBinner
     from bci_decode.runs.estimator import RNNDecoder, train
     from bci_decode.runs.load import LoadedRun, load_run
     from bci_decode.training.trainer import Trainer

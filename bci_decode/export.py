@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bci_decode.errors import run_cli
 
 if TYPE_CHECKING:
-    from bci_decode.realtime.export import Exported
+    from bci_decode.realtime.onnx.export import Exported
 
 
 def main() -> None:
@@ -23,13 +23,13 @@ def main() -> None:
     arguments = _parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     from bci_decode.files import expand_user
-    from bci_decode.realtime.export import check_place
+    from bci_decode.realtime.onnx.export import check_place
 
     path = expand_user(arguments.output)
     check_place(path)
     import torch
 
-    from bci_decode.realtime.export import export_onnx
+    from bci_decode.realtime.onnx.export import export_onnx
     from bci_decode.runs.load import load_run
 
     torch.set_num_threads(1)  # more gain nothing for one stream

@@ -9,7 +9,7 @@ from typing import Any
 
 from bci_decode.errors import BciDecodeError, run_cli
 
-DEFAULT_STEPS = 200  # as `realtime.recalibration` has them
+DEFAULT_STEPS = 200  # as `realtime.recalibration.fit` has them
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     import torch
 
     from bci_decode.cli import recording_file
-    from bci_decode.realtime.recalibrated_run import Request, recalibrated_run
+    from bci_decode.realtime.recalibration.run import Request, recalibrated_run
     from bci_decode.runs.load import load_run
 
     torch.set_num_threads(1)  # more gain nothing for one stream

@@ -50,9 +50,9 @@ def main() -> None:
     import torch
 
     from bci_decode.realtime.decoder import StreamingDecoder
-    from bci_decode.realtime.loop import run_live
-    from bci_decode.realtime.report import report_text, stream_report, write_stream
-    from bci_decode.realtime.terminal import LineHandler
+    from bci_decode.realtime.stream.loop import run_live
+    from bci_decode.realtime.stream.report import report_text, stream_report, write_stream
+    from bci_decode.realtime.stream.terminal import LineHandler
     from bci_decode.runs.load import load_run
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[LineHandler()])
@@ -142,7 +142,7 @@ def _check_source(arguments: argparse.Namespace) -> None:
 def _source(run: LoadedRun, arguments: argparse.Namespace) -> Any:
     """The source that the arguments name."""
     if arguments.lsl_in is not None:
-        from bci_decode.realtime.lsl import open_lsl
+        from bci_decode.realtime.interfaces.lsl import open_lsl
 
         return open_lsl(
             arguments.lsl_in,
@@ -152,7 +152,7 @@ def _source(run: LoadedRun, arguments: argparse.Namespace) -> Any:
             max_gap=arguments.max_gap,
         )
     from bci_decode.cli import recording_file
-    from bci_decode.realtime.replay import Replay
+    from bci_decode.realtime.stream.replay import Replay
 
     return Replay(
         run,
@@ -167,16 +167,16 @@ def _source(run: LoadedRun, arguments: argparse.Namespace) -> Any:
 
 def _sinks(decoder: StreamingDecoder, source: Any, arguments: argparse.Namespace) -> list[Sink]:
     """The sinks that the arguments name, and the terminal."""
-    from bci_decode.realtime.recorder import Recorder
-    from bci_decode.realtime.terminal import Terminal
+    from bci_decode.realtime.stream.recorder import Recorder
+    from bci_decode.realtime.stream.terminal import Terminal
 
     sinks: list[Sink] = []
     if arguments.lsl_out:  # the first one: others wait for its bins
-        from bci_decode.realtime.lsl import LslOutlet
+        from bci_decode.realtime.interfaces.lsl import LslOutlet
 
         sinks.append(LslOutlet(arguments.lsl_out, decoder))
     if arguments.page is not None:
-        from bci_decode.realtime.page import PageSink
+        from bci_decode.realtime.interfaces.page import PageSink
 
         page = PageSink(decoder, arguments.host or "127.0.0.1", arguments.page)
         log.info("live page: %s", page.url)

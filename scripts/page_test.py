@@ -28,7 +28,7 @@ from websockets.sync.client import ClientConnection, connect
 from bci_decode.data.simulate import simulated_session
 from bci_decode.realtime.bins import Bin, Decoded
 from bci_decode.realtime.decoder import StreamingDecoder
-from bci_decode.realtime.page import PageSink
+from bci_decode.realtime.interfaces.page import PageSink
 from bci_decode.runs.estimator import train
 from bci_decode.runs.load import LoadedRun, load_run
 

@@ -21,7 +21,7 @@ def main() -> None:
     arguments = parser.parse_args()
     import torch
 
-    from bci_decode.realtime.recalibration_study import recalibration_study
+    from bci_decode.realtime.recalibration.study import recalibration_study
     from bci_decode.studies.document import refresh
 
     torch.set_num_threads(1)

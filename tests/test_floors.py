@@ -27,7 +27,7 @@ MODULES = {
     for path in PACKAGE.rglob("*.py")
 }
 TORCH_FREE = [
-    "realtime.onnx_engine",
+    "realtime.onnx.engine",
     *(name for name in MODULES if name.split(".")[0] in (*BASE, "__init__", "data", "comparison")),
 ]
 HEAVY = {"torch", "pandas", "scipy", "sklearn", "h5py", "matplotlib", "numpy"}

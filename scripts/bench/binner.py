@@ -9,7 +9,7 @@ import numpy as np
 from timing import check_positive
 
 from bci_decode.errors import run_cli
-from bci_decode.realtime.binner import SpikeBinner
+from bci_decode.realtime.stream.binner import SpikeBinner
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ TIMEOUT = 60.0  # s for a stream to appear
 FIRST = 50  # bins that are not counted: connections and caches warm up
 ECHO = """
 import sys
-from bci_decode.realtime.lsl_inlet import pylsl, find_stream
+from bci_decode.realtime.interfaces.lsl_inlet import pylsl, find_stream
 lsl, (name, out, channels) = pylsl(), sys.argv[1:]
 inlet = lsl.StreamInlet(find_stream(name, 60.0), max_chunklen=1)
 info = lsl.StreamInfo(out, "Echo", 2, 0, "double64", source_id=out)
@@ -79,7 +79,7 @@ def private_configuration(folder: Path) -> Path:
 
 def round_trips(run: str, bins: int, rate: int, engine: str, folder: Path) -> np.ndarray:
     """Seconds of each bin from here to the decoder's process and back."""
-    from bci_decode.realtime.lsl_inlet import find_stream, pylsl
+    from bci_decode.realtime.interfaces.lsl_inlet import find_stream, pylsl
     from bci_decode.runs.load import load_run
 
     lsl, loaded = pylsl(), load_run(run)

@@ -28,11 +28,11 @@ from timing import check_positive
 
 from bci_decode.config import DataConfig
 from bci_decode.errors import BciDecodeError, run_cli
-from bci_decode.realtime.binner import SpikeBinner
 from bci_decode.realtime.bins import Bin, Decoded
 from bci_decode.realtime.decoder import StreamingDecoder
 from bci_decode.realtime.engines import ENGINES
-from bci_decode.realtime.loop import LiveSummary, run_live
+from bci_decode.realtime.stream.binner import SpikeBinner
+from bci_decode.realtime.stream.loop import LiveSummary, run_live
 from bci_decode.runs.build import build_model
 from bci_decode.runs.load import LoadedRun, load_run
 from bci_decode.training.checkpoint import FORMAT, save_checkpoint

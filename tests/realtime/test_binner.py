@@ -8,8 +8,8 @@ import pytest
 from bci_decode.data.binning import bin_session, count_spikes, interval_edges
 from bci_decode.data.counts import trailing_sums
 from bci_decode.errors import BciDecodeError
-from bci_decode.realtime.binner import SpikeBinner
-from bci_decode.realtime.trailing import TrailingCounts
+from bci_decode.realtime.stream.binner import SpikeBinner
+from bci_decode.realtime.stream.trailing import TrailingCounts
 
 WIDTH = 0.02
 

@@ -16,10 +16,10 @@ from live_runs import made_run
 import bci_decode as bd
 from bci_decode.data.simulate import simulated_session
 from bci_decode.errors import BciDecodeError
-from bci_decode.realtime import export, onnx_model
 from bci_decode.realtime.graph import StepGraph
-from bci_decode.realtime.onnx_engine import initial_state
-from bci_decode.realtime.onnx_parts import parts
+from bci_decode.realtime.onnx import export, onnx_model
+from bci_decode.realtime.onnx.engine import initial_state
+from bci_decode.realtime.onnx.parts import parts
 
 SMALL = "model.recurrent.hidden_size=5"
 ONE_LAYER = (SMALL, "model.recurrent.num_layers=1", "dropout.layers=0")

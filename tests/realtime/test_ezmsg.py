@@ -12,10 +12,10 @@ from ezmsg.util.messages.axisarray import AxisArray
 from live import BIN, counts_for, trained
 
 from bci_decode.errors import BciDecodeError
-from bci_decode.realtime.adapter import RunModule
 from bci_decode.realtime.decoder import StreamingDecoder
-from bci_decode.realtime.ezmsg_unit import DecoderSettings, DecoderUnit, MessageDecoder
-from bci_decode.realtime.unit_labels import unit_labels
+from bci_decode.realtime.interfaces.adapter import RunModule
+from bci_decode.realtime.interfaces.ezmsg_unit import DecoderSettings, DecoderUnit, MessageDecoder
+from bci_decode.realtime.interfaces.unit_labels import unit_labels
 from bci_decode.runs.load import LoadedRun
 
 

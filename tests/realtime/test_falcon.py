@@ -8,7 +8,7 @@ from live import counts_for, trained
 
 from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.decoder import StreamingDecoder
-from bci_decode.realtime.falcon import FalconDecoder
+from bci_decode.realtime.interfaces.falcon import FalconDecoder
 from bci_decode.runs.load import LoadedRun
 
 

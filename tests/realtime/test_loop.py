@@ -19,9 +19,9 @@ from bci_decode.data.simulate import simulated_file
 from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.bins import Bin, Decoded
 from bci_decode.realtime.decoder import StreamingDecoder
-from bci_decode.realtime.loop import run_live
-from bci_decode.realtime.replay import MAX_SPEED, Replay
-from bci_decode.realtime.rows import Rows
+from bci_decode.realtime.stream.loop import run_live
+from bci_decode.realtime.stream.replay import MAX_SPEED, Replay
+from bci_decode.realtime.stream.rows import Rows
 from bci_decode.runs.load import LoadedRun
 
 

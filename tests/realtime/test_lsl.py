@@ -18,12 +18,12 @@ from live import BIN, start, trained
 
 from bci_decode.config import DataConfig
 from bci_decode.errors import BciDecodeError
-from bci_decode.realtime.binner import SpikeBinner
 from bci_decode.realtime.bins import Bin
 from bci_decode.realtime.decoder import StreamingDecoder
-from bci_decode.realtime.lsl import LslCounts, LslOutlet, LslSpikes, open_lsl
-from bci_decode.realtime.lsl_inlet import find_stream, labels
-from bci_decode.realtime.unit_labels import unit_labels
+from bci_decode.realtime.interfaces.lsl import LslCounts, LslOutlet, LslSpikes, open_lsl
+from bci_decode.realtime.interfaces.lsl_inlet import find_stream, labels
+from bci_decode.realtime.interfaces.unit_labels import unit_labels
+from bci_decode.realtime.stream.binner import SpikeBinner
 from bci_decode.stream import main as stream_command
 
 LIMIT = 30  # s after which a test gives up

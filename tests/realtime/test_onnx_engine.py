@@ -16,8 +16,8 @@ import bci_decode as bd
 from bci_decode.data.simulate import simulated_session
 from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.decoder import StreamingDecoder
-from bci_decode.realtime.export import export_onnx
-from bci_decode.realtime.onnx_engine import OnnxDecoder, OnnxEngine
+from bci_decode.realtime.onnx.engine import OnnxDecoder, OnnxEngine
+from bci_decode.realtime.onnx.export import export_onnx
 
 SMALL = "model.recurrent.hidden_size=6"
 KINDS = {
@@ -189,7 +189,7 @@ def python(*words: str) -> str:
 
 
 def test_a_file_needs_no_pytorch(exported):
-    code = f"from bci_decode.realtime.onnx_engine import OnnxDecoder as D; d = D({str(exported)!r})"
+    code = f"from bci_decode.realtime.onnx.engine import OnnxDecoder as D; d = D({str(exported)!r})"
     out = python("-c", f"{WITHOUT_TORCH}{code}; print(d.step([1] * len(d.units)).shape)")
     assert out == "(2,)\n"
 

@@ -18,7 +18,7 @@ from websockets.sync.client import connect
 
 from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.bins import Bin, Decoded
-from bci_decode.realtime.page import BINS, PageSink
+from bci_decode.realtime.interfaces.page import BINS, PageSink
 
 LIMIT = 20  # s after which a test gives up
 DECODER = SimpleNamespace(  # what the page tells of a decoder

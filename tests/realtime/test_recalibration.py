@@ -25,16 +25,20 @@ from bci_decode.data.simulate import simulated_session
 from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation.decoding import predictor
 from bci_decode.realtime.decoder import StreamingDecoder
-from bci_decode.realtime.read_in import Encoding, parent_session, read_in, same_units
-from bci_decode.realtime.read_out import _inputs_and_outputs, _last_layers, refit_read_out
-from bci_decode.realtime.recalibrated_run import Request, recalibrated_run
-from bci_decode.realtime.recalibration import (
+from bci_decode.realtime.recalibration.fit import (
     STEPS,
     check_run,
     first_seconds,
     recalibrate,
     unit_parameters,
 )
+from bci_decode.realtime.recalibration.read_in import Encoding, parent_session, read_in, same_units
+from bci_decode.realtime.recalibration.read_out import (
+    _inputs_and_outputs,
+    _last_layers,
+    refit_read_out,
+)
+from bci_decode.realtime.recalibration.run import Request, recalibrated_run
 from bci_decode.runs.folder import is_complete
 from bci_decode.runs.load import LoadedRun
 from bci_decode.runs.run import run as run_config

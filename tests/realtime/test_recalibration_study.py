@@ -9,7 +9,7 @@ from recordings import recording, write_mat73
 
 from bci_decode.data.session import read_session
 from bci_decode.errors import BciDecodeError
-from bci_decode.realtime.recalibration_study import (
+from bci_decode.realtime.recalibration.study import (
     AFTER,
     BEFORE,
     SCRATCH,

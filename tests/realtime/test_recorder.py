@@ -15,14 +15,14 @@ from bci_decode.data.inspection import inspect, report_text
 from bci_decode.data.session import read_session
 from bci_decode.data.simulate import simulated_file
 from bci_decode.errors import BciDecodeError
-from bci_decode.realtime import journal
-from bci_decode.realtime.binner import SpikeBinner
 from bci_decode.realtime.bins import Bin, Decoded
 from bci_decode.realtime.decoder import StreamingDecoder
-from bci_decode.realtime.journal import read_journal
-from bci_decode.realtime.loop import run_live
-from bci_decode.realtime.recorder import Recorder, even_events, journal_of, recover
-from bci_decode.realtime.replay import MAX_SPEED, Replay
+from bci_decode.realtime.stream import journal
+from bci_decode.realtime.stream.binner import SpikeBinner
+from bci_decode.realtime.stream.journal import read_journal
+from bci_decode.realtime.stream.loop import run_live
+from bci_decode.realtime.stream.recorder import Recorder, even_events, journal_of, recover
+from bci_decode.realtime.stream.replay import MAX_SPEED, Replay
 
 SETTINGS = {
     "plain": [],

@@ -12,7 +12,7 @@ from streams import other_recording, small_run
 
 from bci_decode.data.session import read_session
 from bci_decode.errors import BciDecodeError
-from bci_decode.realtime.replay import MAX_SPEED, Replay
+from bci_decode.realtime.stream.replay import MAX_SPEED, Replay
 from bci_decode.runs.load import load_run
 
 COUNTING = {

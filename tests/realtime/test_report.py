@@ -18,9 +18,9 @@ from bci_decode.data.simulate import simulated_file
 from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.bins import Bin, Decoded
 from bci_decode.realtime.decoder import StreamingDecoder
-from bci_decode.realtime.loop import LiveSummary
-from bci_decode.realtime.report import report_text, stream_report, write_stream
-from bci_decode.realtime.terminal import LineHandler, Terminal
+from bci_decode.realtime.stream.loop import LiveSummary
+from bci_decode.realtime.stream.report import report_text, stream_report, write_stream
+from bci_decode.realtime.stream.terminal import LineHandler, Terminal
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from streams import other_recording, small_run
 
 from bci_decode import cli
 from bci_decode.data.session import read_session
-from bci_decode.realtime.recorder import journal_of, recover
+from bci_decode.realtime.stream.recorder import journal_of, recover
 from bci_decode.runs.figures import read_predictions
 from bci_decode.runs.load import load_run
 

@@ -15,8 +15,7 @@ from bci_decode.data.session import Session, read_session
 from bci_decode.evaluation.decoding import decode_parts
 from bci_decode.evaluation.scores import scores
 from bci_decode.files import expand_user, md5_of, written_whole
-from bci_decode.realtime.read_in import parent_session, same_units
-from bci_decode.realtime.recalibration import (
+from bci_decode.realtime.recalibration.fit import (
     STAGES,
     STEPS,
     Recalibration,
@@ -24,6 +23,7 @@ from bci_decode.realtime.recalibration import (
     first_seconds,
     recalibrate,
 )
+from bci_decode.realtime.recalibration.read_in import parent_session, same_units
 from bci_decode.runs.figures import read_predictions, run_title, trajectory_figure
 from bci_decode.runs.folder import check_same_data, file_stat, working_folder
 from bci_decode.runs.load import LoadedRun

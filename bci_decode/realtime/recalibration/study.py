@@ -18,7 +18,7 @@ from bci_decode.data.session import Session, read_session
 from bci_decode.data.simulate import Recording, simulated_session, write_recording
 from bci_decode.data.simulated_units import ROWS, TURNOVER
 from bci_decode.errors import BciDecodeError
-from bci_decode.realtime.recalibrated_run import Request, recalibrated_run
+from bci_decode.realtime.recalibration.run import Request, recalibrated_run
 from bci_decode.runs.estimator import train
 from bci_decode.runs.load import LoadedRun, load_run
 from bci_decode.studies.tables import save_table

@@ -17,8 +17,8 @@ from bci_decode.data.binning import BinnedSession, interval_edges, select_units
 from bci_decode.data.counts import whole_ratio
 from bci_decode.data.session import Session, clock_gaps, read_session
 from bci_decode.errors import BciDecodeError
-from bci_decode.realtime.binner import SpikeBinner
 from bci_decode.realtime.bins import Bin
+from bci_decode.realtime.stream.binner import SpikeBinner
 from bci_decode.runs.load import LoadedRun
 from bci_decode.runs.scored_bins import scored_bins
 

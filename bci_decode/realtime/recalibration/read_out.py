@@ -13,7 +13,7 @@ from bci_decode.data.dataset import Dataset
 from bci_decode.evaluation.decoding import decode_stream
 from bci_decode.models.decoder import Decoder
 from bci_decode.models.heads import PerAxisHead
-from bci_decode.realtime.read_in import ridge
+from bci_decode.realtime.recalibration.read_in import ridge
 
 
 def refit_read_out(member: Decoder, data: Dataset) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bci_decode.config import TrajectoryConfig
-from bci_decode.realtime.loop import LiveSummary
+from bci_decode.realtime.stream.loop import LiveSummary
 from bci_decode.style import DECODED, save_figure
 
 if TYPE_CHECKING:

@@ -26,10 +26,10 @@ import numpy as np
 import pandas as pd
 
 from bci_decode.errors import BciDecodeError
-from bci_decode.realtime.binner import SpikeBinner
 from bci_decode.realtime.bins import Bin, Decoded
-from bci_decode.realtime.lsl_inlet import WAIT, Inlet, labels, pylsl
-from bci_decode.realtime.unit_labels import unit_labels, units_of
+from bci_decode.realtime.interfaces.lsl_inlet import WAIT, Inlet, labels, pylsl
+from bci_decode.realtime.interfaces.unit_labels import unit_labels, units_of
+from bci_decode.realtime.stream.binner import SpikeBinner
 from bci_decode.runs.load import LoadedRun
 
 log = logging.getLogger(__name__)

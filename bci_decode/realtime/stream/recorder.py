@@ -18,7 +18,7 @@ from bci_decode.data.simulate import SAMPLE, Recording, write_recording
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import expand_user
 from bci_decode.realtime.bins import Decoded
-from bci_decode.realtime.journal import Journal, read_journal
+from bci_decode.realtime.stream.journal import Journal, read_journal
 
 log = logging.getLogger(__name__)
 

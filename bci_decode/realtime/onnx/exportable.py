@@ -15,7 +15,7 @@ from bci_decode.layers.norms import HistoryNorm
 from bci_decode.models.decoder import Decoder
 from bci_decode.models.heads import Float64Head
 from bci_decode.realtime.graph import StepGraph
-from bci_decode.realtime.one_bin import OneBin, formula_of
+from bci_decode.realtime.onnx.one_bin import OneBin, formula_of
 from bci_decode.realtime.stages import CarriedStep, Stage, State, WindowStep, _as_tuple
 
 

@@ -18,8 +18,8 @@ from bci_decode.data.session import Session
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import md5_of, written_whole
 from bci_decode.realtime.graph import StepGraph
-from bci_decode.realtime.onnx_engine import OnnxDecoder, library
-from bci_decode.realtime.onnx_model import OPSET, node_count, onnx_model
+from bci_decode.realtime.onnx.engine import OnnxDecoder, library
+from bci_decode.realtime.onnx.model import OPSET, node_count, onnx_model
 from bci_decode.runs.load import LoadedRun
 
 TOLERANCE = 1e-5  # of the target's SD: float32 in another order of the sums stays far below

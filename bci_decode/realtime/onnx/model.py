@@ -20,9 +20,9 @@ import bci_decode
 from bci_decode.config import TARGETS
 from bci_decode.errors import BciDecodeError, one_line
 from bci_decode.files import md5_of
-from bci_decode.realtime.exportable import make_exportable
 from bci_decode.realtime.graph import StepGraph
-from bci_decode.realtime.onnx_engine import COUNTS, FORMAT, NEXT, OUTPUT, library
+from bci_decode.realtime.onnx.engine import COUNTS, FORMAT, NEXT, OUTPUT, library
+from bci_decode.realtime.onnx.exportable import make_exportable
 from bci_decode.runs.load import LoadedRun
 
 OPSETS = range(18, 24)  # what the exporter writes and onnxruntime reads

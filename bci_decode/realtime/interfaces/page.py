@@ -23,7 +23,7 @@ import numpy as np
 
 from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.bins import Decoded
-from bci_decode.realtime.unit_labels import unit_labels
+from bci_decode.realtime.interfaces.unit_labels import unit_labels
 from bci_decode.style import DECODED, PARTS, TRUE
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class PageSink:
         if not ipaddress.ip_address(bound).is_loopback:
             log.warning("%s: everyone who reaches this address can watch the decoder", self.url)
         self._hello = json.dumps(_hello(decoder))
-        self._page = files("bci_decode.realtime").joinpath("page.html").read_bytes()
+        self._page = files(__package__).joinpath("page.html").read_bytes()
         self._new: deque[Decoded] = deque(maxlen=BINS)
         self._missed = 0
         self._browsers: dict[Any, asyncio.Queue[str | None]] = {}

@@ -16,10 +16,10 @@ import numpy as np
 from bci_decode.data.counts import whole_ratio
 from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.bins import Bin
-from bci_decode.realtime.drops import Drops, dropped_text
-from bci_decode.realtime.intervals import Intervals
-from bci_decode.realtime.labels import Labels
-from bci_decode.realtime.trailing import TrailingCounts
+from bci_decode.realtime.stream.drops import Drops, dropped_text
+from bci_decode.realtime.stream.intervals import Intervals
+from bci_decode.realtime.stream.labels import Labels
+from bci_decode.realtime.stream.trailing import TrailingCounts
 
 log = logging.getLogger(__name__)
 

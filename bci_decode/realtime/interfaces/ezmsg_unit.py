@@ -16,7 +16,7 @@ import numpy as np
 
 from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.decoder import StreamingDecoder
-from bci_decode.realtime.unit_labels import units_of
+from bci_decode.realtime.interfaces.unit_labels import units_of
 
 try:
     import ezmsg.core as ez

@@ -13,9 +13,9 @@ from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation.scores import scores
 from bci_decode.files import written_whole
 from bci_decode.realtime.decoder import StreamingDecoder
-from bci_decode.realtime.drops import dropped_text
-from bci_decode.realtime.figures import MIN_BINS, draw_stream
-from bci_decode.realtime.loop import LiveSummary
+from bci_decode.realtime.stream.drops import dropped_text
+from bci_decode.realtime.stream.figures import MIN_BINS, draw_stream
+from bci_decode.realtime.stream.loop import LiveSummary
 
 
 def stream_report(

@@ -24,9 +24,9 @@ from bci_decode.evaluation import metrics
 from bci_decode.evaluation.decoding import decode_parts, predictor
 from bci_decode.files import md5_of
 from bci_decode.models.decoder import TrainedDecoder
-from bci_decode.realtime.gradient_steps import take_steps
-from bci_decode.realtime.read_in import Encoding, read_in, same_units
-from bci_decode.realtime.read_out import refit_read_out
+from bci_decode.realtime.recalibration.gradient_steps import take_steps
+from bci_decode.realtime.recalibration.read_in import Encoding, read_in, same_units
+from bci_decode.realtime.recalibration.read_out import refit_read_out
 from bci_decode.runs.build import build_model
 from bci_decode.runs.load import LoadedRun
 from bci_decode.training.checkpoint import data_state

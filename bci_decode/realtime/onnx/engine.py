@@ -100,8 +100,8 @@ class OnnxEngine:
     """
 
     def __init__(self, run: Any):
-        from bci_decode.realtime.onnx_model import onnx_model  # needs PyTorch
-        from bci_decode.realtime.onnx_parts import parts
+        from bci_decode.realtime.onnx.model import onnx_model  # needs PyTorch
+        from bci_decode.realtime.onnx.parts import parts
 
         model = onnx_model(run)
         early, late = parts(model)

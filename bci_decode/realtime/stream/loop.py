@@ -16,8 +16,8 @@ import numpy as np
 
 from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.bins import Bin, Decoded, Sink, Source
-from bci_decode.realtime.rows import Rows
-from bci_decode.realtime.stopping import StopSign, no_garbage_collection, stop_sign
+from bci_decode.realtime.stream.rows import Rows
+from bci_decode.realtime.stream.stopping import StopSign, no_garbage_collection, stop_sign
 
 log = logging.getLogger(__name__)
 

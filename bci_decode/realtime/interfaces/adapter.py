@@ -2,7 +2,7 @@
 
 ezmsg-learn makes the class that its settings name, from a run's `best.pt` or its folder:
 
-    RNNSettings(model_class="bci_decode.realtime.adapter.RunModule",
+    RNNSettings(model_class="bci_decode.realtime.interfaces.adapter.RunModule",
                 checkpoint_path="RUN/best.pt", single_precision=True, device="cpu")
 
 Only the contract is tested: ezmsg-learn itself needs a pre-release of ezmsg. It decodes; it cannot
