@@ -35,6 +35,14 @@ def test_the_page_on_python_runs_from_top_to_bottom(tmp_path):
     assert done.stdout.splitlines()[-1].startswith("data.target: is 'speed'; choose one of")
 
 
+def test_the_page_on_live_decoding_runs_from_top_to_bottom(tmp_path):
+    script = "\n".join([*code_blocks(ROOT / "docs" / "live.md"), "print(velocity)"])
+    command = [sys.executable, "-W", "error", "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"\[ *-?\d.*\]", done.stdout.splitlines()[-1])
+
+
 def test_the_example_of_the_readme_runs(tmp_path):
     (script,) = code_blocks(ROOT / "README.md")
     for long, short in {"minutes=7.0": "minutes=1.0", '=["': '=["trainer.epochs=1", "'}.items():

@@ -16,7 +16,7 @@ import torch
 from bci_decode.data.binning import BinnedSession
 from bci_decode.data.session import Session
 from bci_decode.errors import BciDecodeError
-from bci_decode.files import md5_of, written_whole
+from bci_decode.files import expand_user, md5_of, written_whole
 from bci_decode.realtime.graph import StepGraph
 from bci_decode.realtime.onnx.engine import OnnxDecoder, library
 from bci_decode.realtime.onnx.model import OPSET, node_count, onnx_model
@@ -43,7 +43,7 @@ class Exported:
 
 
 def export_onnx(
-    run: LoadedRun, path: Path, session: Session | None = None, opset: int = OPSET
+    run: LoadedRun, path: str | Path, session: Session | None = None, opset: int = OPSET
 ) -> Exported:
     """Write the step of a run to `path` and verify it over a whole session.
 
@@ -51,6 +51,7 @@ def export_onnx(
     counts that are drawn at random at the training's mean rates. Raises `BciDecodeError`, and
     leaves no file, where the model cannot be exported or its outputs differ from PyTorch's.
     """
+    path = expand_user(path)
     check_place(path)
     library("onnxruntime")
     model = onnx_model(run, opset)
