@@ -216,6 +216,8 @@ def endurance(run: LoadedRun, arguments: argparse.Namespace) -> None:
     source = LiveSpikes(arguments.minutes, arguments)
     decoder, minutes = StreamingDecoder(run, arguments.engines[0]), Minutes(60 * source.second)
     summary = run_live(decoder, source, [minutes])
+    if summary.error is not None:
+        raise summary.error
     latency = summary.latency.reshape(arguments.minutes, -1)
     first, last = (1e6 * np.median(latency[number]) for number in (0, -1))
     seconds = np.diff(minutes.times)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
 import threading
 import time
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +24,8 @@ from bci_decode.realtime.bins import Bin, Decoded
 from bci_decode.realtime.decoder import StreamingDecoder
 from bci_decode.realtime.stream.loop import run_live
 from bci_decode.realtime.stream.replay import MAX_SPEED, Replay
-from bci_decode.realtime.stream.rows import Rows
+from bci_decode.realtime.stream.rows import BLOCK, Rows
+from bci_decode.realtime.stream.stopping import stop_sign
 from bci_decode.runs.load import LoadedRun
 
 
@@ -127,18 +131,29 @@ def test_a_bin_that_is_later_than_the_end_of_the_next_misses_its_deadline(decode
     assert all(got.bin.arrived > 0 for got in kept.got), "a source that sets no time gets one"
 
 
-def test_everything_is_closed_when_a_sink_or_the_decoder_fails(decoder):
+def test_an_error_ends_the_stream_and_keeps_what_was_decoded(decoder):
     def full():
         raise BciDecodeError("the disk is full")
 
     source, sinks = Counts(some_counts(decoder)), [Kept(), Kept(3, full), Kept()]
-    with pytest.raises(BciDecodeError, match="the disk is full"):
-        run_live(decoder, source, sinks)
+    summary = run_live(decoder, source, sinks)
+    assert str(summary.error) == "the disk is full" and len(summary) == 3
     assert source.closed == 1 and [sink.closed for sink in sinks] == [1, 1, 1]
-    source, sink = Counts(-some_counts(decoder)), Kept()
-    with pytest.raises(BciDecodeError, match="counts: are"):
-        run_live(decoder, source, [sink])
+    counts = some_counts(decoder).astype(float)
+    counts[5] = np.nan
+    source, sink = Counts(counts), Kept()
+    summary = run_live(decoder, source, [sink])
+    assert "counts: are nan" in str(summary.error) and len(summary) == len(sink.got) == 5
     assert source.closed == sink.closed == 1 and gc.isenabled()
+
+
+def test_the_last_sink_is_closed_first(decoder):
+    closed = []
+    sinks = [Kept() for _ in range(3)]
+    for number, sink in enumerate(sinks):
+        sink.close = lambda number=number: closed.append(number)
+    run_live(decoder, Counts(some_counts(decoder, 2)), sinks)
+    assert closed == [2, 1, 0]
 
 
 def test_garbage_collection_waits(decoder):
@@ -156,6 +171,19 @@ def test_a_signal_ends_the_stream_after_the_bin(decoder, number):
     summary = run_live(decoder, Counts(some_counts(decoder)), [seen, last])
     assert len(summary) == len(last.got) == 8 and summary.interrupted
     assert last.closed == 1 and signal.getsignal(number) == before
+
+
+def test_a_second_signal_while_sinks_close_changes_nothing(decoder):
+    def again():
+        os.kill(os.getpid(), signal.SIGTERM)
+        closed.append(1)
+
+    closed, sink = [], Kept(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    sink.close = again
+    with stop_sign() as sign:
+        summary = run_live(decoder, Counts(some_counts(decoder)), [sink])
+        os.kill(os.getpid(), signal.SIGTERM)  # while the report is written
+    assert closed == [1] and len(summary) == 4 and summary.interrupted and sign.asked
 
 
 class Silent(Counts):
@@ -200,4 +228,28 @@ def test_rows_grow_on_disk():
     np.testing.assert_array_equal(rows.read(), np.arange(50_000)[:, None] * np.ones(7))
     rows.next()[:] = -1
     assert rows.read()[-1, 0] == -1 and rows.read()[-2, 0] == 49_999
+    rows.close()
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Any file that would become larger is refused, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_keeps_the_rows_so_far():
+    rows = Rows(3)
+    with files_of_at_most(BLOCK * 24 + 1000):
+        with pytest.raises(BciDecodeError, match=r"what was decoded cannot be kept \(File too"):
+            for number in range(5 * BLOCK):
+                rows.next()[:] = number
+        assert len(rows) == 2 * BLOCK
+        np.testing.assert_array_equal(rows.read()[:, 2], np.arange(2 * BLOCK))
+    rows.next()[:] = 2 * BLOCK
+    np.testing.assert_array_equal(rows.read()[:, 0], np.arange(2 * BLOCK + 1))
     rows.close()

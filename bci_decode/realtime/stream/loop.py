@@ -6,8 +6,8 @@ Shapes: T bins, D axes of the target.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ from bci_decode.realtime.stream.stopping import StopSign, no_garbage_collection,
 log = logging.getLogger(__name__)
 
 ON_JUMP = ("keep", "reset")
+FIELDS = 5  # of a row: index, time, latency, missed, jumped; then the output and the truth
 PERCENTILES = {"p50": 50, "p95": 95, "p99": 99, "max": 100}
 
 
@@ -43,6 +44,7 @@ class LiveSummary:
     whether the output came after the deadline, `decoded` and `true` (T, D) are in the target's
     unit; `true` is NaN where it is unknown. `deadline` is in s after a bin's end, None without one.
     `jumps` counts the bins before which the clock jumped. `interrupted`: by Ctrl-C or SIGTERM.
+    `error` is what ended the stream before its end, None for nothing.
     """
 
     index: np.ndarray
@@ -54,6 +56,7 @@ class LiveSummary:
     deadline: float | None
     jumps: int
     interrupted: bool
+    error: Exception | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -70,52 +73,64 @@ class LiveSummary:
 def run_live(
     decoder: Stepper | Any, source: Source, sinks: Sequence[Sink] = (), on_jump: str = "keep"
 ) -> LiveSummary:
-    """Decode a source until it ends, and close it and its sinks.
+    """Decode a source until it ends, and close it and its sinks, the last sink first.
 
     The latency of a bin lasts from its `arrived`, where the source sets it, until the output is
     there; then the sinks get it, and the decoder prepares the next step. A source may have a
     `deadline`, s after a bin's end or None for no deadlines; by default it is the end of the next
-    bin. Where the clock jumped, the decoder keeps its state or, with `on_jump` "reset", starts
-    anew.
+    bin. Where the clock jumped, the decoder keeps its state or, with `on_jump` "reset", is reset.
 
-    Ctrl-C and SIGTERM are the normal end of a live stream: the bin in work is finished, and the
-    summary is returned as at any other end. A second one raises `KeyboardInterrupt`. Results grow
-    on disk, so that the loop's memory stays the same; garbage is not collected meanwhile.
+    An error of source, decoder or a sink ends the stream and is returned as `LiveSummary.error`,
+    with all bins before it: raise it once they are saved. Ctrl-C and SIGTERM are the normal end of
+    a live stream: the bin in work is finished, and the summary is returned as at any other end. A
+    second one, more than a second later, raises `KeyboardInterrupt`. Results grow on disk, so that
+    the loop's memory stays the same; garbage is not collected meanwhile.
     """
     if on_jump not in ON_JUMP:
         remedy = f"choose {' or '.join(ON_JUMP)}"
         raise BciDecodeError(f"is {on_jump!r}", field="on_jump", remedy=remedy)
-    axes = len(decoder.axes)
-    rows = Rows(4 + 2 * axes)
+    axes, error = len(decoder.axes), None
     deadline = getattr(source, "deadline", source.bin_width)
-    jumps = 0
-    with ExitStack() as closing:
-        closing.callback(rows.close)
-        with ExitStack() as ends:
-            for sink in reversed(sinks):
-                ends.callback(sink.close)
-            ends.callback(source.close)
-            sign = ends.enter_context(stop_sign())
-            ends.enter_context(no_garbage_collection())
-            bins = iter(source)
-            while (bin_ := _next(bins, sign)) is not None:
-                if bin_.jumped:
-                    jumps += 1
-                    _tell_jump(bin_, on_jump)
-                    if on_jump == "reset":
-                        decoder.reset()
-                output = decoder.step(bin_.counts)
-                latency = perf_counter() - bin_.arrived
-                missed = deadline is not None and latency > deadline
-                decoded = Decoded(bin_, output, latency, missed)
+    with stop_sign() as sign, closing(Rows(FIELDS + 2 * axes)) as rows:
+        try:
+            with ExitStack() as ends:
                 for sink in sinks:
-                    sink.write(decoded)
-                decoder.prepare()
-                row = rows.next()
-                row[:4] = bin_.index, bin_.time, latency, missed
-                row[4 : 4 + axes] = output
-                row[4 + axes :] = np.nan if bin_.true is None else bin_.true
-        return _summary(rows.read(), axes, deadline, jumps, sign.asked)
+                    ends.callback(sink.close)
+                ends.callback(source.close)
+                ends.enter_context(no_garbage_collection())
+                for bin_ in _bins(source, sign):
+                    if bin_.jumped:
+                        _tell_jump(bin_, on_jump)
+                        if on_jump == "reset":
+                            decoder.reset()
+                    decoded = _decode(decoder, bin_, deadline)
+                    for sink in sinks:
+                        sink.write(decoded)
+                    decoder.prepare()
+                    _keep(rows, decoded)
+        except Exception as failure:
+            error = failure
+        return _summary(rows.read(), axes, deadline, sign.asked, error)
+
+
+def _decode(decoder: Stepper | Any, bin_: Bin, deadline: float | None) -> Decoded:
+    output = decoder.step(bin_.counts)
+    latency = perf_counter() - bin_.arrived
+    return Decoded(bin_, output, latency, deadline is not None and latency > deadline)
+
+
+def _keep(rows: Rows, decoded: Decoded) -> None:
+    """Write a bin as a row: `FIELDS` numbers, the output, the truth."""
+    bin_, row, known = decoded.bin, rows.next(), FIELDS + len(decoded.output)
+    row[:FIELDS] = bin_.index, bin_.time, decoded.latency, decoded.missed, bin_.jumped
+    row[FIELDS:known] = decoded.output
+    row[known:] = np.nan if bin_.true is None else bin_.true
+
+
+def _bins(source: Source, sign: StopSign) -> Iterator[Bin]:
+    bins = iter(source)
+    while (bin_ := _next(bins, sign)) is not None:
+        yield bin_
 
 
 def _next(bins: Any, sign: StopSign) -> Bin | None:
@@ -136,24 +151,25 @@ def _next(bins: Any, sign: StopSign) -> Bin | None:
 
 
 def _tell_jump(bin_: Bin, on_jump: str) -> None:
-    done = "starts anew" if on_jump == "reset" else "keeps its state"
+    done = "is reset" if on_jump == "reset" else "keeps its state"
     log.warning(
         "a gap in the stream before bin %d (%.3f s): the decoder %s", bin_.index, bin_.time, done
     )
 
 
 def _summary(
-    rows: np.ndarray, axes: int, deadline: float | None, jumps: int, interrupted: bool
+    rows: np.ndarray, axes: int, deadline: float | None, interrupted: bool, error: Exception | None
 ) -> LiveSummary:
-    index, time, latency, missed = rows[:, :4].T
+    index, time, latency, missed, jumped = rows[:, :FIELDS].T
     return LiveSummary(
         index=index.astype(np.int64),
         time=time,
         latency=latency,
         missed=missed.astype(bool),
-        decoded=rows[:, 4 : 4 + axes],
-        true=rows[:, 4 + axes :],
+        decoded=rows[:, FIELDS : FIELDS + axes],
+        true=rows[:, FIELDS + axes :],
         deadline=deadline,
-        jumps=jumps,
+        jumps=int(jumped.sum()),
         interrupted=interrupted,
+        error=error,
     )

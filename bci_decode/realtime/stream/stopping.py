@@ -40,12 +40,18 @@ class StopSign:
 def stop_sign() -> Iterator[StopSign]:
     """Let the signals set a `StopSign`; in another thread than the main one nothing is changed.
 
-    A signal that the process ignores, as Ctrl-C in the background, stays ignored.
+    Within another `stop_sign` it is that one's sign. A signal that the process ignores, as Ctrl-C
+    in the background, stays ignored.
     """
-    sign = StopSign()
     if threading.current_thread() is not threading.main_thread():
-        yield sign
+        yield StopSign()
         return
+    for number in SIGNALS:
+        outer = signal.getsignal(number)
+        if isinstance(outer, StopSign):
+            yield outer
+            return
+    sign = StopSign()
     before = {number: signal.getsignal(number) for number in SIGNALS}
     handled = [number for number in SIGNALS if before[number] != signal.SIG_IGN]
     for number in handled:
