@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from os import PathLike
 
 
@@ -47,20 +48,42 @@ def one_line(error: BaseException) -> str:
 
 
 def run_cli(command: Callable[[], None]) -> None:
-    """Run a command; a `BciDecodeError` is one line and exit code 2, Ctrl-C exit code 130."""
+    """Run a command; a `BciDecodeError` is one line and exit code 2, Ctrl-C exit code 130.
+
+    A closed output or error stream changes neither.
+    """
     os.environ.setdefault("MPLBACKEND", "Agg")  # no window, whatever the machine has
     try:
         command()
-        sys.stdout.flush()
     except BciDecodeError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
+        _tell(f"error: {mistake}")
         sys.exit(2)
     except BrokenPipeError:
-        silence_stdout()
+        pass
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.stdout.flush()
+        _tell("interrupted")
+        _flush()
         os._exit(130)  # a thread that waits for a silent server would delay any other exit
+    finally:
+        _flush()
+
+
+def _tell(line: str) -> None:
+    """Print to standard error, if there is one."""
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):  # its reader is gone, or it is closed
+            print(line, file=sys.stderr)
+
+
+def _flush() -> None:
+    """Flush both streams; one whose reader is gone is silenced, or Python reports it at exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is None or stream.closed:
+            continue
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def silence_stdout() -> None:
@@ -68,4 +91,5 @@ def silence_stdout() -> None:
 
     Otherwise Python reports a BrokenPipeError when it exits.
     """
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

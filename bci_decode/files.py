@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -47,6 +48,27 @@ def move_into_place(temporary: Path, path: Path, sync: bool = True) -> None:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+
+
+def check_writable(folder: Path, remedy: str = "choose another place") -> None:
+    """Refuse a folder in which no file can be made."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        problem = f"cannot be written ({error.strerror or error})"
+        raise BciDecodeError(problem, file=folder, remedy=remedy) from error
+
+
+def made_folder(folder: Path, remedy: str = "choose another place") -> Path:
+    """Make a folder if it is not there, and check that files can be made in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = f"cannot be made ({error.strerror or error})"
+        raise BciDecodeError(problem, file=folder, remedy=remedy) from error
+    check_writable(folder, remedy)
+    return folder
 
 
 def expand_user(path: str | os.PathLike[str]) -> Path:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from composing import compose
@@ -22,3 +25,14 @@ def small_run(home: Path, *words: str, name: str = "run") -> Path:
 def other_recording(home: Path) -> Path:
     """Half a minute of other spikes of an array of as many channels."""
     return simulated_file(home / "other.mat", seed=7, minutes=0.5, channels=24)
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Any file that would become larger is refused, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -20,7 +20,7 @@ class Bin:
     `index` counts the bins of the stream from 0, missing ones included. `time` is the bin's end in
     s on the input's clock. `counts` (N,) are in the order of the source's units. `true` (D,) is the
     target, where it is known. `jumped` says that the clock jumped, or bins are missing, before this
-    one. `arrived` is the `time.perf_counter()` at which all input of the bin was in hand.
+    one. `arrived` is the `time.perf_counter()` at which all input of the bin had arrived.
     """
 
     index: int

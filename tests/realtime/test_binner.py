@@ -232,7 +232,13 @@ def test_accepted_events_are_handed_on():
         ({"bin_width": 0.0}, "bin_width: is 0.0 s"),
         ({"bin_width": np.nan}, "bin_width: is nan s"),
         ({"tolerance": -1.0}, "tolerance: is -1.0 s"),
-        ({"max_gap": 0.01}, "max_gap: is 0.01 s"),
+        ({"tolerance": 1e9}, "tolerance: is 1000000000.0 s; give 0 to 10 s"),
+        ({"max_gap": 0.01}, "max_gap: is 0.01 s; give a bin width, 0.1 s, or more"),
+        ({"max_gap": np.nan}, "max_gap: is nan s"),
+        ({"start": np.nan}, "start: is nan s; give a time of the clock"),
+        ({"edges": np.array([1.0])}, "edges: are 1 times; give ascending times, 1 for each bin"),
+        ({"edges": np.array([2.0, 1.0])}, "edges: are 2 times"),
+        ({"edges": np.arange(4.0), "presence": 0.05}, "edges: are 4 times; .* 2 for each bin"),
         ({"presence": 0.03}, "data.presence: is 0.03 s, not a divisor"),
         ({"count_window": 0.03}, "data.count_window: is 0.03 s, not a multiple"),
     ],
@@ -245,3 +251,21 @@ def test_settings_without_meaning_are_refused(settings, problem):
 def test_events_need_a_unit_each():
     with pytest.raises(BciDecodeError, match="give a unit for each time"):
         SpikeBinner(1, 0.1).add([0.1, 0.2], [0])
+
+
+@pytest.mark.parametrize("units", [True, -1, 0, 2.5, None, [], [["a"], ["b"]], ["a", "b", "a"]])
+def test_units_that_are_none_are_refused(units):
+    with pytest.raises(BciDecodeError, match="^units: .*; give "):
+        SpikeBinner(units, 0.1)
+
+
+@pytest.mark.parametrize("units", [np.int64(3), np.array(["a", "b", "c"])])
+def test_numbers_and_arrays_of_numpy_are_units(units):
+    assert SpikeBinner(units, 0.1).units == 3
+
+
+def test_one_missing_bin_is_singular(caplog):
+    binner = SpikeBinner(1, 0.1, start=0.0, max_gap=0.1)
+    running(binner, 0.005, 0.1)
+    running(binner, 0.205, 0.1)
+    assert "; 1 bin is missing" in caplog.text

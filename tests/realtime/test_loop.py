@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import gc
 import os
-import resource
 import signal
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from live_runs import made_run
+from streams import files_of_at_most
 
 from bci_decode.data.session import read_session
 from bci_decode.data.simulate import simulated_file
@@ -229,17 +227,6 @@ def test_rows_grow_on_disk():
     rows.next()[:] = -1
     assert rows.read()[-1, 0] == -1 and rows.read()[-2, 0] == 49_999
     rows.close()
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """Any file that would become larger is refused, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_keeps_the_rows_so_far():

@@ -380,6 +380,8 @@ def test_three_processes_survive_a_sender_that_is_killed(tmp_path, processes):
         ("--lsl-in nowhere --timeout 0.2", "LSL stream 'nowhere': no stream of this name"),
         ("--lsl-in a --replay b", "two sources are named"),
         ("--lsl-in a --start 3", "--start: has no effect; remove it, or give --replay"),
+        ("--lsl-in a --speed 3", "--speed: has no effect; remove it, or give --replay"),
+        ("--lsl-in a --data-dir x", "--data-dir: has no effect; remove it, or give --replay"),
         ("--replay a --timeout 3", "--timeout: has no effect; remove it, or give --lsl-in"),
         ("--replay a --host ::", "--host: has no effect; remove it, or give --page"),
     ],

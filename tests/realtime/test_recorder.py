@@ -21,7 +21,8 @@ from bci_decode.realtime.stream import journal
 from bci_decode.realtime.stream.binner import SpikeBinner
 from bci_decode.realtime.stream.journal import read_journal
 from bci_decode.realtime.stream.loop import run_live
-from bci_decode.realtime.stream.recorder import Recorder, even_events, journal_of, recover
+from bci_decode.realtime.stream.recorder import Recorder, journal_of, lock_of, recover
+from bci_decode.realtime.stream.recording import even_events
 from bci_decode.realtime.stream.replay import MAX_SPEED, Replay
 
 SETTINGS = {
@@ -226,3 +227,55 @@ def test_no_recording_is_overwritten_or_shared(tmp_path):
     with pytest.raises(BciDecodeError, match="is no journal"):
         read_journal(foreign)
     assert foreign.read_text() == "something else"
+
+
+def left_by_a_kill(path: Path, bins: int = 20) -> bytes:
+    """Write a journal as a killed stream leaves it; returns its content."""
+    recorder = Recorder(path, UNITS, 0.1)
+    for number in range(bins):
+        written(recorder, [Bin(number, (number + 1) * 0.1, np.array([1, 0]))])
+    recorder._journal._file.flush()
+    content = journal_of(path).read_bytes()
+    recorder.close()
+    path.unlink()
+    journal_of(path).write_bytes(content)
+    return content
+
+
+@pytest.mark.parametrize("tail", [bytes(100), b"B" + bytes(99), b"E\x05\0\0\0" + bytes(99)])
+def test_a_damaged_tail_is_left_out(tail, tmp_path):
+    journal = journal_of(tmp_path / "live.mat")
+    content = left_by_a_kill(tmp_path / "live.mat")
+    journal.write_bytes(content + tail)
+    assert len(read_journal(journal)[2]) == 20
+
+
+@pytest.mark.parametrize("header", [b"{bad", b"[]", b"{}", b"\xff\0"])
+def test_a_damaged_header_is_one_line(header, tmp_path):
+    journal = journal_of(tmp_path / "live.mat")
+    content = left_by_a_kill(tmp_path / "live.mat").split(b"\n", 2)
+    journal.write_bytes(b"\n".join([content[0], header, content[2]]))
+    with pytest.raises(BciDecodeError, match="its header is damaged; move it away"):
+        read_journal(journal)
+
+
+def test_any_recording_in_a_folder_recovers_what_killed_ones_left(tmp_path, caplog):
+    content = left_by_a_kill(tmp_path / "killed.mat")
+    for name in ("running.mat", "other.mat"):
+        journal_of(tmp_path / name).write_bytes(content)
+    journal_of(tmp_path / "foreign.mat").write_text("something else")
+    caplog.clear()
+    with FileLock(lock_of(tmp_path / "running.mat")):
+        Recorder(tmp_path / "new.mat", UNITS, 0.1).close()
+    recovered = sorted(path.name for path in tmp_path.glob("*.mat"))
+    assert recovered == ["killed_recovered.mat", "other_recovered.mat"]
+    journals = sorted(path.name for path in tmp_path.glob("*.journal"))
+    assert journals == ["foreign.mat.journal", "running.mat.journal"]
+    assert caplog.text.count("; recovered as") == 2 and "foreign.mat.journal: is no" in caplog.text
+
+
+def test_a_folder_that_takes_no_file_is_told_first():
+    with pytest.raises(
+        BciDecodeError, match=r"^/proc: cannot be written \(.*; choose another place"
+    ):
+        Recorder("/proc/x.mat", UNITS, 0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,9 +87,9 @@ def test_pace_follows_the_wall_clock_from_the_start(home):
     assert source.deadline == pytest.approx(0.0064)
 
 
-def test_speed_has_to_be_positive(home):
+def test_speed_has_bounds(home):
     loaded = load_run(small_run(home, name="pace"))
-    for speed in (0.0, -1.0, float("nan")):
+    for speed in (0.0, -1.0, float("nan"), 1e-300, 1e6):
         with pytest.raises(BciDecodeError, match="speed: is"):
             Replay(loaded, other_recording(home), speed)
     assert Replay(loaded, other_recording(home), MAX_SPEED).deadline is None
@@ -101,3 +102,16 @@ def test_close_ends_the_replay(home):
     source.close()
     source.close()
     assert list(bins) == []
+
+
+def test_a_recording_of_unknown_movement_is_replayed_without_truth(home, caplog):
+    loaded = load_run(small_run(home, name="pace"))
+    session = read_session(other_recording(home))
+    unknown = replace(session, finger_pos=np.full_like(session.finger_pos, np.nan))
+    bins = list(Replay(loaded, unknown, MAX_SPEED))
+    np.testing.assert_array_equal([found.counts for found in bins], loaded.bin(session).counts)
+    assert all(found.true is None for found in bins)
+    assert "finger_pos is NaN throughout, so there is no R2" in caplog.text
+    unknown.finger_pos[5:] = 0.0
+    with pytest.raises(BciDecodeError, match="finger_pos: NaN or Inf at 5"):
+        Replay(loaded, unknown)

@@ -9,13 +9,15 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 from recordings import ROOT, recording, write_mat73
-from streams import other_recording, small_run
+from streams import files_of_at_most, other_recording, small_run
 
+import bci_decode
 from bci_decode import cli
 from bci_decode.data.session import read_session
 from bci_decode.realtime.stream.recorder import journal_of, recover
@@ -91,6 +93,9 @@ def test_the_files_of_a_stream(run, other, command):
     np.testing.assert_array_equal(saved["true"], expected["true"])
     np.testing.assert_allclose(saved["decoded"], expected["decoded"], rtol=0, atol=1e-3)
     assert report["bins"] == len(saved["latency"]) == len(expected["time"])
+    assert report["version"] == bci_decode.__version__ and report["error"] is None
+    assert datetime.fromisoformat(report["started"]).tzinfo is not None
+    assert [report[key] for key in ("tolerance", "max_gap", "on_jump")] == [0.0, 1.0, "keep"]
     assert report["speed"] == "max" and report["deadline_s"] is None and not report["interrupted"]
     assert list(report["latency_us"]) == ["p50", "p95", "p99", "max"]
     for name, value in report["latency_us"].items():
@@ -147,9 +152,13 @@ def assert_beginning(recorded: Path, run: Path, file: Path) -> int:
     return bins
 
 
-def test_ctrl_c_prints_the_summary_and_keeps_the_recording(run, other, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_two_signals_print_the_summary_and_keep_the_recording(run, other, tmp_path, number):
+    """Programs that start others often send a signal twice."""
     process = started(run, other, tmp_path / "live.mat")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
+    time.sleep(0.05)
+    process.send_signal(number)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     first = output.splitlines()[0]
@@ -158,7 +167,34 @@ def test_ctrl_c_prints_the_summary_and_keeps_the_recording(run, other, tmp_path)
     bins = assert_beginning(tmp_path / "live.mat", run, other)
     assert f" {bins} bins" in first
     assert json.loads((tmp_path / "out" / "stream.json").read_text())["bins"] == bins
-    assert not journal_of(tmp_path / "live.mat").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["live.mat", "out"]
+
+
+def test_a_closed_output_ends_no_stream(run, other, tmp_path):
+    """As with `2>&1 | head -1`."""
+    reader, writer = os.pipe()
+    words = ["stream", run, "--replay", other, "--speed", "max", "--output", tmp_path / "out"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bci_decode.cli", *map(str, words)],
+        cwd=ROOT, stdout=writer, stderr=writer, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    os.close(reader)
+    os.close(writer)
+    assert process.wait(60) == 0
+    report = json.loads((tmp_path / "out" / "stream.json").read_text())
+    assert report["bins"] == len(load_run(run).predictions(other)["time"])
+
+
+def test_a_full_disk_ends_the_stream_with_a_report(run, other, command, tmp_path):
+    words = ["--speed", "max", "--record", tmp_path / "live.mat", "--output", tmp_path / "out"]
+    with files_of_at_most(120_000):
+        code, output, errors = command("stream", run, "--replay", other, *words)
+    assert code == 2 and "live.mat.journal: cannot be written (File too large)" in errors
+    report = json.loads((tmp_path / "out" / "stream.json").read_text())
+    assert 0 < report["bins"] < 400 and "File too large" in report["error"]
+    assert output.splitlines()[0].endswith("; stopped by an error")
+    recovered = recover(tmp_path / "live.mat")
+    assert recovered is not None and assert_beginning(recovered, run, other) > 4
 
 
 def test_a_killed_process_loses_its_last_second_at_most(run, other, tmp_path):
@@ -180,10 +216,17 @@ def bad_words(home: Path, other: Path) -> dict[str, tuple[list, str]]:
         "empty file": (["--replay", home / "empty.mat"], "empty.mat: is empty"),
         "no session": (["--replay", home / "text.mat"], "text.mat: is not a MATLAB file"),
         "no source": ([], "no source is named; give one: --replay"),
-        "speed 0": (["--replay", other, "--speed", "0"], "--speed: is '0'; give a number above 0"),
-        "speed nan": (["--replay", other, "--speed", "nan"], "--speed: is 'nan'"),
+        "speed 0": (["--replay", other, "--speed", "0"], "speed: is 0; give 0.001 to 1000, or max"),
+        "speed nan": (["--replay", other, "--speed", "nan"], "speed: is nan"),
         "speed text": (["--replay", other, "--speed", "fast"], "--speed: is 'fast'"),
-        "negative speed": (["--replay", other, "--speed=-1"], "--speed: is '-1'"),
+        "negative speed": (["--replay", other, "--speed=-1"], "speed: is -1"),
+        "slow": (["--replay", other, "--speed", "1e-300"], "speed: is 1e-300; give 0.001 to"),
+        "long tolerance": ([*replay, "--tolerance", "1e9"], "tolerance: is 1000000000.0 s; give 0"),
+        "empty output": ([*replay, "--output", ""], "--output: is empty; give a name, or omit it"),
+        "empty stream": ([*replay, "--lsl-out", ""], "--lsl-out: is empty"),
+        "output": ([*replay, "--output", home / "text.mat" / "x"], "x: cannot be made (Not a dir"),
+        "port": ([*replay, "--page", "65536"], "--page: is 65536; give a port from 0 to 65535"),
+        "no place": ([*replay, "--record", "/proc/x.mat"], "/proc: cannot be written"),
         "engine": ([*replay, "--engine", "abacus"], "engine: is 'abacus'"),
         "tolerance": ([*replay, "--tolerance", "nan"], "tolerance: is nan s"),
         "max gap": ([*replay, "--max-gap", "0"], "max_gap: is 0.0 s"),

@@ -19,6 +19,7 @@ from bci_decode.realtime.bins import Bin
 from bci_decode.realtime.stream.drops import Drops, dropped_text
 from bci_decode.realtime.stream.intervals import Intervals
 from bci_decode.realtime.stream.labels import Labels
+from bci_decode.realtime.stream.settings import check_binning, check_grid
 from bci_decode.realtime.stream.trailing import TrailingCounts
 
 log = logging.getLogger(__name__)
@@ -45,17 +46,17 @@ class SpikeBinner:
     **Jumps of the clock.** An event is off the clock if it is more than `max_gap` s after the
     latest one, or more than `max_gap` s before the oldest bin that is still open. Such events wait.
     The third in a row proves that the clock has jumped: the bins up to the old time are given, and
-    the grid goes on in the same phase at the first of the three; nothing of the three is lost. The
-    next bin has `jumped`. After a jump forward `index` leaves the missing bins out; after a jump
-    back (a restarted clock) it goes on by 1. If an event on the clock comes first, those that
-    waited were strays: they are dropped as "off the clock" and change nothing else. Three strays in
-    a row do move the grid, and the next three true events move it back. In a stream where all units
-    are silent for longer than `max_gap`, call `advance`. With `edges`, the grid is a recording's,
-    and every time is believed.
+    the grid continues in the same phase at the first of the three; nothing of the three is lost.
+    The next bin has `jumped`. After a jump forward `index` leaves the missing bins out; after a
+    jump back (a restarted clock) it continues by 1. If an event on the clock comes first, those
+    that waited were strays: they are dropped as "off the clock" and change nothing else. Three
+    strays in a row do move the grid, and the next three true events move it back. In a stream where
+    all units are silent for longer than `max_gap`, call `advance`. With `edges`, the grid is a
+    recording's, and every time is believed.
 
     `units` is the number of units, or their labels. Whole numbers among the units of events are
     columns; other values are looked up among the labels. `on_events`, if set, is called with the
-    times and columns of accepted events; after a jump back, times are moved on to follow the old.
+    times and columns of accepted events; after a jump back, times continue those before.
     """
 
     def __init__(
@@ -70,13 +71,14 @@ class SpikeBinner:
         presence: float | None = None,
         count_window: float | None = None,
     ) -> None:
-        _check(bin_width, tolerance, max_gap)
+        check_binning(bin_width, tolerance, max_gap)
+        each = 1 if presence is None else whole_ratio("presence", bin_width, presence)
+        check_grid(start, edges, each)
         self.bin_width, self.tolerance, self.max_gap = bin_width, tolerance, max_gap
-        self._labels = Labels(() if isinstance(units, int) else units)
-        self.units = units if isinstance(units, int) else len(units)
+        self._labels = Labels(units)
+        self.units = self._labels.number
         self.on_events: Callable[[np.ndarray, np.ndarray], None] | None = None
         self._drops = Drops()
-        each = 1 if presence is None else whole_ratio("presence", bin_width, presence)
         waiting = math.ceil(tolerance / bin_width) + 2
         self._grid = Intervals(self.units, bin_width, each, waiting, edges)
         self._trailing: TrailingCounts | None = None
@@ -107,7 +109,7 @@ class SpikeBinner:
     ) -> list[Bin]:
         """Count events, times (E,) in s and units (E,), and give the bins that are now complete.
 
-        `arrived` is the `time.perf_counter()` at which the events were in hand, by default now.
+        `arrived` is the `time.perf_counter()` at which the events had arrived, by default now.
         """
         self._arrived = perf_counter() if arrived is None else arrived
         times, columns = np.asarray(times, np.float64), self._labels.columns(units)
@@ -267,15 +269,15 @@ class SpikeBinner:
         return taken
 
     def _jump(self, time: float) -> list[Bin]:
-        """Give all bins up to the clock, and let the grid go on at `time` in the same phase."""
+        """Give all bins up to the clock, and let the grid continue at `time` in the same phase."""
         bins = self._drain()
         old, following, position = self._clock, self._grid.position, self._grid.position_of(time)
         if time < old:
             self._skipped += following - position
-            log.warning("the clock went back from %.3f to %.3f s; bins go on there", old, time)
+            log.warning("the clock went back from %.3f to %.3f s; bins continue there", old, time)
         else:
-            line = "the clock jumped from %.3f to %.3f s; %d bins are missing"
-            log.warning(line, old, time, position - following)
+            line = "the clock jumped from %.3f to %.3f s; %s missing"
+            log.warning(line, old, time, _bins_text(position - following))
         if self._trailing is not None:
             self._trailing.reset()
         self._grid.place(position)
@@ -283,14 +285,8 @@ class SpikeBinner:
         return bins
 
 
-def _check(bin_width: float, tolerance: float, max_gap: float) -> None:
-    if not 0 < bin_width < math.inf:
-        raise BciDecodeError(f"is {bin_width} s", field="bin_width", remedy="give seconds above 0")
-    if not 0 <= tolerance < math.inf:
-        raise BciDecodeError(f"is {tolerance} s", field="tolerance", remedy="give 0 s or more")
-    if not max_gap >= bin_width:
-        remedy = f"give a bin width, {bin_width} s, or more"
-        raise BciDecodeError(f"is {max_gap} s", field="max_gap", remedy=remedy)
+def _bins_text(number: int) -> str:
+    return "1 bin is" if number == 1 else f"{number} bins are"
 
 
 def _arrays(events: list[tuple[float, int]]) -> tuple[np.ndarray, np.ndarray]:

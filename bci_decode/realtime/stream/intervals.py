@@ -81,7 +81,7 @@ class Intervals:
         return bool(self._counts[self._row : self._row + self._each].any())
 
     def take(self, clock: float) -> np.ndarray:
-        """The counts (N,) of the oldest open bin, and go on to the next; no event is after `clock`.
+        """The counts (N,) of the oldest open bin, which closes; no event is after `clock`.
 
         Raises nothing at the end of given edges: all bins after it have no end.
         """

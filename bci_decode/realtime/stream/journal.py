@@ -17,6 +17,7 @@ MAGIC = b"bci_decode journal 1\n"
 EVENTS, BIN = b"E", b"B"  # kinds of records
 HEAD = struct.Struct("<cI")  # of a record: its kind, and the bytes that follow
 EVENT = np.dtype([("time", "<f8"), ("column", "<i4")])
+HEADER = ("units", "bin_width", "lag", "target")  # keys that a header has
 EVERY = 1.0  # s after which what was written is handed to the system
 
 
@@ -64,28 +65,45 @@ class Journal:
 def read_journal(path: Path) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """Header, events (of dtype `EVENT`) and bins (T, columns) of a journal.
 
-    A record that was cut short by a kill is left out.
+    A record that a kill cut short is left out, with all that follows; so is a damaged one.
     """
     with path.open("rb") as file:
         content = memoryview(file.read())
     head = bytes(content[: 1 << 20]).split(b"\n", 2)
     if bytes(content[: len(MAGIC)]) != MAGIC or len(head) < 3:
         raise BciDecodeError("is no journal of a stream", file=path, remedy="move it away")
+    header = _header(head[1], path)
     records: dict[bytes, list[memoryview]] = {EVENTS: [], BIN: []}
     for kind, record in _records(content[len(head[0]) + len(head[1]) + 2 :]):
         records[kind].append(record)
     events = np.frombuffer(b"".join(records[EVENTS]), EVENT)
+    events = events[(events["column"] >= 0) & (events["column"] < len(header["units"]))]
     bins = np.frombuffer(b"".join(records[BIN]), "<f8")
     width = len(records[BIN][0]) // 8 if records[BIN] else 1
-    return json.loads(head[1]), events, bins.reshape(-1, width)
+    return header, events, bins.reshape(-1, width)
+
+
+def _header(line: bytes, path: Path) -> dict[str, Any]:
+    try:
+        header = json.loads(line)
+        for key in HEADER:
+            header[key]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BciDecodeError("its header is damaged", file=path, remedy="move it away") from error
+    return header
 
 
 def _records(content: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    start = 0
+    """Records up to the first one that is cut short, of an unknown kind or of a wrong size."""
+    start, of_bin = 0, None
     while start + HEAD.size <= len(content):
         kind, size = HEAD.unpack_from(content, start)
         start += HEAD.size
         if start + size > len(content):
+            return
+        if kind == BIN and size and size % 8 == 0 and size == (of_bin or size):
+            of_bin = size
+        elif kind != EVENTS or size % EVENT.itemsize:
             return
         yield kind, content[start : start + size]
         start += size

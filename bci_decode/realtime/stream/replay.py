@@ -5,22 +5,27 @@ Shapes: E events, N units, T bins, D axes.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bci_decode.config import DataConfig
 from bci_decode.data.binning import BinnedSession, interval_edges, select_units
 from bci_decode.data.counts import whole_ratio
 from bci_decode.data.session import Session, clock_gaps, read_session
-from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.bins import Bin
 from bci_decode.realtime.stream.binner import SpikeBinner
+from bci_decode.realtime.stream.settings import check_max_gap, check_speed
 from bci_decode.runs.load import LoadedRun
 from bci_decode.runs.scored_bins import scored_bins
+
+log = logging.getLogger(__name__)
 
 MAX_SPEED = math.inf
 
@@ -28,14 +33,18 @@ MAX_SPEED = math.inf
 class Replay:
     """A source that replays a recording as spike events, with the true target of each bin.
 
+    Where the recording does not know the movement at all (NaN throughout), `true` is None.
+
     `run` is a `LoadedRun`, or a streaming decoder that has one as `run`: its settings make the
-    bins. `speed` 1 is the recording's own pace, 10 is ten times as fast, inf does not wait. Without
-    `start` and `stop` (s of the recording's clock), the session that the run was trained on is
-    replayed in its test part, any other whole, as `LoadedRun.predictions` does.
+    bins. `speed` 1 is the recording's own pace, 10 is ten times as fast, inf does not wait (0.001
+    to 1000, or inf). Without `start` and `stop` (s of the recording's clock), the session that the
+    run was trained on is replayed in its test part, any other whole, as `LoadedRun.predictions`
+    does.
 
     The events of a bin come in one piece at the bin's end, and each bin is given `tolerance` s
-    later. Counts equal `run.bin(session).counts` of the same bins. A bin after a gap of more than
-    `max_gap` s in the recording's clock has `jumped`; the bins of the gap are empty.
+    later, rounded up to whole bins: the clock is looked at once per bin. Counts equal
+    `run.bin(session).counts` of the same bins. A bin after a gap of more than `max_gap` s in the
+    recording's clock has `jumped`; the bins of the gap are empty.
     """
 
     def __init__(
@@ -49,42 +58,27 @@ class Replay:
         tolerance: float = 0.0,
         max_gap: float = 1.0,
     ) -> None:
-        if not speed > 0:
-            raise BciDecodeError(f"is {speed}", field="speed", remedy="give a number above 0")
-        if not max_gap > 0:
-            raise BciDecodeError(f"is {max_gap} s", field="max_gap", remedy="give seconds above 0")
+        check_speed(speed)
+        check_max_gap(max_gap)
         run = getattr(run, "run", run)
         session = file if isinstance(file, Session) else read_session(file)
-        binned = run.bin(session)
+        binned, known = _binned(run, session)
         bins, self.overlaps = scored_bins(run.state["session"], session, binned, start, stop)
-        config = run.config
-        window = config.count_window
-        summed = 1 if window is None else whole_ratio("count_window", window, config.bin_width)
-        first = max(0, bins.start - summed + 1)  # earlier bins count in the sums of the first one
+        first = max(0, bins.start - _summed(run.config) + 1)  # they count in the first one's sums
         self._lead = bins.start - first
         self._edges = edges = binned.edges[first : bins.stop + 1]
-        self._true = binned.kinematics[bins]
+        self._bins = bins.stop - bins.start
+        self._true = binned.kinematics[bins] if known else None
         self._jumps = _bins_after_gaps(session, binned, bins, max_gap)
-        self._times, self._columns = _events(session, config.units, config.area, edges)
-        fine = edges
-        if config.presence is not None:
-            fine = interval_edges(session, edges, config.bin_width, config.presence)
+        self._times, self._columns = _events(session, run.config.units, run.config.area, edges)
         self.session, self.units, self.bin_width = session, binned.units, binned.bin_width
         self.speed = speed
-        self.binner = SpikeBinner(
-            len(binned.units),
-            binned.bin_width,
-            edges=fine,
-            tolerance=tolerance,
-            max_gap=max(max_gap, binned.bin_width),
-            presence=config.presence,
-            count_window=config.count_window,
-        )
+        self.binner = _binner(run.config, session, binned, edges, tolerance, max_gap)
         self._closed = False
 
     def __len__(self) -> int:
         """The number of bins."""
-        return len(self._true)
+        return self._bins
 
     @property
     def deadline(self) -> float | None:
@@ -109,9 +103,9 @@ class Replay:
         self._closed = True
 
     def _wait(self, due: float) -> float:
-        """Sleep until `due` and return when the input was in hand.
+        """Sleep until `due` and return when the input had arrived.
 
-        If the decoder is behind, the input was in hand at `due` already.
+        If the decoder is behind, the input had arrived at `due` already.
         """
         now = time.perf_counter()
         if math.isinf(self.speed):
@@ -126,8 +120,47 @@ class Replay:
         for found in bins:
             index = found.index - self._lead
             if index >= 0:
-                true, jumped = self._true[index], index in self._jumps
+                true = None if self._true is None else self._true[index]
+                jumped = index in self._jumps
                 yield Bin(index, found.time, found.counts, true, jumped, found.arrived)
+
+
+def _binned(run: LoadedRun, session: Session) -> tuple[BinnedSession, bool]:
+    """The session in the run's bins, and whether its movement is known; otherwise that is 0."""
+    source = run.config.source
+    if not np.isnan(getattr(session, source)[:, :2]).all():
+        return run.bin(session), True
+    log.warning("%s: %s is NaN throughout, so there is no R2", session.path, source)
+    unknown: Any = {source: np.zeros_like(getattr(session, source))}
+    return run.bin(replace(session, **unknown)), False
+
+
+def _summed(config: DataConfig) -> int:
+    """How many bins are summed in the counts of one."""
+    window = config.count_window
+    return 1 if window is None else whole_ratio("count_window", window, config.bin_width)
+
+
+def _binner(
+    config: DataConfig,
+    session: Session,
+    binned: BinnedSession,
+    edges: np.ndarray,
+    tolerance: float,
+    max_gap: float,
+) -> SpikeBinner:
+    """The binner whose counts are those of `binned` from edge to edge."""
+    if config.presence is not None:
+        edges = interval_edges(session, edges, config.bin_width, config.presence)
+    return SpikeBinner(
+        len(binned.units),
+        binned.bin_width,
+        edges=edges,
+        tolerance=tolerance,
+        max_gap=max(max_gap, binned.bin_width),
+        presence=config.presence,
+        count_window=config.count_window,
+    )
 
 
 def _events(

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from bci_decode.errors import BciDecodeError
+from bci_decode.errors import one_line
 from bci_decode.evaluation.scores import scores
-from bci_decode.files import written_whole
+from bci_decode.files import made_folder, written_whole
 from bci_decode.realtime.decoder import StreamingDecoder
 from bci_decode.realtime.stream.drops import dropped_text
 from bci_decode.realtime.stream.figures import MIN_BINS, draw_stream
@@ -27,7 +27,7 @@ def stream_report(
     report = {
         "run": str(decoder.run.folder),
         "epoch": decoder.run.state["epoch"],
-        "engine": decoder.engine,
+        "engine": getattr(decoder, "runs_on", decoder.engine),
         "seconds": None,
         "bins": len(summary),
         "bin_width": decoder.bin_width,
@@ -43,6 +43,7 @@ def stream_report(
         "missed": int(summary.missed.sum()),
         "jumps": summary.jumps,
         "interrupted": summary.interrupted,
+        "error": None if summary.error is None else one_line(summary.error),
     }
     if len(summary):
         first, last = summary.time[0] - decoder.bin_width, summary.time[-1]
@@ -71,6 +72,8 @@ def report_text(report: dict[str, Any]) -> str:
     ]
     if report["interrupted"]:
         lines[0] += "; stopped by a signal"
+    if report["error"]:
+        lines[0] += "; stopped by an error"
     if report["scores"]:
         axes = [key for key in report["scores"] if key.startswith("r2_")]
         lines.append(f"{'':<6}{'R2':>14}")
@@ -95,7 +98,7 @@ def report_text(report: dict[str, Any]) -> str:
 def write_stream(
     folder: Path, decoder: StreamingDecoder, summary: LiveSummary, report: dict, figures: str
 ) -> list[str]:
-    """Write predictions.npz, figures and stream.json, the report; returns their names."""
+    """Write predictions.npz, stream.json (the report) and figures; returns their names."""
     decoded: dict[str, Any] = {
         "time": summary.time,
         "true": summary.true,
@@ -105,16 +108,11 @@ def write_stream(
         "unit": decoder.unit,
         "bin_width": decoder.bin_width,
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BciDecodeError(
-            f"cannot be made ({error.strerror})", file=folder, remedy="choose another --output"
-        ) from error
+    made_folder(folder, "choose another --output")
     with written_whole(folder / "predictions.npz") as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **decoded, index=summary.index, latency=summary.latency)
-    title = f"{report['run']} on {report.get('session') or 'a live stream'}"
-    drawn = draw_stream(folder, figures, summary, decoded, title)
     with written_whole(folder / "stream.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")
+    title = f"{report['run']} on {report.get('session') or 'a live stream'}"
+    drawn = draw_stream(folder, figures, summary, decoded, title)
     return ["stream.json", "predictions.npz", *drawn]

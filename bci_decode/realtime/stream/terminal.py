@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Sequence
 from shutil import get_terminal_size
@@ -15,17 +16,22 @@ NEW_LINE = 5.0  # s between two lines where they cannot be overwritten, as in a 
 CLEAR = "\r\x1b[K"  # back to the beginning of the line, which is erased
 
 
+def _is_terminal() -> bool:
+    """Whether standard error is a terminal; it is None or closed where nobody reads it."""
+    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+
+
 class Terminal:
     """A sink that prints bin, decoded values, latency and missed deadlines to standard error.
 
     A terminal shows one line that is updated ten times a second, a file gets a line in five
-    seconds.
+    seconds. Where standard error is closed, nothing is shown and the stream continues.
     """
 
     def __init__(self, axes: Sequence[str], unit: str) -> None:
         self.axes, self.unit = axes, unit
         self._missed = 0
-        self._in_place = sys.stderr.isatty()
+        self._in_place = _is_terminal()
         self._every = IN_PLACE if self._in_place else NEW_LINE
         self._due = perf_counter() + self._every
         self._shown = False
@@ -36,12 +42,18 @@ class Terminal:
         if now < self._due:
             return
         self._due = now + self._every
+        text = self._text(decoded)
         if self._in_place:
-            text = self._text(decoded)[: get_terminal_size().columns - 1]
-            print(CLEAR + text, end="", file=sys.stderr, flush=True)
+            self._print(CLEAR + text[: get_terminal_size().columns - 1], end="")
             self._shown = True
         else:
-            print(self._text(decoded), file=sys.stderr, flush=True)
+            self._print(text)
+
+    def _print(self, text: str = "", end: str = "\n") -> None:
+        try:
+            print(text, end=end, file=sys.stderr, flush=True)
+        except (OSError, ValueError):  # its reader is gone, or it is closed
+            self._due = math.inf
 
     def _text(self, decoded: Decoded) -> str:
         pairs = zip(self.axes, decoded.output, strict=True)
@@ -54,7 +66,7 @@ class Terminal:
     def close(self) -> None:
         """Leave the last line where it is."""
         if self._shown:
-            print(file=sys.stderr)
+            self._print()
             self._shown = False
 
 
@@ -62,4 +74,4 @@ class LineHandler(logging.StreamHandler):
     """Logs to standard error; in a terminal a log line takes the place of the stream's line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return CLEAR * sys.stderr.isatty() + super().format(record)
+        return CLEAR * _is_terminal() + super().format(record)
