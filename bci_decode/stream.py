@@ -78,7 +78,7 @@ def _stream(arguments: argparse.Namespace, sign: StopSign) -> None:
     decoder = StreamingDecoder(run, arguments.engine, source.units)
     _warm_up(decoder)
     started = datetime.now().astimezone()
-    folder = arguments.output or run.folder / "streams" / _name(source, started)
+    folder = arguments.output or run.folder / "streams" / folder_name(source, started)
     made_folder(folder, "choose another place with --output")
     sign.waiting = False  # from here on a signal ends the stream, not the command
     summary = run_live(decoder, source, _sinks(decoder, source, arguments), arguments.on_jump)
@@ -102,7 +102,7 @@ def _write(
     finally:
         if arguments.record and arguments.record.exists():
             written += f"recorded {arguments.record}\n"
-        with suppress(BrokenPipeError):
+        with suppress(OSError):  # nobody reads it, or its disk is full
             print(report_text(report), written, sep="\n", end="", flush=True)
         if summary.error is not None:
             raise summary.error
@@ -113,7 +113,7 @@ def file_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "stream"
 
 
-def _name(source: Any, started: datetime) -> str:
+def folder_name(source: Any, started: datetime) -> str:
     """The folder of a stream; live ones of the same name have one each."""
     if hasattr(source, "session"):
         return file_name(source.session.name)

@@ -120,6 +120,8 @@ def test_counts_without_times_are_recorded_evenly(file, tmp_path):
     assert np.isnan(session.finger_pos).all() and np.isnan(session.target_pos).all()
     with pytest.raises(BciDecodeError, match=r"try data.source=cursor_pos"):
         decoder.run.bin(session)
+    replayed = list(Replay(decoder, path, MAX_SPEED))  # of unknown truth
+    assert len(replayed) == 80 and sum(found.counts.sum() for found in replayed) == counts.sum()
     again = decoder.run.config.binning_kwargs() | {"source": "cursor_pos"}
     binned = bin_session(session, **again)
     assert_same_counts(binned, counts, decoder.units)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +68,12 @@ def test_bins_of_unknown_truth_are_left_out_of_the_score(decoder, tmp_path):
     assert "trajectory.png" in write_stream(tmp_path, decoder, summary, part, "png")
 
 
+def test_the_engine_that_ran_and_the_error_are_reported(decoder):
+    report = stream_report(decoder, summary_of(9, error=BciDecodeError("the disk is full")), {})
+    assert report["error"] == "the disk is full" and report["engine"] == "torch"
+    assert report_text(report).splitlines()[0].endswith("; stopped by an error")
+
+
 def test_a_stream_that_ends_before_its_first_bin_is_told(decoder, tmp_path):
     report = stream_report(decoder, summary_of(0, interrupted=True), {"session": "lab"})
     assert report_text(report) == "lab: ended before the first bin"
@@ -75,7 +81,7 @@ def test_a_stream_that_ends_before_its_first_bin_is_told(decoder, tmp_path):
     assert names == ["stream.json", "predictions.npz"]
 
 
-@contextmanager
+@contextlib.contextmanager
 def terminal(monkeypatch) -> Iterator[int]:
     """A pseudo-terminal as standard error; the file descriptor reads what it shows."""
     reader, writer = os.openpty()
@@ -113,6 +119,23 @@ def test_a_file_gets_whole_lines(capsys):
     sink.close()
     lines = capsys.readouterr().err.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["bin 1", "bin 2"]
+
+
+def test_a_closed_error_stream_ends_nothing(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = open(writer, "w")  # noqa: SIM115, closed below
+    monkeypatch.setattr("sys.stderr", stream)
+    sink = Terminal(("x", "y"), "mm/s")
+    for number in range(2):
+        wait_and_write(sink, number)
+    sink.close()
+    with contextlib.suppress(BrokenPipeError):
+        stream.close()
+    wait_and_write(Terminal(("x", "y"), "mm/s"), 0)
+    monkeypatch.setattr("sys.stderr", None)
+    wait_and_write(Terminal(("x", "y"), "mm/s"), 0)
+    LineHandler().emit(logging.makeLogRecord({"msg": "a log line"}))
 
 
 def test_the_output_folder_may_be_impossible(decoder, tmp_path: Path):

@@ -11,6 +11,7 @@ import sys
 import time
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,9 +21,12 @@ from streams import files_of_at_most, other_recording, small_run
 import bci_decode
 from bci_decode import cli
 from bci_decode.data.session import read_session
+from bci_decode.errors import BciDecodeError
+from bci_decode.realtime.stream.options import check_counts
 from bci_decode.realtime.stream.recorder import journal_of, recover
 from bci_decode.runs.figures import read_predictions
 from bci_decode.runs.load import load_run
+from bci_decode.stream import folder_name
 
 
 @pytest.fixture(scope="module")
@@ -253,3 +257,16 @@ def test_a_recording_of_other_units_is_refused(run, tmp_path, command):
     file = write_mat73(tmp_path / "foreign.mat", variables)
     code, _, errors = command("stream", run, "--replay", file, "--speed", "max")
     assert code == 2 and errors.count("\n") == 1 and "units is in it" in errors
+
+
+def test_live_streams_of_one_name_have_a_folder_each():
+    started, source = datetime(2026, 3, 4, 5, 6, 7), SimpleNamespace(name="lab/1")
+    assert folder_name(source, started) == "lab_1_2026-03-04_05-06-07"
+
+
+def test_options_of_spikes_are_refused_for_counts():
+    check_counts(SimpleNamespace(tolerance=None, max_gap=None))
+    with pytest.raises(
+        BciDecodeError, match="^--max-gap: has no effect; remove it, or send spikes"
+    ):
+        check_counts(SimpleNamespace(tolerance=None, max_gap=2.0))

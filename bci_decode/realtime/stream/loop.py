@@ -100,9 +100,7 @@ def run_live(
                 ends.enter_context(no_garbage_collection())
                 for bin_ in _bins(source, sign):
                     if bin_.jumped:
-                        _tell_jump(bin_, on_jump)
-                        if on_jump == "reset":
-                            decoder.reset()
+                        _jump(decoder, bin_, on_jump)
                     decoded = _decode(decoder, bin_, deadline)
                     for sink in sinks:
                         sink.write(decoded)
@@ -150,11 +148,13 @@ def _next(bins: Any, sign: StopSign) -> Bin | None:
     return found
 
 
-def _tell_jump(bin_: Bin, on_jump: str) -> None:
+def _jump(decoder: Stepper | Any, bin_: Bin, on_jump: str) -> None:
     done = "is reset" if on_jump == "reset" else "keeps its state"
     log.warning(
         "a gap in the stream before bin %d (%.3f s): the decoder %s", bin_.index, bin_.time, done
     )
+    if on_jump == "reset":
+        decoder.reset()
 
 
 def _summary(
