@@ -18,12 +18,15 @@ from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.engines import ENGINES
 from bci_decode.runs.load import LoadedRun, load_run
 
-WARM_UP = 64  # bins from which a new model starts: the default length of a training window
+WARM_UP = 512  # bins from which a new model starts: its state then is as if it had always run
+FEW = 8  # bins that a swap may decode while `step` waits
+RECENT = "recent"  # the last bins, as a part of the state
 
 
 class Engine(Protocol):
     """Runs the step of a run, and keeps its state: arrays by name."""
 
+    name: str
     state: dict[str, np.ndarray]
 
     def reset(self) -> None:
@@ -57,8 +60,8 @@ class StreamingDecoder:
             )
         self.engine, self.units = engine, run.units if units is None else units
         self._lock = threading.Lock()
-        self._recent = np.zeros((WARM_UP, len(self.units)), np.float32)
-        self._bins = 0  # since the last reset
+        self._recent = np.zeros((WARM_UP, len(self.units)), np.float32)  # a ring
+        self._bins = self._resets = 0  # bins since the last reset
         self.run = run
         self._in_order = _reordering(run, self.units)
         self._engine: Engine = ENGINES[engine](run)
@@ -73,6 +76,11 @@ class StreamingDecoder:
     ) -> StreamingDecoder:
         """The decoder of a run's folder; `trust` as in `load_run`."""
         return cls(load_run(folder, trust=trust), engine, units)
+
+    @property
+    def runs_on(self) -> str:
+        """The engine that runs: "torch" where the fast one has no kernels for the model."""
+        return self._engine.name
 
     @property
     def config(self) -> DataConfig:
@@ -107,15 +115,18 @@ class StreamingDecoder:
         with self._lock:
             self._engine.reset()
             self._bins = 0
+            self._resets += 1
 
     def step(self, counts: np.ndarray) -> np.ndarray:
         """Kinematics (D,), float64 in the target's unit, of the next bin of counts (N,).
 
-        Raises `BciDecodeError` for counts that are no N numbers of 0 or more.
+        The counts are the spikes in the bin; with data.count_window those of so many seconds up to
+        its end, and with data.presence the number of intervals that hold one, as `SpikeBinner`
+        makes them. Raises `BciDecodeError` for counts that are no N numbers of 0 or more.
         """
         counts = self._checked(counts)
         with self._lock:
-            self._recent[self._bins % WARM_UP] = counts
+            self._recent[self._bins % WARM_UP] = counts  # for a swap
             self._bins += 1
             return self._engine.step(self._in_order(counts))
 
@@ -134,33 +145,56 @@ class StreamingDecoder:
 
     @property
     def state(self) -> dict[str, np.ndarray]:
-        """A copy of all that the decoder remembers, arrays by name; set it to continue from it."""
+        """A copy of all that the decoder remembers, arrays by name; set it to continue from it.
+
+        "recent" are the last bins (T, N), from which `swap` starts another run.
+        """
         with self._lock:
-            return {name: values.copy() for name, values in self._engine.state.items()}
+            last = np.arange(max(0, self._bins - WARM_UP), self._bins) % WARM_UP
+            state = {name: values.copy() for name, values in self._engine.state.items()}
+            return state | {RECENT: self._recent[last]}
 
     @state.setter
     def state(self, state: dict[str, np.ndarray]) -> None:
+        rest = {name: np.asarray(values) for name, values in state.items()}
+        recent = rest.pop(RECENT, np.zeros((0, len(self.units))))
         with self._lock:
-            own = {name: values.shape for name, values in self._engine.state.items()}
-            given = {name: np.shape(values) for name, values in state.items()}
-            if own != given:
-                raise BciDecodeError(
-                    f"has {given}, the decoder {own}",
-                    field="state",
-                    remedy="set the state of a decoder of the same run and engine",
-                )
-            copies = {
-                name: np.array(state[name], v.dtype) for name, v in self._engine.state.items()
-            }
-            self._engine.state = copies
+            own = self._engine.state
+            _check_state(rest, own, recent, len(self.units))
+            self._engine.state = {name: np.array(rest[name], own[name].dtype) for name in own}
+            self._bins = len(recent)
+            self._recent[: len(recent)] = recent
+            self._resets += 1
 
     def swap(self, other: str | Path | LoadedRun) -> None:
-        """Decode from the next bin on with another run, which starts from the last 64 bins.
+        """Decode from the next bin on with another run, which starts from the last 512 bins.
 
         It must have the same bins, target and axes. It is loaded and warmed up before it takes
         over, so `step` in another thread waits for the last few bins only.
         """
         run = other if isinstance(other, LoadedRun) else load_run(other)
+        self._check_same_bins(run)
+        fresh, done = StreamingDecoder(run, self.engine, self.units), None
+        while True:
+            with self._lock:
+                resets, bins, recent = self._resets, self._bins, self._recent.copy()
+            if done is None or not bins - len(recent) <= done <= bins:
+                fresh._engine.reset()
+                done = max(0, bins - len(recent))
+            fresh._decode(recent, done, bins)
+            with self._lock:
+                if self._resets == resets and self._bins - bins <= FEW:
+                    fresh._decode(self._recent, bins, self._bins)
+                    self._engine, self._in_order, self.run = fresh._engine, fresh._in_order, run
+                    return
+            done = bins if self._resets == resets else None
+
+    def _decode(self, recent: np.ndarray, first: int, last: int) -> None:
+        """Step through the bins from `first` to before `last` of a ring of bins."""
+        for number in range(first, last):
+            self._engine.step(self._in_order(recent[number % len(recent)]))
+
+    def _check_same_bins(self, run: LoadedRun) -> None:
         for name in ("bin_width", "count_window", "presence", "target"):
             mine, theirs = getattr(self.config, name), getattr(run.config, name)
             if mine != theirs:
@@ -171,34 +205,41 @@ class StreamingDecoder:
                     remedy="choose a run with the same bins and target, or start a new stream",
                 )
         if run.axes != self.axes:
-            raise BciDecodeError(f"decodes {run.axes}, not {self.axes}", file=run.folder)
-        fresh = StreamingDecoder(run, self.engine, self.units)
-        done = fresh._catch_up(self)
-        with self._lock:
-            fresh._catch_up(self, done)
-            self._engine, self._in_order, self.run = fresh._engine, fresh._in_order, fresh.run
-
-    def _catch_up(self, running: StreamingDecoder, done: int | None = None) -> int:
-        """Step through the bins that the running decoder had, the last ones or those after `done`.
-
-        Returns how many bins that one has had in all.
-        """
-        bins, recent = running._bins, running._recent.copy()
-        first = max(0, bins - WARM_UP) if done is None else done
-        for number in range(first, bins):
-            self._engine.step(self._in_order(recent[number % WARM_UP]))
-        return bins
+            remedy = "choose a run with the same axes"
+            raise BciDecodeError(
+                f"decodes {run.axes}, not {self.axes}", file=run.folder, remedy=remedy
+            )
 
     def _checked(self, counts: np.ndarray) -> np.ndarray:
         values = np.asarray(counts)
         shape = (len(self.units),)
         if values.shape != shape:
             raise _bad_counts(f"have shape {values.shape}, the decoder needs {shape}")
-        whole = values.dtype.kind in "ui"
+        if values.dtype.kind not in "uifb":
+            raise _bad_counts(f"are of type {values.dtype}")
+        whole = values.dtype.kind in "uib"
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, see below
+            values = values.astype(np.float32)
         if not (values.min() >= 0 and (whole or values.max() < np.inf)):  # NaN fails both
             unit = int(np.argmin((values >= 0) & (values < np.inf)))
             raise _bad_counts(f"are {values[unit]} for unit {unit}")
-        return values.astype(np.float32)
+        return values
+
+
+def _check_state(
+    state: dict[str, np.ndarray], own: dict[str, np.ndarray], recent: np.ndarray, units: int
+) -> None:
+    remedy = "set the state of a decoder of the same run and engine"
+    shapes = [{name: values.shape for name, values in one.items()} for one in (state, own)]
+    if shapes[0] != shapes[1]:
+        raise BciDecodeError(
+            f"has {shapes[0]}, the decoder {shapes[1]}", field="state", remedy=remedy
+        )
+    if recent.ndim != 2 or recent.shape[1] != units or len(recent) > WARM_UP:
+        raise BciDecodeError(f"are {recent.shape}", field=f"state: {RECENT}", remedy=remedy)
+    for name, values in {**state, RECENT: recent}.items():
+        if not np.isfinite(values).all():
+            raise BciDecodeError("is not finite", field=f"state: {name}", remedy=remedy)
 
 
 def _bad_counts(problem: str) -> BciDecodeError:

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 class TorchEngine:
     """Runs `StepGraph` with PyTorch: every model that needs no later bins."""
 
+    name = "torch"
+
     def __init__(self, run: LoadedRun):
         self._graph = StepGraph(run)
         self.reset()

@@ -53,6 +53,8 @@ class FastEngine:
     between any two bins.
     """
 
+    name = "fast"
+
     def __init__(self, run: LoadedRun):
         check_causal(run)
         counts, target = run.scaler("counts"), run.scaler("target")
@@ -180,14 +182,15 @@ class LowPass:
         self._sosfilt = sosfilt
 
     def reset(self) -> None:
-        self.state: Arrays = {"delays": np.full((*self._start.shape, 2), np.nan)}
+        delays = np.zeros((*self._start.shape, 2))
+        self.state: Arrays = {"delays": delays, "seen": np.array(0)}
 
     def step(self, output: np.ndarray) -> np.ndarray:
         delays = self.state["delays"]
-        if np.isnan(delays[0, 0, 0]):  # the first bin: as if its output had been there for ever
+        if not self.state["seen"]:  # the first bin: as if its output had been there for ever
             delays = self._start[:, :, None] * output
         filtered, delays = self._sosfilt(self._sections, output[None], axis=0, zi=delays)
-        self.state = {"delays": delays}
+        self.state = {"delays": delays, "seen": np.array(1)}
         return filtered[0]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,7 @@ class LoadedRun:
 
     folder: Path
     model: Any
-    state: dict
+    state: dict = field(repr=False)  # with all weights
 
     @cached_property
     def config(self) -> DataConfig:

@@ -99,6 +99,8 @@ class OnnxEngine:
     compute before the counts are there, and the rest. Both cases give the same numbers.
     """
 
+    name = "onnx"
+
     def __init__(self, run: Any):
         from bci_decode.realtime.onnx.model import onnx_model  # needs PyTorch
         from bci_decode.realtime.onnx.parts import parts
