@@ -27,7 +27,7 @@ def stream_report(
     report = {
         "run": str(decoder.run.folder),
         "epoch": decoder.run.state["epoch"],
-        "engine": getattr(decoder, "runs_on", decoder.engine),
+        "engine": decoder.runs_on,
         "seconds": None,
         "bins": len(summary),
         "bin_width": decoder.bin_width,
