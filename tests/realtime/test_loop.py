@@ -237,6 +237,7 @@ def test_a_full_disk_keeps_the_rows_so_far():
                 rows.next()[:] = number
         assert len(rows) == 2 * BLOCK
         np.testing.assert_array_equal(rows.read()[:, 2], np.arange(2 * BLOCK))
-    rows.next()[:] = 2 * BLOCK
-    np.testing.assert_array_equal(rows.read()[:, 0], np.arange(2 * BLOCK + 1))
+    for number in range(2 * BLOCK, 3 * BLOCK + 1):
+        rows.next()[:] = number
+    np.testing.assert_array_equal(rows.read()[:, 0], np.arange(3 * BLOCK + 1))
     rows.close()

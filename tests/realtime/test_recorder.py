@@ -244,7 +244,11 @@ def left_by_a_kill(path: Path, bins: int = 20) -> bytes:
     return content
 
 
-@pytest.mark.parametrize("tail", [bytes(100), b"B" + bytes(99), b"E\x05\0\0\0" + bytes(99)])
+@pytest.mark.parametrize(
+    "tail",
+    [bytes(100), b"B" + bytes(99), b"E\x05\0\0\0" + bytes(99)],
+    ids=["zeros", "empty bin", "part of an event"],
+)
 def test_a_damaged_tail_is_left_out(tail, tmp_path):
     journal = journal_of(tmp_path / "live.mat")
     content = left_by_a_kill(tmp_path / "live.mat")
