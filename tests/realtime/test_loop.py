@@ -180,8 +180,9 @@ def test_a_second_signal_while_sinks_close_changes_nothing(decoder):
     sink.close = again
     with stop_sign() as sign:
         summary = run_live(decoder, Counts(some_counts(decoder)), [sink])
+        assert sign.asked
         os.kill(os.getpid(), signal.SIGTERM)  # while the report is written
-    assert closed == [1] and len(summary) == 4 and summary.interrupted and sign.asked
+    assert closed == [1] and len(summary) == 4 and summary.interrupted
 
 
 class Silent(Counts):
@@ -236,7 +237,6 @@ def test_a_full_disk_keeps_the_rows_so_far():
             for number in range(5 * BLOCK):
                 rows.next()[:] = number
         assert len(rows) == 2 * BLOCK
-        np.testing.assert_array_equal(rows.read()[:, 2], np.arange(2 * BLOCK))
     for number in range(2 * BLOCK, 3 * BLOCK + 1):
         rows.next()[:] = number
     np.testing.assert_array_equal(rows.read()[:, 0], np.arange(3 * BLOCK + 1))
