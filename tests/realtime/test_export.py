@@ -17,7 +17,8 @@ import bci_decode as bd
 from bci_decode.data.simulate import simulated_session
 from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.graph import StepGraph
-from bci_decode.realtime.onnx import export, onnx_model
+from bci_decode.realtime.onnx import export
+from bci_decode.realtime.onnx import model as onnx_model
 from bci_decode.realtime.onnx.engine import initial_state
 from bci_decode.realtime.onnx.parts import parts
 
