@@ -403,8 +403,8 @@ def test_a_model_whose_weights_depend_on_the_units_is_refused(second_day, tmp_pa
 def test_bins_that_the_parent_learned_from_are_named(parent, first_day, tmp_path):
     request = Request(20.0, steps=0, output=tmp_path / "new", figures="svg")
     _, report = recalibrated_run(parent, first_day.path, request)
-    assert report["parent"]["learned_from"] == ["train", "val"]
-    line = '"before" includes bins that RUN has learned from: its train and val part'
+    assert report["parent"]["learned_from"] == ["train"]
+    line = '"before" includes bins that RUN has learned from: its train part'
     assert line in command._lines(report)
 
 
