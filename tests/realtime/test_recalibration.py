@@ -321,6 +321,14 @@ def test_the_md5_of_the_parent_is_that_of_the_loaded_file(parent, second_day, tm
     assert "(the parent's session was not found)" in command._lines(report)[-1]
 
 
+def test_a_run_without_its_figure_does_not_count_as_finished(parent, second_day, tmp_path):
+    request = Request(20.0, steps=0, output=tmp_path / "new", figures="no format")
+    with pytest.raises(BciDecodeError, match="no format"):
+        recalibrated_run(parent, second_day.path, request)
+    working = tmp_path / "new.running"
+    assert (working / "predictions.npz").exists() and not (working / "metrics.json").exists()
+
+
 def test_a_start_that_was_killed_leaves_nothing_behind(parent, second_day, tmp_path):
     request = Request(20.0, steps=1, output=tmp_path / "new", figures="svg")
     working = tmp_path / "new.running"

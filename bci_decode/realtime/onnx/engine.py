@@ -42,7 +42,10 @@ class OnnxDecoder:
         self.axes, self.units = tuple(about["axes"]), [tuple(unit) for unit in about["units"]]
         self.bin_width, self.lag = float(about["bin_width"]), float(about["lag"])
         self.count_window, self.presence = about["count_window"], about["presence"]
-        self._start = initial_state(about["state"])
+        try:
+            self._start = initial_state(about["state"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(path, "state", "does not describe arrays") from error
         self._outputs = [OUTPUT, *(f"{NEXT}{name}" for name in self._start)]
         self.reset()
 
