@@ -150,9 +150,11 @@ def test_a_run_without_results_and_last_pt_is_not_started_again_in_place(tmp_pat
 def test_a_file_in_the_place_of_the_folder_is_refused_and_stays(tmp_path):
     file = tmp_path / "seed0"
     file.write_text("of the user")
-    with pytest.raises(BciDecodeError, match=r"seed0: is a file; choose another output_dir="):
-        with locked(file):
-            pass
+    with (
+        pytest.raises(BciDecodeError, match=r"seed0: is a file; choose another output_dir="),
+        locked(file),
+    ):
+        pass
     assert list(tmp_path.iterdir()) == [file] and file.read_text() == "of the user"
 
 
