@@ -22,9 +22,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from layers import machine
 from omegaconf import DictConfig
-from timing import check_positive
+from timing import check_positive, processor
 
 from bci_decode.config import DataConfig
 from bci_decode.errors import BciDecodeError, run_cli
@@ -48,7 +47,7 @@ def main() -> None:
     torch.manual_seed(0)
     width = arguments.bin_width
     sizes = f"{arguments.units} units, {arguments.layers} x {arguments.hidden}, bins of {width} s"
-    print(f"{machine(1)}; {sizes}\n")
+    print(f"{processor()}, torch {torch.__version__}, one thread, wall time; {sizes}\n")
     with tempfile.TemporaryDirectory() as folder:
         runs = {name: untrained_run(Path(folder, name), name, arguments) for name in MODELS}
         if arguments.bins:
@@ -68,7 +67,7 @@ def parse_args() -> argparse.Namespace:
     option("--bin-width", type=float, default=0.004, metavar="S")
     option("--bins", type=int, default=20_000, help="of each engine; 0: none (default: 20000)")
     option("--engines", nargs="+", choices=list(ENGINES), default=list(ENGINES))
-    option("--minutes", type=int, default=0, help="of the stream at full speed (default: none)")
+    option("--minutes", type=int, default=0, help="of a stream by the fast engine (default: none)")
     option("--model", choices=list(MODELS), default="gru", help="of that stream (default: gru)")
     arguments = parser.parse_args()
     check_positive(units=arguments.units, hidden=arguments.hidden, layers=arguments.layers)
@@ -214,15 +213,13 @@ def resident_megabytes() -> float:
 def endurance(run: LoadedRun, arguments: argparse.Namespace) -> None:
     """Stream minutes at full speed and print memory, speed and drift."""
     source = LiveSpikes(arguments.minutes, arguments)
-    decoder, minutes = StreamingDecoder(run, arguments.engines[0]), Minutes(60 * source.second)
+    decoder, minutes = StreamingDecoder(run), Minutes(60 * source.second)
     summary = run_live(decoder, source, [minutes])
     latency = summary.latency.reshape(arguments.minutes, -1)
     first, last = (1e6 * np.median(latency[number]) for number in (0, -1))
     seconds = np.diff(minutes.times)
     grown = [value - minutes.megabytes[0] for value in minutes.megabytes]
-    print(
-        f"{arguments.model}, {arguments.engines[0]}: {len(summary):,} bins in {sum(seconds):.0f} s"
-    )
+    print(f"{arguments.model}, fast: {len(summary):,} bins in {sum(seconds):.0f} s")
     print(f"  a bin's latency, p50: first minute {first:.1f} us, last {last:.1f} us")
     print("  " + ", ".join(f"{name} {us:.1f}" for name, us in summary.latency_us.items()) + " us")
     print(f"  memory after the first minute: {min(grown):+.2f} to {max(grown):+.2f} MB")
@@ -251,8 +248,8 @@ def drift(
         expected = target.inverse(output[0].double().numpy())
         found = summary.decoded[minute * bins : (minute + 1) * bins]
         error = max(error, float((np.abs(found - expected) / target.std).max()))
-    (own,) = (values for name, values in decoder.state.items() if name.startswith("0."))
-    return error, float(np.abs(own[0] - state[:, 0].numpy()).max())  # type: ignore[index]
+    own = decoder.state["0.h"][0]  # (layers, H)
+    return error, float(np.abs(own - state[:, 0].numpy()).max())  # type: ignore[index]
 
 
 if __name__ == "__main__":
