@@ -40,6 +40,7 @@ KINDS = {
     "lnrnn": ("model=lnrnn", "model.recurrent.initial_gain=0.5", *ONE_LAYER),
     "mingru": ("model=mingru", *ONE_LAYER),
     "lru": ("model=lru", SMALL),
+    "bare lru": ("model=gru", "model.recurrent._target_=bci_decode.layers.LRU", *ONE_LAYER),
     "hgrn": ("model=hgrn", SMALL),
     "gru_prenorm": ("model=gru_prenorm", SMALL, "model.recurrent.num_layers=2"),
     "gru_postnorm": ("model=gru_postnorm", SMALL, "model.recurrent.num_layers=2"),
@@ -68,7 +69,7 @@ REFUSED = {
     "both ways": ("model=gru", "bidirectional=true", SMALL),
 }
 # `make test-export` names "all": an export takes seconds
-USUAL = "lru batch_shared filtered kalman_with_lag history"
+USUAL = "bare_lru batch_shared filtered kalman_with_lag history"
 CHOSEN = os.environ.get("TESTED_EXPORTS", USUAL)
 TESTED = [kind for kind in KINDS if CHOSEN == "all" or kind.replace(" ", "_") in CHOSEN.split()]
 BINS, STREAMS = 200, 3
