@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bci_decode.errors import run_cli
+from bci_decode.errors import BciDecodeError, run_cli
 
 if TYPE_CHECKING:
     from bci_decode.realtime.onnx.export import Exported
@@ -23,10 +23,14 @@ def main() -> None:
     arguments = _parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     from bci_decode.files import expand_user
-    from bci_decode.realtime.onnx.export import check_place
+    from bci_decode.realtime.onnx.export import check_libraries, check_place
 
     path = expand_user(arguments.output)
     check_place(path)
+    check_libraries()
+    if arguments.session == "":
+        remedy = "name a .mat file, or leave it out"
+        raise BciDecodeError("is empty", field="--session", remedy=remedy)
     import torch
 
     from bci_decode.realtime.onnx.export import export_onnx
@@ -63,8 +67,9 @@ def _report(exported: Exported) -> str:
     return (
         f"wrote {exported.path}: {exported.size / 1024:.0f} KiB, {exported.nodes} nodes\n"
         f"inputs: {', '.join(inputs).replace(chr(39), '')}\n"
-        f"verified over {exported.bins} bins of {exported.session}: differs from PyTorch by at "
-        f"most {exported.difference:.1e} of the target's SD"
+        f"verified over {exported.bins} bins of {exported.session}, and over two streams of "
+        f"random counts: differs from PyTorch by at most {exported.difference:.1e} of the target's "
+        "SD"
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from bci_decode.errors import BciDecodeError, run_cli
 
 DEFAULT_STEPS = 200  # as `realtime.recalibration.fit` has them
+MOST_STEPS = 100_000  # take the better part of an hour
 
 
 def main() -> None:
@@ -63,9 +64,10 @@ def _parse_args() -> argparse.Namespace:
     option("--figures", choices=("png", "pdf", "svg"), default="png")
     option("--data-dir", default="data", metavar="DIR", help="where NAME.mat is")
     arguments = parser.parse_args()
-    for name in ("steps", "seed"):
-        if getattr(arguments, name) < 0:
-            raise BciDecodeError("must be 0 or more", field=f"--{name}")
+    for name, most in (("steps", MOST_STEPS), ("seed", 2**32 - 1)):
+        if not 0 <= getattr(arguments, name) <= most:
+            remedy = f"give 0 to {most}"
+            raise BciDecodeError(f"is {getattr(arguments, name)}", field=f"--{name}", remedy=remedy)
     return arguments
 
 
@@ -91,6 +93,11 @@ def _lines(report: dict[str, Any]) -> list[str]:
             for axis, value in zip(axes, values[1:], strict=True)
         )
         lines.append(f"{name:<7} {values[0]:.3f} ({parts})")
+    if parent["learned_from"]:
+        learned = " and ".join(parent["learned_from"])
+        lines.append(f'"before" includes bins that RUN has learned from: its {learned} part')
+    absent = " (the parent's session was not found)" * (parent["session_file"] is None)
+    lines.append(f"read-in: {parent['read_in']}{absent}")
     return lines
 
 

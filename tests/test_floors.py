@@ -27,6 +27,7 @@ MODULES = {
     for path in PACKAGE.rglob("*.py")
 }
 TORCH_FREE = [
+    "realtime.checks",
     "realtime.onnx.engine",
     *(name for name in MODULES if name.split(".")[0] in (*BASE, "__init__", "data", "comparison")),
 ]

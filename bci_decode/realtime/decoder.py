@@ -15,6 +15,7 @@ import pandas as pd
 
 from bci_decode.config import TARGETS, DataConfig
 from bci_decode.errors import BciDecodeError
+from bci_decode.realtime.checks import check_state, checked_counts
 from bci_decode.realtime.engines import ENGINES
 from bci_decode.runs.load import LoadedRun, load_run
 
@@ -124,7 +125,7 @@ class StreamingDecoder:
         its end, and with data.presence the number of intervals that hold one, as `SpikeBinner`
         makes them. Raises `BciDecodeError` for counts that are no N numbers of 0 or more.
         """
-        counts = self._checked(counts)
+        counts = checked_counts(counts, len(self.units))
         with self._lock:
             self._recent[self._bins % WARM_UP] = counts  # for a swap
             self._bins += 1
@@ -210,41 +211,15 @@ class StreamingDecoder:
                 f"decodes {run.axes}, not {self.axes}", file=run.folder, remedy=remedy
             )
 
-    def _checked(self, counts: np.ndarray) -> np.ndarray:
-        values = np.asarray(counts)
-        shape = (len(self.units),)
-        if values.shape != shape:
-            raise _bad_counts(f"have shape {values.shape}, the decoder needs {shape}")
-        if values.dtype.kind not in "uifb":
-            raise _bad_counts(f"are of type {values.dtype}")
-        whole = values.dtype.kind in "uib"
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, see below
-            values = values.astype(np.float32)
-        if not (values.min() >= 0 and (whole or values.max() < np.inf)):  # NaN fails both
-            unit = int(np.argmin((values >= 0) & (values < np.inf)))
-            raise _bad_counts(f"are {values[unit]} for unit {unit}")
-        return values
-
 
 def _check_state(
     state: dict[str, np.ndarray], own: dict[str, np.ndarray], recent: np.ndarray, units: int
 ) -> None:
     remedy = "set the state of a decoder of the same run and engine"
-    shapes = [{name: values.shape for name, values in one.items()} for one in (state, own)]
-    if shapes[0] != shapes[1]:
-        raise BciDecodeError(
-            f"has {shapes[0]}, the decoder {shapes[1]}", field="state", remedy=remedy
-        )
+    check_state(state, own, remedy)
     if recent.ndim != 2 or recent.shape[1] != units or len(recent) > WARM_UP:
         raise BciDecodeError(f"are {recent.shape}", field=f"state: {RECENT}", remedy=remedy)
-    for name, values in {**state, RECENT: recent}.items():
-        if not np.isfinite(values).all():
-            raise BciDecodeError("is not finite", field=f"state: {name}", remedy=remedy)
-
-
-def _bad_counts(problem: str) -> BciDecodeError:
-    remedy = "give the number of spikes of each unit in the bin"
-    return BciDecodeError(problem, field="counts", remedy=remedy)
+    check_state({RECENT: recent}, {RECENT: recent}, remedy)
 
 
 def _reordering(run: LoadedRun, units: pd.DataFrame) -> Callable[[np.ndarray], np.ndarray]:

@@ -21,7 +21,7 @@ from bci_decode.data.session import Session, read_session
 from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation.decoding import predictor
 from bci_decode.evaluation.scores import score_table
-from bci_decode.files import expand_user
+from bci_decode.files import expand_user, md5_of
 from bci_decode.models.decoder import TrainedDecoder
 from bci_decode.runs.build import build_model
 from bci_decode.runs.scored_bins import bins_within, scored_bins
@@ -61,7 +61,7 @@ def run_of_checkpoint(state: dict, path: Path, *, trust: tuple[str, ...] = ()) -
     sizes = about["input_size"], about["output_size"]
     model = build_model(settings, *sizes, members=about.get("members", 1))
     restore_model(model, state, path)
-    return LoadedRun(path.parent, model, state)
+    return LoadedRun(path.parent, model, state, path)
 
 
 def _no_checkpoint(path: Path) -> BciDecodeError:
@@ -142,12 +142,18 @@ def _check_targets(settings: Any, trusted: tuple[str, ...], path: Path) -> None:
 class LoadedRun:
     """A trained decoder with all that decoding takes: scaling, units, bin width, lag, history.
 
-    `model` is a `models.decoder.Decoder` or a closed-form model, `state` the content of `best.pt`.
+    `model` is a `models.decoder.Decoder` or a closed-form model, `state` the content of `file`.
     """
 
     folder: Path
     model: Any
     state: dict = field(repr=False)  # with all weights
+    file: Path | None = None  # None: made in memory
+
+    @property
+    def md5(self) -> str | None:
+        """MD5 of `file`; None if there is none."""
+        return md5_of(self.file) if self.file is not None and self.file.is_file() else None
 
     @cached_property
     def config(self) -> DataConfig:
@@ -161,7 +167,6 @@ class LoadedRun:
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """Names of the decoded axes."""
         return tuple(self.state["axes"])
 
     @property

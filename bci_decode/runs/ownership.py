@@ -45,6 +45,8 @@ class RunBusy(BciDecodeError):
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep every other process out of the folder; one that comes second gets an error."""
+    if folder.exists() and not folder.is_dir():
+        raise BciDecodeError("is a file", file=folder, remedy="choose another output_dir=")
     lock = FileLock(lock_file(folder), timeout=0)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

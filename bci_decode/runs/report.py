@@ -72,13 +72,14 @@ def write_report(
         "versions": {"python": platform.python_version(), "bci_decode": bci_decode.__version__}
         | {name: version(name) for name in LIBRARIES},
     }
-    _write_predictions(folder / "predictions.npz", data, decoded["test"], config.data)
+    write_predictions(folder / "predictions.npz", data, decoded["test"], config.data)
     with written_whole(folder / "metrics.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")
     return report
 
 
-def _write_predictions(path: Path, data: Dataset, decoded: np.ndarray, config: DataConfig) -> None:
+def write_predictions(path: Path, data: Dataset, decoded: np.ndarray, config: DataConfig) -> None:
+    """Write time, true and decoded target (T, D) of the test part."""
     test = data.parts["test"]
     with written_whole(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(

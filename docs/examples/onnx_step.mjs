@@ -9,7 +9,10 @@ const session = await InferenceSession.create(model, { intraOpNumThreads: 1 });
 
 const npy = readFileSync(file); // a header in text, then the numbers row by row
 const start = 10 + npy.readUInt16LE(8);
-const [bins, units] = npy.toString("latin1", 10, start).match(/\((\d+), (\d+)\)/).slice(1).map(Number);
+const header = npy.toString("latin1", 10, start);
+if (!header.includes("'descr': '<f4'") || !header.includes("'fortran_order': False"))
+  throw new Error(`${file} has other numbers than float32, row by row: ${header.trim()}`);
+const [bins, units] = header.match(/\((\d+), (\d+)\)/).slice(1).map(Number);
 const counts = new Float32Array(new Uint8Array(npy.subarray(start)).buffer);
 
 const arrays = { float32: Float32Array, float64: Float64Array, int64: BigInt64Array };

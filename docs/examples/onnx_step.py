@@ -15,11 +15,8 @@ session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExec
 about = session.get_modelmeta().custom_metadata_map
 units = json.loads(about["units"])  # [channel, area, row] of each column of the counts
 
-if len(sys.argv) > 2:
-    counts = np.load(sys.argv[2]).astype(np.float32)
-else:
-    counts = np.random.default_rng(0).poisson(0.5, (20, len(units))).astype(np.float32)
-
+drawn = np.random.default_rng(0).poisson(0.5, (20, len(units)))
+counts = (np.load(sys.argv[2]) if len(sys.argv) > 2 else drawn).astype(np.float32)
 state = {  # of one stream, before its first bin; these arrays go in and out of every step
     one["name"]: np.array(one.get("initial", np.zeros(one["shape"])), one["dtype"])[None]
     for one in json.loads(about["state"])

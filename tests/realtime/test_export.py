@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import os
+import re
 import sys
 
 import numpy as np
@@ -17,7 +20,8 @@ import bci_decode as bd
 from bci_decode.data.simulate import simulated_session
 from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.graph import StepGraph
-from bci_decode.realtime.onnx import export, onnx_model
+from bci_decode.realtime.onnx import export
+from bci_decode.realtime.onnx import model as onnx_model
 from bci_decode.realtime.onnx.engine import initial_state
 from bci_decode.realtime.onnx.parts import parts
 
@@ -36,6 +40,7 @@ KINDS = {
     "lnrnn": ("model=lnrnn", "model.recurrent.initial_gain=0.5", *ONE_LAYER),
     "mingru": ("model=mingru", *ONE_LAYER),
     "lru": ("model=lru", SMALL),
+    "bare lru": ("model=gru", "model.recurrent._target_=bci_decode.layers.LRU", *ONE_LAYER),
     "hgrn": ("model=hgrn", SMALL),
     "gru_prenorm": ("model=gru_prenorm", SMALL, "model.recurrent.num_layers=2"),
     "gru_postnorm": ("model=gru_postnorm", SMALL, "model.recurrent.num_layers=2"),
@@ -63,6 +68,10 @@ REFUSED = {
     "batch norm per step": (*NORMGRU, "model.recurrent.norm=batch_per_step"),
     "both ways": ("model=gru", "bidirectional=true", SMALL),
 }
+# `make test-export` names "all": an export takes seconds
+USUAL = "bare_lru batch_shared kalman_with_lag history"
+CHOSEN = os.environ.get("TESTED_EXPORTS", USUAL)
+TESTED = [kind for kind in KINDS if CHOSEN == "all" or kind.replace(" ", "_") in CHOSEN.split()]
 BINS, STREAMS = 200, 3
 
 
@@ -112,7 +121,7 @@ def session_of(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model.SerializeToString())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TESTED)
 def test_onnxruntime_equals_pytorch(kind, made, model_of):
     """Three streams; in the middle their state is taken out and put into a new session."""
     run, model = made(kind), model_of(kind)
@@ -158,11 +167,12 @@ def test_the_graph_does_not_grow_with_the_window(made, recording, tmp_path, mode
     assert count(onnx_model.onnx_model(longer).graph) == count(model_of("history").graph)
 
 
-def test_the_graph_is_small(model_of):
+@pytest.mark.parametrize("kind", ["lngru" if CHOSEN == "all" else "gru"])
+def test_the_graph_is_small(kind, model_of):
     """A layer is a few products and functions, and nothing tells of the machine that wrote it."""
-    nodes = model_of("lngru").graph.node
+    nodes = model_of(kind).graph.node
     assert len(nodes) < 50 and sum(node.op_type in ("Gemm", "MatMul") for node in nodes) == 5
-    assert b".py" not in model_of("lngru").SerializeToString()
+    assert b".py" not in model_of(kind).SerializeToString()
 
 
 def test_parts_have_each_product_once(model_of):
@@ -174,9 +184,9 @@ def test_parts_have_each_product_once(model_of):
 
 
 def test_the_metadata_tells_all(made, model_of):
-    run, kind = made("filtered"), "filtered"
+    run, kind = made("gru"), "gru"
     about = {prop.key: prop.value for prop in model_of(kind).metadata_props}
-    assert about["model"] == "rnn" and about["target"] == "velocity" and about["unit"] == "mm/s"
+    assert about["model"] == "gru" and about["target"] == "velocity" and about["unit"] == "mm/s"
     assert about["md5"] == hashlib.md5((run.folder / "best.pt").read_bytes()).hexdigest()
     assert about["bci_decode"] == bd.__version__ and about["format"] == "bci_decode step 1"
     assert json.loads(about["axes"]) == ["x", "y"]
@@ -184,7 +194,7 @@ def test_the_metadata_tells_all(made, model_of):
     assert json.loads(about["bin_width"]) == 0.064 and json.loads(about["lag"]) == 0
     assert about["count_window"] == about["presence"] == "null"
     state = json.loads(about["state"])
-    assert state[0] == {"name": "model.state0", "dtype": "float32", "shape": [1, 5]}
+    assert state[0] == {"name": "model.state0", "dtype": "float32", "shape": [2, 5]}
     assert [one["name"] for one in state] == StepGraph(run).names
     for tensor, (name, values) in zip(
         StepGraph(run).initial(), initial_state(state).items(), strict=True
@@ -209,6 +219,7 @@ def test_the_file_is_verified_over_a_session(made, recording, tmp_path):
 
 def test_a_file_that_differs_is_not_kept(made, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "TOLERANCE", 0.0)
+    monkeypatch.setattr(export, "DRAWN_BINS", 100)
     with pytest.raises(BciDecodeError, match=r"out.onnx: was not written: .* differs from PyTorch"):
         export.export_onnx(made("gru"), tmp_path / "out.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -225,6 +236,37 @@ def test_a_difference_is_measured_in_sds(made, model_of, tmp_path):
     counts = np.ones((30, len(run.units)), np.float32)
     found = export.largest_difference(run, export.OnnxDecoder(path), counts)
     assert found == pytest.approx(1 / run.scaler("target").std[1], rel=1e-4)
+
+
+def test_two_streams_are_verified_and_not_one_alone(made, model_of, tmp_path):
+    """A model that gives every stream the output of the first one equals PyTorch with one."""
+    run, changed, path = made("gru"), onnx.ModelProto(), tmp_path / "changed.onnx"
+    changed.CopyFrom(model_of("gru"))
+    path.write_bytes(changed.SerializeToString())
+    assert export.difference_in_streams(run, path) < 1e-6
+    graph, (output, *_) = changed.graph, changed.graph.output
+    for node in graph.node:
+        node.output[:] = ["own" if name == output.name else name for name in node.output]
+    first = onnx.numpy_helper.from_array(np.array([0]), "first")
+    graph.initializer.append(first)
+    graph.node.append(onnx.helper.make_node("Gather", ["own", "first"], ["row"], axis=0))
+    graph.node.append(onnx.helper.make_node("Shape", ["own"], ["shape"]))
+    graph.node.append(onnx.helper.make_node("Expand", ["row", "shape"], [output.name]))
+    path.write_bytes(changed.SerializeToString())
+    counts = np.ones((30, len(run.units)), np.float32)
+    assert export.largest_difference(run, export.OnnxDecoder(path), counts) < 1e-6
+    assert export.difference_in_streams(run, path) > 1e-2
+
+
+def test_a_session_that_verifies_little_is_named(made, recording, caplog):
+    session = bd.read_session(recording)
+    few = 2 * len(session.units) // 5
+    less = dataclasses.replace(
+        session, units=session.units[:few], spike_times=session.spike_times[:few]
+    )
+    export._in_order(made("gru"), made("gru").bin(less))
+    line = f"{session.name}: verifies little, with .* bins and {few} of the decoder's"
+    assert re.search(line, caplog.text)
 
 
 def called(capsys, monkeypatch, *words) -> tuple[int, str, str]:
@@ -250,13 +292,14 @@ def test_the_command_uses_the_runs_own_recording(made, recording, tmp_path, caps
     code, out, _ = called(capsys, monkeypatch, own, path)
     assert code == 0 and path.is_file()
     assert out.startswith(f"wrote {path}: ") and " nodes\ninputs: counts (streams, " in out
-    assert f"verified over {len(run.bin(recording).counts)} bins of {recording.stem}: " in out
+    bins = len(run.bin(recording).counts)
+    assert f"verified over {bins} bins of {recording.stem}, and over two streams" in out
 
 
 def test_without_a_recording_counts_are_drawn(made, tmp_path, capsys, monkeypatch):
     words = made("gru").folder, tmp_path / "out.onnx", "--opset", 18
     code, out, _ = called(capsys, monkeypatch, *words)
-    assert code == 0 and "2000 bins of counts drawn at random: differs" in out
+    assert code == 0 and "2000 bins of counts drawn at random, and over two streams" in out
     assert onnx.load(words[1]).opset_import[0].version == 18
 
 
@@ -270,6 +313,7 @@ def test_without_a_recording_counts_are_drawn(made, tmp_path, capsys, monkeypatc
         (("{run}", "/proc/a.onnx"), "/proc"),
         (("{run}", "{tmp}/a.onnx", "--opset", "9"), "--opset: is 9; choose 18 to 23"),
         (("{run}", "{tmp}/a.onnx", "--session", "{tmp}/none.mat"), "none.mat"),
+        (("{run}", "{tmp}/a.onnx", "--session", ""), "--session: is empty; name a .mat file"),
         (("{bad}", "{tmp}/a.onnx"), "needs all later bins"),
     ],
 )
@@ -290,6 +334,12 @@ def test_a_missing_library_is_named(name, made, tmp_path, monkeypatch):
     ):
         export.export_onnx(made("gru"), tmp_path / "out.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_library_is_noticed_before_the_run_is_read(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    code, _, err = called(capsys, monkeypatch, tmp_path / "no run", tmp_path / "out.onnx")
+    assert code == 2 and "onnxruntime is not installed" in err
 
 
 def test_an_old_pytorch_is_refused(made, monkeypatch):

@@ -136,6 +136,8 @@ def test_a_state_of_a_file_is_a_copy(made, exported):
     np.testing.assert_array_equal(decoder.step(counts[5]), following)
     with pytest.raises(BciDecodeError, match="state: has"):
         decoder.state = {}
+    with pytest.raises(BciDecodeError, match=r"state: model.state0: is not finite"):
+        decoder.state = {name: values * np.nan for name, values in state.items()}
 
 
 @pytest.mark.parametrize(
@@ -146,6 +148,8 @@ def test_a_state_of_a_file_is_a_copy(made, exported):
         (lambda counts: np.where(np.arange(len(counts)) == 2, np.nan, counts), "nan for unit 2"),
         (lambda counts: np.where(np.arange(len(counts)) == 3, np.inf, counts), "inf for unit 3"),
         (lambda counts: np.where(np.arange(len(counts)) == 1, -1.0, counts), "-1.0 for unit 1"),
+        (lambda counts: np.where(np.arange(len(counts)) == 1, 1e300, counts), "inf for unit 1"),
+        (lambda counts: counts.astype(str), "are of type <U"),
     ],
 )
 def test_bad_counts_are_refused_and_leave_the_state(change, line, made, exported):
@@ -174,9 +178,26 @@ def test_files_that_are_no_decoder_are_refused(exported, tmp_path):
     onnx.helper.set_model_props(model, {**props, "format": "bci_decode step 2"})
     onnx.save(model, tmp_path / "later.onnx")
     refused("later.onnx", "has the format 'bci_decode step 2', not 'bci_decode step 1'")
+    onnx.helper.set_model_props(model, {**props, "units": "channel 1"})
+    onnx.save(model, tmp_path / "damaged.onnx")
+    refused("damaged.onnx", "metadata: units: is 'channel 1', not JSON; write it again")
+    onnx.helper.set_model_props(model, {**props, "state": '[{"name": "model.state0"}]'})
+    onnx.save(model, tmp_path / "state.onnx")
+    refused("state.onnx", "metadata: state: does not describe arrays; write it again")
+    onnx.helper.set_model_props(model, {key: props[key] for key in props if key != "lag"})
+    onnx.save(model, tmp_path / "less.onnx")
+    refused("less.onnx", "metadata: lag: is missing; write it again")
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "other.onnx")
     refused("other.onnx", "is another ONNX model")
+
+
+def test_what_another_program_notes_in_a_file_is_left_alone(exported, tmp_path):
+    model, path = onnx.load(exported), tmp_path / "noted.onnx"
+    props = {prop.key: prop.value for prop in model.metadata_props}
+    onnx.helper.set_model_props(model, {**props, "optimized_by": "a tool, version 2"})
+    onnx.save(model, path)
+    assert OnnxDecoder(path).units == OnnxDecoder(exported).units
 
 
 def python(*words: str) -> str:

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from composing import compose
+from live_runs import made_run
 from recordings import ROOT
 
 import bci_decode as bd
@@ -28,17 +29,22 @@ from bci_decode.realtime.decoder import StreamingDecoder
 from bci_decode.realtime.recalibration.fit import (
     STEPS,
     check_run,
-    first_seconds,
     recalibrate,
     unit_parameters,
 )
-from bci_decode.realtime.recalibration.read_in import Encoding, parent_session, read_in, same_units
+from bci_decode.realtime.recalibration.read_in import (
+    Encoding,
+    parent_recording,
+    read_in,
+    same_units,
+)
 from bci_decode.realtime.recalibration.read_out import (
     _inputs_and_outputs,
     _last_layers,
     refit_read_out,
 )
 from bci_decode.realtime.recalibration.run import Request, recalibrated_run
+from bci_decode.realtime.recalibration.seconds import first_seconds
 from bci_decode.runs.folder import is_complete
 from bci_decode.runs.load import LoadedRun
 from bci_decode.runs.run import run as run_config
@@ -46,6 +52,9 @@ from bci_decode.runs.run import run as run_config
 ARRAY = {"seed": 3, "minutes": 1.5, "channels": 32}
 SMALL = ["session.minutes=1.5", "session.channels=32", "session.seed=3", "figures=none"]
 LITTLE = [*SMALL, "trainer.epochs=1", "trainer.patience=null", "trainer.select_on=last"]
+
+
+NORM = "model.recurrent.norm=batch_shared"
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +273,9 @@ def test_the_command_writes_a_run_that_names_its_parent(parent, second_day, tmp_
     report = json.loads((folder / "metrics.json").read_text())
     about, scores = report["parent"], report["scores"]["test"]
     assert about["md5"] == hashlib.md5((run / "best.pt").read_bytes()).hexdigest()
-    assert (about["folder"], about["seconds"], about["steps"]) == (str(run), 30.0, 20)
+    assert (about["folder"], about["seconds"]) == (str(run.resolve()), 30.0)
+    assert about["steps"] == 20 and about["learned_from"] == []
+    assert "\nread-in: same units, and the tuning of the parent's inputs\n" in done.stdout
     before = about["scores"]["test"]["r2"]
     for name, r2 in (("before", before), ("after", scores["r2"])):
         assert f"{name:<7} {r2:.3f} (x " in done.stdout
@@ -288,9 +299,34 @@ def test_a_finished_run_is_kept_and_another_one_refused(parent, second_day, tmp_
     other = dataclasses.replace(request, steps=2)
     with pytest.raises(BciDecodeError, match=r"steps=1, here 2.*--overwrite makes it again"):
         recalibrated_run(parent, second_day.path, other)
+    gone = tmp_path / "run"
+    shutil.copytree(parent.folder, gone)
+    (gone / "metrics.json").unlink()
+    with pytest.raises(BciDecodeError, match=r"parent_session=\w{32}, here not found"):
+        recalibrated_run(bd.load_run(gone), second_day.path, request)
+    shutil.rmtree(gone)
     again = dataclasses.replace(other, overwrite=True)
     assert recalibrated_run(parent, second_day.path, again)[1]["parent"]["steps"] == 2
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["new"]
+
+
+def test_the_md5_of_the_parent_is_that_of_the_loaded_file(parent, second_day, tmp_path):
+    other = tmp_path / "other.pt"
+    torch.save(torch.load(parent.file) | {"epoch": 0}, other)
+    run = bd.load_run(other)
+    assert run.md5 == hashlib.md5(other.read_bytes()).hexdigest() != parent.md5
+    request = Request(20.0, steps=0, output=tmp_path / "new", figures="svg")
+    _, report = recalibrated_run(run, second_day.path, request)
+    assert report["parent"]["md5"] == run.md5 and report["parent"]["session_file"] is None
+    assert "(the parent's session was not found)" in command._lines(report)[-1]
+
+
+def test_a_run_without_its_figure_does_not_count_as_finished(parent, second_day, tmp_path):
+    request = Request(20.0, steps=0, output=tmp_path / "new", figures="no format")
+    with pytest.raises(BciDecodeError, match="no format"):
+        recalibrated_run(parent, second_day.path, request)
+    working = tmp_path / "new.running"
+    assert (working / "predictions.npz").exists() and not (working / "metrics.json").exists()
 
 
 def test_a_start_that_was_killed_leaves_nothing_behind(parent, second_day, tmp_path):
@@ -327,17 +363,57 @@ def test_units_without_a_match_need_the_parents_session(parent, first_day, secon
 def test_a_session_that_is_gone_or_another_one_is_noticed(
     parent, first_day, second_day, tmp_path, caplog
 ):
-    assert parent_session(parent).path == first_day.path
-    with pytest.raises(BciDecodeError, match="is not the session that .* was trained on"):
-        parent_session(parent, second_day.path)
+    assert parent_recording(parent) == first_day.path
+    wrong = f"is not the session that .* was trained on; name the file of .*{first_day.path}"
+    with pytest.raises(BciDecodeError, match=wrong):
+        parent_recording(parent, second_day.path)
+    with pytest.raises(BciDecodeError, match="none.mat: --parent-session: no such file"):
+        parent_recording(parent, tmp_path / "none.mat")
     run = tmp_path / "run"
     shutil.copytree(parent.folder, run)
     metrics = json.loads((run / "metrics.json").read_text())
     metrics["data"]["file"] = str(tmp_path / "gone.mat")
     (run / "metrics.json").write_text(json.dumps(metrics))
-    assert parent_session(bd.load_run(run)) is None
-    assert "gone.mat: not there; without the session" in caplog.text
-    assert parent_session(bd.load_run(run), first_day.path).path == first_day.path
+    assert parent_recording(bd.load_run(run)) is None
+    assert "gone.mat: not there, or has changed; without the session" in caplog.text
+    assert parent_recording(bd.load_run(run), first_day.path) == first_day.path
+
+
+def test_a_relative_path_is_looked_for_above_the_run(parent, first_day, tmp_path):
+    run, file = tmp_path / "outputs" / "run", tmp_path / "data" / "day.mat"
+    shutil.copytree(parent.folder, run)
+    file.parent.mkdir()
+    shutil.copy(first_day.path, file)
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["data"]["file"] = "data/day.mat"
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    assert parent_recording(bd.load_run(run)) == file
+
+
+@pytest.mark.parametrize("words", [MODELS["encoder"], ["model=normgru", NORM]], ids=["encoder", ""])
+def test_running_statistics_are_a_part_of_the_core(words, second_day, tmp_path):
+    run = made_run(tmp_path / "run", second_day, *words, "model.recurrent.hidden_size=6")
+    found = recalibrate(run, second_day, 20.0, steps=2)
+    before, after = (dict(model.named_buffers()) for model in (run.model, found.model))
+    assert before and same_weights(before, after)
+    assert not any(module.training for module in found.model.modules())
+
+
+def test_a_model_whose_weights_depend_on_the_units_is_refused(second_day, tmp_path):
+    """An LRU has a weight for each input that is passed on where inputs are as many as states."""
+    size = f"model.recurrent.hidden_size={len(second_day.units)}"
+    bare = ["model=gru", "model.recurrent._target_=bci_decode.layers.LRU", size]
+    run = made_run(tmp_path / "run", second_day, *bare)
+    with pytest.raises(BciDecodeError, match="weights recurrent.skip_l0 with one number of units"):
+        recalibrate(run, second_day, 20.0, steps=0)
+
+
+def test_bins_that_the_parent_learned_from_are_named(parent, first_day, tmp_path):
+    request = Request(20.0, steps=0, output=tmp_path / "new", figures="svg")
+    _, report = recalibrated_run(parent, first_day.path, request)
+    assert report["parent"]["learned_from"] == ["train"]
+    line = '"before" includes bins that RUN has learned from: its train part'
+    assert line in command._lines(report)
 
 
 def test_runs_without_a_core_or_with_both_directions_are_refused(train):
@@ -381,7 +457,12 @@ def test_mistakes_on_the_command_line_are_one_line(
     cases = {
         "absent.mat: ": [run, "absent.mat"],
         "no such run": [tmp_path, file],
-        "--steps: must be 0 or more": [run, file, "--steps", -1],
+        "--steps: is -1; give 0 to 100000": [run, file, "--steps", -1],
+        "--steps: is 1000000": [run, file, "--steps", 10**6],
+        "--seed: is 4294967296; give 0 to 4294967295": [run, file, "--seed", 2**32],
+        "--output: is a file; choose": [run, file, "--output", blocked],
+        "--output: is the folder of RUN": [run, file, "--output", run, "--overwrite"],
+        "--output: contains the folder of RUN": [run, file, "--output", run.parent.parent],
         "--seconds: is 1 s": [run, file, "--seconds", 1],
         "choose another --output": [run, file, "--output", blocked / "below", "--seconds", 20],
     }

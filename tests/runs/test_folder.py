@@ -147,6 +147,17 @@ def test_a_run_without_results_and_last_pt_is_not_started_again_in_place(tmp_pat
     assert (folder / "best.pt").read_text() == "old"
 
 
+def test_a_file_in_the_place_of_the_folder_is_refused_and_stays(tmp_path):
+    file = tmp_path / "seed0"
+    file.write_text("of the user")
+    with (
+        pytest.raises(BciDecodeError, match=r"seed0: is a file; choose another output_dir="),
+        locked(file),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == [file] and file.read_text() == "of the user"
+
+
 def test_other_settings_are_refused_with_both_values(tmp_path):
     folder = tmp_path / "seed0"
     write_run(folder, "old", names={"model": "gru"}, data={"units": "all"}, logger="none")

@@ -1,7 +1,7 @@
 """Run an exported step with onnxruntime: from a file without PyTorch, or as an engine of a run.
 
-This module needs NumPy, onnxruntime and `bci_decode.errors` alone: copy the two files to use an
-exported decoder elsewhere.
+This module needs NumPy, onnxruntime, `bci_decode.errors` and `bci_decode.realtime.checks` alone:
+copy the three files to use an exported decoder elsewhere.
 
 Shapes: T bins, N units, D axes of the target.
 """
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from bci_decode.errors import BciDecodeError, one_line
+from bci_decode.realtime.checks import check_state, checked_counts
 
 FORMAT = "bci_decode step 1"
 COUNTS, OUTPUT, NEXT = "counts", "kinematics", "next."
@@ -41,7 +42,10 @@ class OnnxDecoder:
         self.axes, self.units = tuple(about["axes"]), [tuple(unit) for unit in about["units"]]
         self.bin_width, self.lag = float(about["bin_width"]), float(about["lag"])
         self.count_window, self.presence = about["count_window"], about["presence"]
-        self._start = initial_state(about["state"])
+        try:
+            self._start = initial_state(about["state"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(path, "state", "does not describe arrays") from error
         self._outputs = [OUTPUT, *(f"{NEXT}{name}" for name in self._start)]
         self.reset()
 
@@ -54,7 +58,7 @@ class OnnxDecoder:
 
         Raises `BciDecodeError` for counts that are no N numbers of 0 or more.
         """
-        feeds = {COUNTS: self._checked(counts)[None], **self._state}
+        feeds = {COUNTS: checked_counts(counts, len(self.units))[None], **self._state}
         output, *after = self._session.run(self._outputs, feeds)
         self._state = dict(zip(self._start, after, strict=True))
         return output[0]
@@ -71,25 +75,8 @@ class OnnxDecoder:
 
     @state.setter
     def state(self, state: Arrays) -> None:
-        given = {name: np.shape(values) for name, values in state.items()}
-        own = {name: values.shape for name, values in self._start.items()}
-        if given != own:
-            remedy = "set the state of a decoder of the same file"
-            raise BciDecodeError(f"has {given}, the decoder {own}", field="state", remedy=remedy)
+        check_state(state, self._start, "set the state of a decoder of the same file")
         self._state = {name: np.array(state[name], v.dtype) for name, v in self._start.items()}
-
-    def _checked(self, counts: np.ndarray) -> np.ndarray:
-        values, shape = np.asarray(counts, np.float32), (len(self.units),)
-        problem = None
-        if values.shape != shape:
-            problem = f"have shape {values.shape}, the decoder needs {shape}"
-        elif not (values.min() >= 0 and values.max() < np.inf):
-            unit = int(np.argmin((values >= 0) & (values < np.inf)))
-            problem = f"are {values[unit]} for unit {unit}"
-        if problem:
-            remedy = "give the number of spikes of each unit in the bin"
-            raise BciDecodeError(problem, field="counts", remedy=remedy)
-        return values
 
 
 class OnnxEngine:
@@ -186,24 +173,37 @@ def _opened(path: Path) -> Any:
     try:
         return session_of(str(path))
     except Exception as error:  # onnxruntime has an exception of its own for each kind of damage
-        remedy = "write it again with `bci-decode export`"
         problem = f"onnxruntime cannot load it ({one_line(error)[:200]})"
-        raise BciDecodeError(problem, file=path, remedy=remedy) from error
+        raise BciDecodeError(problem, file=path, remedy=AGAIN) from error
 
 
-PLAIN = ("format", "bci_decode", "model", "md5", "target", "unit")  # values that are not JSON
+AGAIN = "write it again with `bci-decode export`"
+PLAIN = ("model", "md5", "target", "unit")  # values that are not JSON
+JSON = ("axes", "units", "bin_width", "lag", "count_window", "presence", "state")
 
 
 def _metadata(session: Any, path: str | Path) -> dict[str, Any]:
-    """What the file tells of itself."""
+    """What the file tells of itself; what other programs have added is left out."""
     props = session.get_modelmeta().custom_metadata_map
     if props.get("format") != FORMAT:
         found = props.get("format")
         known = found is not None and found.startswith("bci_decode step ")
         problem = f"has the format {found!r}, not {FORMAT!r}" if known else "is another ONNX model"
-        remedy = "write it again with `bci-decode export`"
-        raise BciDecodeError(problem, file=path, remedy=remedy)
-    return {key: value if key in PLAIN else json.loads(value) for key, value in props.items()}
+        raise BciDecodeError(problem, file=path, remedy=AGAIN)
+    for name in (*PLAIN, *JSON):
+        if name not in props:
+            raise _damaged(path, name, "is missing")
+    about: dict[str, Any] = {name: props[name] for name in PLAIN}
+    for name in JSON:
+        try:
+            about[name] = json.loads(props[name])
+        except ValueError as error:
+            raise _damaged(path, name, f"is {props[name][:40]!r}, not JSON") from error
+    return about
+
+
+def _damaged(path: str | Path, name: str, problem: str) -> BciDecodeError:
+    return BciDecodeError(problem, file=path, field=f"metadata: {name}", remedy=AGAIN)
 
 
 def _names(values: Any) -> list[str]:

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 import bci_decode
 from bci_decode.config import TARGETS
 from bci_decode.errors import BciDecodeError, one_line
-from bci_decode.files import md5_of
 from bci_decode.realtime.graph import StepGraph
 from bci_decode.realtime.onnx.engine import COUNTS, FORMAT, NEXT, OUTPUT, library
 from bci_decode.realtime.onnx.exportable import make_exportable
@@ -72,13 +71,13 @@ def metadata(run: LoadedRun, names: list[str], initial: tuple[Tensor, ...]) -> d
     name, dtype and shape of each input for one stream, and its values before the first bin where
     they are not all 0.
     """
-    config, checkpoint = run.config, run.folder / "best.pt"
+    config = run.config
     state = [_described(name, tensor) for name, tensor in zip(names, initial, strict=True)]
     return {
         "format": FORMAT,
         "bci_decode": bci_decode.__version__,
         "model": str(run.state["names"]["model"]),
-        "md5": md5_of(checkpoint) if checkpoint.exists() else "",
+        "md5": run.md5 or "",
         "target": config.target,
         "unit": TARGETS[config.target],
         "axes": json.dumps(run.axes),

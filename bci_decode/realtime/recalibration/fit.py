@@ -8,16 +8,17 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from bci_decode.config import DataConfig, SplitConfig
-from bci_decode.data.binning import BinnedSession, bin_session
-from bci_decode.data.dataset import Dataset, prepare
+from bci_decode.config import DataConfig
+from bci_decode.data.binning import BinnedSession
+from bci_decode.data.dataset import Dataset
 from bci_decode.data.session import Session
 from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation import metrics
@@ -27,6 +28,7 @@ from bci_decode.models.decoder import TrainedDecoder
 from bci_decode.realtime.recalibration.gradient_steps import take_steps
 from bci_decode.realtime.recalibration.read_in import Encoding, read_in, same_units
 from bci_decode.realtime.recalibration.read_out import refit_read_out
+from bci_decode.realtime.recalibration.seconds import first_seconds
 from bci_decode.runs.build import build_model
 from bci_decode.runs.load import LoadedRun
 from bci_decode.training.checkpoint import data_state
@@ -108,62 +110,6 @@ def check_run(run: LoadedRun) -> None:
         )
 
 
-def first_seconds(
-    run: LoadedRun, session: Session, seconds: float
-) -> tuple[Dataset, BinnedSession, DataConfig]:
-    """The data set whose training part lies in the first seconds, and whose test part is the rest.
-
-    No spike and no sample of the hand after the seconds is in the training part.
-    """
-    config = run.config
-    if not seconds > 0 or math.isinf(seconds):
-        raise BciDecodeError(f"is {seconds}", field="--seconds", remedy="give seconds above 0")
-    binned = bin_session(session, **config.binning_kwargs(), grids=config.window.grids)
-    slack = 1e-6 * binned.bin_width
-    seen = session.t[session.t <= session.t[0] + seconds + slack]  # the last one ends them
-    later = max(0.0, binned.lag) + binned.ahead  # how much later the hand is than the spikes
-    bins = int(np.searchsorted(binned.edges[1:] + later, seen[-1] + slack, side="right"))
-    split = SplitConfig(first_bins=max(bins, 1), val=0.0, gap=config.split.gap)
-    config = replace(config, split=split)
-    _check_bins(bins, binned, config, seconds)
-    _check_movement(binned, slice(0, bins), seconds)
-    return prepare(binned, config), binned, config
-
-
-def _check_bins(bins: int, binned: BinnedSession, config: DataConfig, seconds: float) -> None:
-    """Both parts must hold windows: two at least to learn from, one to score."""
-    window, width = config.window, binned.bin_width
-    span = max((window.length - 1) * window.step + 1, 10)
-    summed = 0.0 if binned.count_window is None else binned.count_window - width
-    gap = math.ceil(max(config.split.gap, summed, binned.ahead) / width)
-    all_bins = len(binned.counts)
-    if bins < 2 * span:
-        raise BciDecodeError(
-            f"is {seconds:g} s or {bins} bins, and the run learns from windows of {span}",
-            file=binned.name,
-            field="--seconds",
-            remedy=f"give {math.ceil(2 * span * width + 1)} s or more",
-        )
-    if all_bins - bins - gap < span:
-        raise BciDecodeError(
-            f"is {seconds:g} s, and the session lasts {all_bins * width:.1f} s",
-            file=binned.name,
-            field="--seconds",
-            remedy=f"leave {math.ceil((gap + span) * width)} s or more to score",
-        )
-
-
-def _check_movement(binned: BinnedSession, bins: slice, seconds: float) -> None:
-    still = np.ptp(binned.kinematics[bins], axis=0) == 0
-    if still.any():
-        axes = " and ".join(np.array(("x", "y"))[still])
-        raise BciDecodeError(
-            f"{axes} {binned.target} never changes in the first {seconds:g} s",
-            file=binned.name,
-            remedy="give more --seconds, or a recording in which the hand moves",
-        )
-
-
 def _start(
     run: LoadedRun,
     data: Dataset,
@@ -171,7 +117,8 @@ def _start(
     session: Session,
     encoding: Encoding | None,
 ) -> tuple[TrainedDecoder, str, list[str]]:
-    """The decoder with units matched by channel and row, what helps it on, and its read-in."""
+    """The decoder with units matched by channel and row, what its read-in is made from, and the
+    names of its weights."""
     names = unit_parameters(run)
     same = same_units(run, data.units)
     if encoding is None and not same.any():
@@ -193,7 +140,18 @@ def _start(
 def unit_parameters(run: LoadedRun) -> list[str]:
     """Names of the weights with a column for each unit: those whose shape depends on how many."""
     one, other = (_new_model(run, len(run.units) + more).state_dict() for more in (0, 1))
+    _check_names(run, one, other)
     return [name for name in one if one[name].shape != other[name].shape]
+
+
+def _check_names(run: LoadedRun, one: Iterable[str], other: Iterable[str]) -> None:
+    """Refuse a model of which the number of units decides what weights there are."""
+    if differing := sorted(set(one) ^ set(other)):
+        raise BciDecodeError(
+            f"has the weights {', '.join(differing)} with one number of units and not with another",
+            file=run.folder,
+            remedy="choose a run in which no layer has as many inputs as hidden units",
+        )
 
 
 def with_read_in(
@@ -201,6 +159,7 @@ def with_read_in(
 ) -> TrainedDecoder:
     """The run's decoder, each input replaced by a sum (M, N) of the new session's units."""
     model, weights = _new_model(run, len(data.units)), dict(run.state["decoder"])
+    _check_names(run, model.state_dict(), weights)
     for name in names:
         weights[name] = weights[name] @ torch.as_tensor(read_in, dtype=weights[name].dtype)
     model.load_state_dict(weights)

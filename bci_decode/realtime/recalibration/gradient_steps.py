@@ -25,7 +25,8 @@ CLIP_NORM = 1.0
 def take_steps(
     model: TrainedDecoder, data: Dataset, names: list[str], steps: int, seed: int
 ) -> None:
-    """Improve the weights of these names and the heads by `steps` of Adam; all others stay.
+    """Improve the weights of these names and the heads by `steps` of Adam; all others stay,
+    running statistics included.
 
     The learning rate rises, then falls to 0 along a cosine. Noise on the counts, by bin and by
     window, keeps the many new weights from learning few bins by heart.
@@ -42,6 +43,9 @@ def take_steps(
     optimizer = optimizers.find("Adam")(learned, lr=LEARNING_RATE)  # type: ignore[misc]
     generator = torch.Generator().manual_seed(seed)
     model.train()
+    for module in model.modules():
+        if any(True for _ in module.buffers(recurse=False)):
+            module.training = False  # running statistics are a part of the core, which stays
     step = 0
     while step < steps:
         for bins in windows.order(True, generator).split(BATCH)[: steps - step]:

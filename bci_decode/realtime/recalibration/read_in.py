@@ -16,9 +16,10 @@ from sklearn.model_selection import KFold
 
 from bci_decode.data.binning import BinnedSession, kinematics
 from bci_decode.data.dataset import Dataset
-from bci_decode.data.session import Session, read_session
+from bci_decode.data.session import Session
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import expand_user, md5_of
+from bci_decode.realtime.own_recording import own_recording, recorded_path
 from bci_decode.runs.load import LoadedRun
 
 log = logging.getLogger(__name__)
@@ -99,33 +100,29 @@ def movement_features(movement: np.ndarray, bin_width: float) -> np.ndarray:
     return np.hstack([now[np.clip(bins + shift, 0, len(now) - 1)] for shift in shifts])
 
 
-def parent_session(run: LoadedRun, file: str | Path | None = None) -> Session | None:
-    """The session that a run was trained on: `file`, or where it was then; None if it is gone.
+def parent_recording(run: LoadedRun, file: str | Path | None = None) -> Path | None:
+    """The recording that a run was trained on: `file`, or where it was then; None if it is gone.
 
-    Raises `BciDecodeError` where `file` is another session.
+    Raises `BciDecodeError` where `file` is another one.
     """
-    path = expand_user(file) if file else _recorded_file(run)
-    if path is None or not (file or path.is_file()):
-        log.warning("%s: not there; %s", path or "the session of the run", WITHOUT)
-        return None
-    session = read_session(path)
-    if md5_of(path) != run.state["session"]["md5"]:
-        if file is None:
-            log.warning("%s: has changed since the run was trained on it; %s", path, WITHOUT)
-            return None
-        raise BciDecodeError(
-            f"is not the session that {run.folder} was trained on",
-            file=path,
-            field="--parent-session",
-            remedy=f"name the file of {run.state['session']['name']}, or leave it out",
-        )
-    return session
-
-
-def _recorded_file(run: LoadedRun) -> Path | None:
-    if not (run.folder / "metrics.json").is_file():  # best.pt alone
-        return None
-    return Path(run.metrics["data"]["file"])
+    if file is None:
+        path = own_recording(run)
+        if path is None:
+            place = recorded_path(run) or "the session of the run"
+            log.warning("%s: not there, or has changed; %s", place, WITHOUT)
+        return path
+    path, about = expand_user(file).absolute(), run.state["session"]
+    if path.is_file() and md5_of(path) == about["md5"]:
+        return path
+    known = recorded_path(run)
+    was = f", then {known}," if known is not None else ""
+    problem = f"is not the session that {run.folder} was trained on"
+    raise BciDecodeError(
+        problem if path.is_file() else "no such file",
+        file=path,
+        field="--parent-session",
+        remedy=f"name the file of {about['name']}{was} of MD5 {about['md5']}, or leave it out",
+    )
 
 
 def same_units(run: LoadedRun, units: pd.DataFrame) -> np.ndarray:

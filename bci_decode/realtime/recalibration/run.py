@@ -12,23 +12,24 @@ import pandas as pd
 
 from bci_decode.config import DataConfig, TrainConfig, TrainerConfig
 from bci_decode.data.session import Session, read_session
+from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation.decoding import decode_parts
 from bci_decode.evaluation.scores import scores
-from bci_decode.files import expand_user, md5_of, written_whole
+from bci_decode.files import expand_user, written_whole
 from bci_decode.realtime.recalibration.fit import (
     STAGES,
     STEPS,
     Recalibration,
     check_run,
-    first_seconds,
     recalibrate,
 )
-from bci_decode.realtime.recalibration.read_in import parent_session, same_units
+from bci_decode.realtime.recalibration.read_in import parent_recording, same_units
+from bci_decode.realtime.recalibration.seconds import first_seconds
 from bci_decode.runs.figures import read_predictions, run_title, trajectory_figure
 from bci_decode.runs.folder import check_same_data, file_stat, working_folder
 from bci_decode.runs.load import LoadedRun
 from bci_decode.runs.ownership import claim, finish, locked, start
-from bci_decode.runs.report import recording_kind, write_report
+from bci_decode.runs.report import recording_kind, write_predictions, write_report
 from bci_decode.studies.training import translate_errors
 from bci_decode.style import save_figure
 from bci_decode.training.checkpoint import save_checkpoint
@@ -36,6 +37,7 @@ from bci_decode.training.checkpoint import save_checkpoint
 log = logging.getLogger(__name__)
 
 EXPERIMENT = "recalibrated"
+NOT_FOUND = "not found"
 OPTIONS = {  # what the errors of runs name, and the options of this command
     "overwrite=true trains again": "--overwrite makes it again",
     "another output_dir=": "another --output",
@@ -65,10 +67,13 @@ def recalibrated_run(
     """
     request = request or Request()
     check_run(run)
-    session = read_session(expand_user(file))
+    if request.output is not None:
+        _check_output(run, expand_user(request.output))
+    session = read_session(expand_user(file).absolute())
     _, _, config = first_seconds(run, session, request.seconds)
+    known = parent_recording(run, request.parent_session)
     folder = _folder(run, session, request)
-    settings = _settings(run, session, config, request)
+    settings = _settings(run, session, config, request, known)
     with translate_errors(OPTIONS), locked(folder):
         if claim(folder, settings, request.overwrite) is None:
             check_same_data(folder, session.path)
@@ -80,12 +85,25 @@ def recalibrated_run(
             request.seconds,
             steps=request.steps,
             seed=request.seed,
-            parent_session=parent_session(run, request.parent_session),
+            parent_session=None if known is None else read_session(known),
         )
         start(folder, settings, overwrite=True)  # what a killed start left is of no use
-        report = _write(working_folder(folder), found, session, request)
+        report = _write(working_folder(folder), found, session, request, known)
         finish(folder)
     return folder, report
+
+
+def _check_output(run: LoadedRun, folder: Path) -> None:
+    """Refuse a place where the new run would replace its parent, or a file."""
+    own, new = run.folder.resolve(), folder.resolve()
+    problem = None
+    if new in (own, *own.parents):
+        problem = "is the folder of RUN" if new == own else "contains the folder of RUN"
+    elif folder.exists() and not folder.is_dir():
+        problem = "is a file"
+    if problem:
+        remedy = "choose a folder of its own"
+        raise BciDecodeError(problem, file=folder, field="--output", remedy=remedy)
 
 
 def _folder(run: LoadedRun, session: Session, request: Request) -> Path:
@@ -95,9 +113,12 @@ def _folder(run: LoadedRun, session: Session, request: Request) -> Path:
 
 
 def _settings(
-    run: LoadedRun, session: Session, config: DataConfig, request: Request
+    run: LoadedRun, session: Session, config: DataConfig, request: Request, known: Path | None
 ) -> dict[str, Any]:
-    """What `config.yaml` holds: a run with other settings must not take the folder."""
+    """What `config.yaml` holds: a run with other settings must not take the folder.
+
+    `known` is the recording that the parent was trained on.
+    """
     about = run.state["model"]
     return {
         "names": run.state["names"] | {"experiment": EXPERIMENT},
@@ -109,20 +130,16 @@ def _settings(
         "recalibration": {
             "seconds": request.seconds,
             "steps": request.steps,
-            "parent_md5": _checksum(run),
+            "parent_md5": run.md5,
+            "parent_session": NOT_FOUND if known is None else run.state["session"]["md5"],
         },
     }
 
 
-def _checksum(run: LoadedRun) -> str | None:
-    path = run.folder / "best.pt"
-    return md5_of(path) if path.is_file() else None  # the checkpoint may have another name
-
-
 def _write(
-    folder: Path, found: Recalibration, session: Session, request: Request
+    folder: Path, found: Recalibration, session: Session, request: Request, known: Path | None
 ) -> dict[str, Any]:
-    parent = _parent(found, session, request)
+    parent = _parent(found, session, request, known)
     save_checkpoint(folder / "best.pt", found.state | {"parent": parent})
     history = pd.DataFrame(found.history)
     with written_whole(folder / "history.csv") as temporary:
@@ -148,22 +165,29 @@ def _write(
         trainer=TrainerConfig(select_on="last", patience=None),
     )
     decoded = decode_parts(found.model, found.data)
-    report = write_report(folder, found.data, decoded, history, config, about)
-    figure = trajectory_figure(
-        read_predictions(folder / "predictions.npz"), run_title(report), config.trajectory
+    write_predictions(folder / "predictions.npz", found.data, decoded["test"], config.data)
+    title = run_title(about | {"protocol": {"target": config.data.target}})
+    shown = read_predictions(folder / "predictions.npz")
+    save_figure(
+        trajectory_figure(shown, title, config.trajectory),
+        folder / f"trajectory.{request.figures}",
     )
-    save_figure(figure, folder / f"trajectory.{request.figures}")
-    return report
+    # its metrics.json comes last: a run that has it is finished
+    return write_report(folder, found.data, decoded, history, config, about)
 
 
-def _parent(found: Recalibration, session: Session, request: Request) -> dict[str, Any]:
+def _parent(
+    found: Recalibration, session: Session, request: Request, known: Path | None
+) -> dict[str, Any]:
     """Where a run comes from, how, and the scores of its parent in the rest of the session."""
     run, data = found.parent, found.data
     same = same_units(run, data.units)
+    test, learned = before(run, session, data.slices["test"])
     return {
-        "folder": str(run.folder),
-        "md5": _checksum(run),
+        "folder": str(run.folder.resolve()),
+        "md5": run.md5,
         "session": run.state["session"]["name"],
+        "session_file": None if known is None else str(known),
         "seconds": request.seconds,
         "steps": request.steps,
         "read_in": found.read_in,
@@ -172,18 +196,22 @@ def _parent(found: Recalibration, session: Session, request: Request) -> dict[st
             "new session": len(data.units),
             "same channel and row": int(same.any(axis=0).sum()),
         },
-        "scores": {"test": before(run, session, data.slices["test"])},
+        "scores": {"test": test},
+        "learned_from": learned,
     }
 
 
-def before(run: LoadedRun, session: Session, bins: slice) -> dict[str, float | None] | None:
+Scores = dict[str, float | None]
+
+
+def before(run: LoadedRun, session: Session, bins: slice) -> tuple[Scores | None, list[str]]:
     """Scores of a run in these bins of a session as it is, units matched by channel and row.
 
-    None where it has none of the units.
+    None where it has none of the units. Then, the parts in the bins that the run learned from.
     """
     binned = run.bin(session)
     if not same_units(run, binned.units).any():
-        return None
+        return None, []
     start, stop = binned.edges[[bins.start, bins.stop]]
     decoded = run.predictions(session, float(start), float(stop))
-    return scores(decoded["true"], decoded["decoded"], run.axes)
+    return scores(decoded["true"], decoded["decoded"], run.axes), decoded["overlaps"]

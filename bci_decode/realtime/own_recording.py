@@ -1,0 +1,32 @@
+"""The recording that a run was trained on, if it is still there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from bci_decode.files import md5_of
+from bci_decode.runs.load import LoadedRun
+
+
+def recorded_path(run: LoadedRun) -> Path | None:
+    """The path of the recording as the run's report has it; None without such a report."""
+    try:
+        return Path(json.loads((run.folder / "metrics.json").read_text())["data"]["file"])
+    except (OSError, ValueError, KeyError, TypeError):  # none, or one of an earlier version
+        return None
+
+
+def own_recording(run: LoadedRun) -> Path | None:
+    """The recording itself: the file has the content that the run learned from.
+
+    A relative path counts from the folder that the run was trained from. That may be the present
+    one or any above the run's folder.
+    """
+    path = recorded_path(run)
+    if path is None:
+        return None
+    places = [path, *(above / path for above in run.folder.resolve().parents)]
+    files = (place for place in dict.fromkeys(places) if place.is_file())
+    md5 = run.state["session"]["md5"]
+    return next((file.absolute() for file in files if md5_of(file) == md5), None)
