@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,11 +18,18 @@ import pytest
 from live import BIN, start, trained
 
 from bci_decode.config import DataConfig
+from bci_decode.data.counts import trailing_sums
 from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.bins import Bin
 from bci_decode.realtime.decoder import StreamingDecoder
-from bci_decode.realtime.interfaces.lsl import LslCounts, LslOutlet, LslSpikes, open_lsl
-from bci_decode.realtime.interfaces.lsl_inlet import find_stream, labels
+from bci_decode.realtime.interfaces.lsl import (
+    LslCounts,
+    LslOutlet,
+    LslSpikes,
+    check_names,
+    open_lsl,
+)
+from bci_decode.realtime.interfaces.lsl_inlet import described_labels, find_stream
 from bci_decode.realtime.interfaces.unit_labels import unit_labels
 from bci_decode.realtime.stream.binner import SpikeBinner
 from bci_decode.stream import main as stream_command
@@ -38,6 +46,13 @@ DECODER = SimpleNamespace(  # what sources and sinks read of a decoder
     config=DataConfig(bin_width=BIN),
     run=SimpleNamespace(folder="outputs/run"),
 )
+
+
+def with_data(**data: float) -> SimpleNamespace:
+    """A decoder of another config."""
+    return SimpleNamespace(**vars(DECODER) | {"config": DataConfig(bin_width=BIN, **data)})
+
+
 names = (f"test{number}" for number in itertools.count())
 
 
@@ -109,17 +124,22 @@ def test_counts_of_every_number_format_arrive_with_their_time(format_):
 
 
 def test_missing_bins_and_a_clock_that_goes_back_are_jumps(caplog):
+    """Three time stamps prove a jump; until then bins are counted by sample."""
     stream = outlet()
     source = open_lsl(name_of(stream), DECODER)
-    wobble = 0.2 * BIN * np.array([1, -1, 1, -1, 1, -1, 1, -1])
-    places = np.array([0, 1, 2, 6, 7, 8, -500, -499])
-    push(stream, np.zeros((8, 3)).tolist(), 1000 + BIN * places + wobble)
-    bins = taken(source, 8)
-    assert [bin_.index for bin_ in bins] == [0, 1, 2, 6, 7, 8, 9, 10]
-    assert [bin_.jumped for bin_ in bins] == [False] * 3 + [True, False, False, True, False]
+    wobble = 0.2 * BIN * np.array([1, -1] * 6)
+    places = np.array([0, 1, 2, 6, 7, 8, 9, 11, 12, 13, -500, -499])
+    push(stream, np.zeros((12, 3)).tolist(), 1000 + BIN * places + wobble)
+    bins = taken(source, 12)
+    assert [bin_.index for bin_ in bins] == [0, 1, 2, 3, 4, 8, 9, 10, 11, 13, 14, 15]
+    assert [bin_.index for bin_ in bins if bin_.jumped] == [8, 13]
     assert [line.split(": ")[1] for line in caplog.messages] == [
-        "3 bins are missing", "its clock went back"
+        "3 bins are missing", "1 bin is missing"
     ]  # fmt: skip
+    push(stream, np.zeros((2, 3)).tolist(), 1000 + BIN * np.array([-498, -497]))
+    after = taken(source, 2)
+    assert [(bin_.index, bin_.jumped) for bin_ in after] == [(16, True), (17, False)]
+    assert caplog.messages[-1].endswith("its clock went back")
 
 
 def test_a_clock_may_drift():
@@ -127,6 +147,15 @@ def test_a_clock_may_drift():
     source = open_lsl(name_of(stream), DECODER)
     push(stream, np.zeros((300, 3)).tolist(), 50 + 1.01 * BIN * np.arange(300))  # 3 bins in all
     assert not any(bin_.jumped for bin_ in taken(source, 300))
+
+
+def test_counts_are_summed_over_the_window_of_the_run_and_again_after_a_jump():
+    stream, counts = outlet(), np.arange(27).reshape(9, 3)
+    source = open_lsl(name_of(stream), with_data(count_window=3 * BIN))
+    push(stream, counts.tolist(), 100 + BIN * np.array([0, 1, 2, 3, 10, 11, 12, 13, 14]))
+    bins = taken(source, 9)
+    expected = np.concatenate([trailing_sums(counts[:6], 3), trailing_sums(counts[6:], 3)])
+    np.testing.assert_array_equal([bin_.counts for bin_ in bins], expected)
 
 
 def test_labels_say_which_unit_a_channel_is():
@@ -144,6 +173,18 @@ def test_labels_say_which_unit_a_channel_is():
         ({"rate": 100.0}, "has 100 samples/s, the decoder 50 bins/s; send one sample for each bin"),
         ({"format_": "string"}, "its samples are text; send counts as numbers"),
         ({"kind": "Spikes", "rate": 0}, "has 3 channels, but spikes have 1"),
+        (
+            {"group": ("channels", "channel"), "ids": ["M1 001/0", "M1 001/1", "M1 002"]},
+            "the label 'M1 002' is not like 'M1 003/1' (channel/row); give each unit",
+        ),
+        (
+            {"group": ("channels", "channel"), "ids": ["M1 001/0", "M1 001/1", "M1 001/0"]},
+            "the label 'M1 001/0' is there twice",
+        ),
+        (
+            {"group": ("channels", "channel"), "ids": ["M1 001/0", "M1 001/1"]},
+            "has 3 channels, but labels for 2 of them",
+        ),
     ],
 )
 def test_streams_that_do_not_fit_are_refused(made, says):
@@ -160,6 +201,34 @@ def test_a_stream_that_never_appears_is_named_with_those_that_are_there():
     line = str(caught.value)
     assert line.startswith("LSL stream 'nowhere': no stream of this name appeared within 0.3 s; ")
     assert f"'{name_of(stream)}'" in line
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), float("inf"), 0.0, -5.0])
+def test_a_timeout_is_finite_and_above_0(timeout):
+    with pytest.raises(BciDecodeError, match=f"^--timeout: is {timeout:g} s; give a finite"):
+        open_lsl("nowhere", DECODER, timeout)
+
+
+def test_the_output_cannot_have_the_name_of_the_input():
+    check_names("one", "another")
+    check_names("one", None)
+    check_names(None, None)
+    with pytest.raises(BciDecodeError, match="^--lsl-out: 'one' is the name of --lsl-in, too; "):
+        check_names("one", "one")
+
+
+def test_presence_needs_the_times_of_spikes():
+    stream = outlet()
+    with pytest.raises(BciDecodeError, match=r"^data\.presence: needs the times of spikes"):
+        open_lsl(name_of(stream), with_data(presence=BIN / 4))
+
+
+def test_of_streams_of_one_name_the_first_is_taken_with_a_warning(caplog):
+    name = f"the \"{next(names)}'s\" 'twin'"
+    streams = [outlet(name=name) for _ in range(2)]
+    assert find_stream(name, LIMIT).name() == name
+    assert len(streams) == 2 and "2 streams have this name; the first" in caplog.text
+    assert caplog.text.count("(source_id ") == 2 and socket.gethostname() in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -238,7 +307,7 @@ def test_the_output_describes_itself_and_has_the_times_of_the_input():
     info = inlet.info(LIMIT)
     assert (info.type(), info.channel_count()) == ("Kinematics", 2)
     assert info.nominal_srate() == pytest.approx(1 / BIN)
-    assert info.source_id() == f"bci_decode/{name}" and labels(info) == ["x", "y"]
+    assert info.source_id() == f"bci_decode/{name}" and described_labels(info) == ["x", "y"]
     channel = info.desc().child("channels").child("channel")
     assert channel.child_value("unit") == "mm/s" and channel.child_value("type") == "velocity"
     assert info.desc().child("decoder").child_value("lag_s") == "0.06"
