@@ -120,7 +120,7 @@ class LslCounts:
             if jumped is None:
                 continue
             before = now
-            if jumped or not waiting:  # it has just come
+            if jumped or not waiting or math.isinf(delay):  # it has just come, or is the first
                 caught_up, delay = now, now - clock.place
             late = min(max(now - clock.place - delay, 0.0), now - caught_up)
             counts = self._window.checked(samples[0].astype(np.float64))

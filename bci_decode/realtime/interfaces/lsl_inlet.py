@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 WAIT = 0.2  # s that one call waits at most, so that Ctrl-C is noticed
 SILENCE = 1.0  # s without a sample after which another stream of the same name is looked for
 OPENING = 5.0  # s for the description of a stream that is there
-TWINS = 0.1  # s in which other streams of the same name are looked for
+TWINS = 2.0  # s after the start in which other streams of the same name are looked for
 MANY = 1024  # strings that one call returns at most
 
 
@@ -39,8 +39,8 @@ def pylsl() -> Any:
 def find_stream(name: str, timeout: float) -> Any:
     """The description (`pylsl.StreamInfo`) of the stream called `name`.
 
-    Of several, it is the first that answers, with a warning. Raises `BciDecodeError` where none
-    appears within `timeout` s, and lists those that are there.
+    Of several, it is the first that answers. Raises `BciDecodeError` where none appears within
+    `timeout` s, and lists those that are there.
     """
     if not 0 < timeout < math.inf:
         raise BciDecodeError(
@@ -50,10 +50,9 @@ def find_stream(name: str, timeout: float) -> Any:
     while True:
         left = stop - time.monotonic()
         wait = min(max(left, 0.1), 1.0)
-        if library.resolve_bypred(_has_name(name), timeout=wait):
-            found = library.resolve_bypred(_has_name(name), minimum=2, timeout=TWINS)
-            if found:
-                return _first_of(found, name)
+        found = library.resolve_bypred(_has_name(name), timeout=wait)
+        if found:
+            return found[0]
         if left <= 1.0:
             break
     there = sorted({f"'{info.name()}'" for info in library.resolve_streams(wait_time=0.5)})
@@ -75,22 +74,13 @@ def _has_name(name: str) -> str:
     return f"name=concat({joined})"
 
 
-def _first_of(found: list[Any], name: str) -> Any:
-    if len(found) > 1:
-        each = [f"{info.hostname()} (source_id {info.source_id()!r})" for info in found]
-        log.warning(
-            "LSL stream '%s': %d streams have this name; the first is taken: %s",
-            name, len(found), ", ".join(each),
-        )  # fmt: skip
-    return found[0]
-
-
 class Inlet:
     """Samples of one stream, whose sender may die and come back.
 
     `info` is the full description. liblsl itself recovers a stream with the same source_id. A
     sender that comes back with another one (pylsl makes a random one where none is given) is found
-    by its name. All samples that a sender pushes while it has this consumer arrive.
+    by its name. Where several streams have the name, a warning lists them. All samples that a
+    sender pushes while it has this consumer arrive.
 
     Time stamps (s) are those of the sender on the same computer. From another computer they are
     mapped to the clock of this one, so that all streams of this computer share a clock.
@@ -99,7 +89,10 @@ class Inlet:
     def __init__(self, name: str, timeout: float):
         self.name = name
         self._lsl = pylsl()
+        self._twins: Any = None
         self._connect(find_stream(name, timeout))
+        self._twins = self._lsl.ContinuousResolver(pred=_has_name(name))  # searches in a thread
+        self._began = time.monotonic()
 
     def _connect(self, found: Any) -> None:
         """Receive a stream that was found, in place of the one before."""
@@ -165,6 +158,8 @@ class Inlet:
         except self._lsl.util.LostError:  # an empty source_id, which liblsl does not recover
             time.sleep(wait)
             samples, stamps = [], []
+        if self._twins is not None:
+            self._warn_of_twins()
         silent = time.monotonic() - self._heard
         if stamps:
             if self._gone:
@@ -173,6 +168,18 @@ class Inlet:
         elif silent > SILENCE:
             self._look_for_another(silent)
         return samples, stamps
+
+    def _warn_of_twins(self) -> None:
+        """Soon after the start: tell which streams have this name, if there are several."""
+        found = self._twins.results()
+        if len(found) > 1:
+            each = [f"{info.hostname()} (source_id {info.source_id()!r})" for info in found]
+            log.warning(
+                "LSL stream '%s': %d streams have this name: %s; received is that of %s (%r)",
+                self.name, len(found), ", ".join(each), self.info.hostname(), self.info.source_id(),
+            )  # fmt: skip
+        if len(found) > 1 or time.monotonic() - self._began > TWINS:
+            self._twins = None
 
     def _look_for_another(self, silent: float) -> None:
         """Connect to a stream of this name with another source_id, if the old one is gone."""
@@ -200,7 +207,7 @@ class Inlet:
 
     def close(self) -> None:
         """Disconnect."""
-        self._inlet = self._resolver = None
+        self._inlet = self._resolver = self._twins = None
 
 
 def identity(info: Any) -> str:
