@@ -273,6 +273,29 @@ def test_spikes_with_a_stray_or_impossible_time_are_dropped(caplog):
     assert source.binner.dropped["off the clock"] == 1
 
 
+def test_a_stray_before_a_silence_does_not_move_the_clock():
+    stream = outlet(1, "Spikes", 0)
+    source = open_lsl(name_of(stream), DECODER)
+    bins = iter(source)
+    push(stream, [[0], [0]], [5.0, 5.03])
+    found = [next(bins)]
+    push(stream, [[0]], [-5.0])
+    found += [next(bins) for _ in range(15)]
+    assert [int(bin_.counts.sum()) for bin_ in found] == [1, 1] + [0] * 14
+    assert not any(bin_.jumped for bin_ in found)
+
+
+def test_ignored_time_stamps_of_counts_are_told_and_counted(caplog):
+    stream = outlet()
+    source = open_lsl(name_of(stream), DECODER)
+    push(stream, np.zeros((4, 3)).tolist(), [5.0, np.nan, 1e300, 5.06])
+    assert [bin_.index for bin_ in taken(source, 4)] == [0, 1, 2, 3]
+    source.close()
+    source.close()
+    assert len(caplog.messages) == 2 and "nan s is ignored" in caplog.messages[0]
+    assert caplog.messages[1].endswith("2 time stamps were ignored in all")
+
+
 def test_counts_that_are_no_numbers_are_one_line():
     stream = outlet()
     source = open_lsl(name_of(stream), DECODER)
@@ -350,7 +373,7 @@ def test_unknown_units_are_counted_and_left_out():
     assert bins[0].counts.tolist() == [1, 0, 0] and source.binner.dropped["unknown unit"] == 1
 
 
-def test_bins_go_on_while_no_unit_fires():
+def test_bins_continue_while_no_unit_fires():
     stream = outlet(1, "Spikes", 0)
     source = open_lsl(name_of(stream), DECODER)
     push(stream, [[0]], [5.0])

@@ -138,6 +138,10 @@ class LslCounts:
 
     def close(self) -> None:
         """Disconnect."""
+        if self._clock.ignored > 1:
+            text = "LSL stream '%s': %d time stamps were ignored in all"
+            log.warning(text, self.name, self._clock.ignored)
+            self._clock.ignored = 0
         self._inlet.close()
 
 
