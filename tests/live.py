@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from recordings import ROOT, recording, write_mat73
 
 from bci_decode.runs.estimator import train
-from bci_decode.runs.load import LoadedRun
+from bci_decode.runs.load import LoadedRun, load_run
 
 BIN = 0.02  # s
 TINY = [f"data.bin_width={BIN}", "data.window.length=8", "data.window.burn_in=2"]
@@ -26,6 +28,15 @@ def trained(folder: Path, model: str = "gru") -> LoadedRun:
     extra = [] if model in ("wiener", "kalman") else TINY_RNN
     words = [*TINY, *extra, f"output_dir={folder}"]
     return train(session=file, model=model, overrides=words, progress=False)
+
+
+def with_data(run: LoadedRun, folder: Path, **changes: object) -> LoadedRun:
+    """A copy of a run in `folder` whose config has other values in `data`."""
+    shutil.copytree(run.folder, folder)
+    state = torch.load(run.folder / "best.pt", map_location="cpu", weights_only=True)
+    state["data"] |= changes
+    torch.save(state, folder / "best.pt")
+    return load_run(folder)
 
 
 def counts_for(run: LoadedRun, bins: int, seed: int = 0) -> np.ndarray:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from ezmsg.util.messages.axisarray import AxisArray
-from live import BIN, counts_for, trained
+from live import BIN, counts_for, trained, with_data
 
+from bci_decode.data.counts import trailing_sums
 from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.decoder import StreamingDecoder
 from bci_decode.realtime.interfaces.adapter import RunModule
@@ -124,7 +125,7 @@ def test_after_a_jump_the_state_is_reset_if_asked(wiener, reset, caplog):
     after = decoder(message(counts[10:], 15)).data
     expected = alone(wiener, counts[10:]) if reset else alone(wiener, counts)[10:]
     np.testing.assert_array_equal(after, expected)
-    done = "the state is reset" if reset else "decoding goes on"
+    done = "the state is reset" if reset else "decoding continues with the same state"
     assert caplog.messages == [f"time jumps from 0.200 to 0.300 s: {done}"]
 
 
@@ -139,6 +140,39 @@ def test_messages_that_do_not_fit_are_refused(wiener):
         unit(wiener)(AxisArray(np.zeros((2, 2)), dims=["win", "ch"]))
     with pytest.raises(BciDecodeError, match="counts: have shape"):
         unit(wiener)(message(np.zeros((2, 3)), 0))
+
+
+def test_later_messages_that_do_not_fit_are_refused_and_change_nothing(wiener, caplog):
+    counts, labels = counts_for(wiener, 6), unit_labels(wiener.units)
+    decoder = unit(wiener)
+    decoder(message(counts[:3], 0, labels))
+    wide, broken = message(counts, 3, labels), counts[3:].copy()
+    wide.axes["time"] = AxisArray.TimeAxis(fs=10, offset=3 * BIN)
+    broken[1, 2] = np.nan
+    for sent, says in (
+        (wide, "gain of the time axis: is 0.1"),
+        (message(counts, 3, labels[::-1]), "labels of the ch axis: are not those of the first"),
+        (message(counts, 3), "labels of the ch axis: are not those of the first"),
+        (message(broken, 3, labels), "counts: are nan for unit 2"),
+    ):
+        with pytest.raises(BciDecodeError, match=says):
+            decoder(sent)
+    found = decoder(message(counts[3:], 3, labels)).data
+    np.testing.assert_array_equal(found, alone(wiener, counts)[3:])
+    assert not caplog.messages
+
+
+def test_counts_are_summed_over_the_window_of_the_run(wiener, tmp_path):
+    counts, run = counts_for(wiener, 12), with_data(wiener, tmp_path / "run", count_window=3 * BIN)
+    decoder = unit(run)
+    found = [decoder(message(counts[i : i + 3], i)).data for i in (0, 3, 9)]
+    summed = [trailing_sums(part, 3) for part in (counts[:6], counts[9:])]  # a gap between them
+    np.testing.assert_array_equal(np.concatenate(found), alone(wiener, np.concatenate(summed)))
+
+
+def test_presence_needs_the_times_of_spikes(wiener, tmp_path):
+    with pytest.raises(BciDecodeError, match=r"^data\.presence: needs the times of spikes"):
+        unit(with_data(wiener, tmp_path / "run", presence=BIN / 4))
 
 
 # -- the contract of ezmsg-learn -------------------------------------------------------------------
@@ -171,11 +205,27 @@ def test_windows_of_a_batch_are_decoded_as_streams(run):
         np.testing.assert_allclose(decoded, alone(run, stream), rtol=1e-4, atol=1e-3)
 
 
-def test_without_a_state_a_sequence_starts_anew(run):
+def test_without_a_state_a_sequence_starts_at_its_beginning(run):
     x = torch.zeros(1, 5, len(run.units))
     made = module(run)
     again = made(x, hx=made.init_hidden(1, "cpu"))[0]["output"]
     torch.testing.assert_close(made(x)[0]["output"], again)
+
+
+def test_it_stays_in_the_mode_of_evaluation_and_takes_no_bins(run):
+    made = module(run).train()
+    assert not any(part.training for part in made.modules())
+    hx = made.init_hidden(2)
+    y, after = made(torch.zeros(2, 0, len(run.units)), hx=hx)
+    assert y["output"].shape == (2, 0, 2) and len(after) == len(hx)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, -1.0, np.inf])
+def test_counts_that_cannot_be_are_refused(wiener, wrong):
+    x = torch.zeros(1, 2, 9)
+    x[0, 1, 4] = wrong
+    with pytest.raises(BciDecodeError, match=f"^counts: are {wrong:g} for unit 4"):
+        module(wiener)(x)
 
 
 def test_it_can_be_saved_loaded_and_given_an_optimizer(run):

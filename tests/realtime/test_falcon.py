@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from live import counts_for, trained
+from live import BIN, counts_for, trained, with_data
 
+from bci_decode.data.counts import trailing_sums
 from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.decoder import StreamingDecoder
 from bci_decode.realtime.interfaces.falcon import FalconDecoder
@@ -56,6 +57,16 @@ def test_reset_begins_the_streams_whose_file_is_another(run):
     decoder.reset(["a", "c"])  # the same files again
     for row in decoder.predict(np.stack([counts[0], counts[0]])):
         np.testing.assert_array_equal(row, alone(run, counts)[0])
+
+
+def test_counts_are_summed_over_the_window_of_the_run(run, tmp_path):
+    counts = counts_for(run, 8)
+    decoder = FalconDecoder(with_data(run, tmp_path / "run", count_window=3 * BIN))
+    expected = alone(run, trailing_sums(counts, 3))
+    for _ in range(2):  # the same file again: nothing is left of the first time
+        decoder.reset(["a"])
+        found = [decoder.predict(bin_)[0] for bin_ in counts]
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_wrong_sizes_are_refused(run):

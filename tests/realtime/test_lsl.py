@@ -5,9 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,11 +21,18 @@ import pytest
 from live import BIN, start, trained
 
 from bci_decode.config import DataConfig
+from bci_decode.data.counts import trailing_sums
 from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.bins import Bin
 from bci_decode.realtime.decoder import StreamingDecoder
-from bci_decode.realtime.interfaces.lsl import LslCounts, LslOutlet, LslSpikes, open_lsl
-from bci_decode.realtime.interfaces.lsl_inlet import find_stream, labels
+from bci_decode.realtime.interfaces.lsl import (
+    LslCounts,
+    LslOutlet,
+    LslSpikes,
+    check_names,
+    open_lsl,
+)
+from bci_decode.realtime.interfaces.lsl_inlet import Inlet, described_labels, find_stream, layout
 from bci_decode.realtime.interfaces.unit_labels import unit_labels
 from bci_decode.realtime.stream.binner import SpikeBinner
 from bci_decode.stream import main as stream_command
@@ -38,6 +49,13 @@ DECODER = SimpleNamespace(  # what sources and sinks read of a decoder
     config=DataConfig(bin_width=BIN),
     run=SimpleNamespace(folder="outputs/run"),
 )
+
+
+def with_data(**data: float) -> SimpleNamespace:
+    """A decoder of another config."""
+    return SimpleNamespace(**vars(DECODER) | {"config": DataConfig(bin_width=BIN, **data)})
+
+
 names = (f"test{number}" for number in itertools.count())
 
 
@@ -88,8 +106,8 @@ def taken(source, number: int) -> list[Bin]:
 
 def push(stream: pylsl.StreamOutlet, counts, times) -> None:
     assert stream.wait_for_consumers(LIMIT)
-    for row, time in zip(counts, times, strict=True):
-        stream.push_sample(list(row), time)
+    for row, stamp in zip(counts, times, strict=True):
+        stream.push_sample(list(row), stamp)
 
 
 @pytest.mark.parametrize("format_", ["float32", "double64", "int8", "int16", "int32", "int64"])
@@ -109,17 +127,22 @@ def test_counts_of_every_number_format_arrive_with_their_time(format_):
 
 
 def test_missing_bins_and_a_clock_that_goes_back_are_jumps(caplog):
+    """Three time stamps prove a jump; until then bins are counted by sample."""
     stream = outlet()
     source = open_lsl(name_of(stream), DECODER)
-    wobble = 0.2 * BIN * np.array([1, -1, 1, -1, 1, -1, 1, -1])
-    places = np.array([0, 1, 2, 6, 7, 8, -500, -499])
-    push(stream, np.zeros((8, 3)).tolist(), 1000 + BIN * places + wobble)
-    bins = taken(source, 8)
-    assert [bin_.index for bin_ in bins] == [0, 1, 2, 6, 7, 8, 9, 10]
-    assert [bin_.jumped for bin_ in bins] == [False] * 3 + [True, False, False, True, False]
+    wobble = 0.2 * BIN * np.array([1, -1] * 6)
+    places = np.array([0, 1, 2, 6, 7, 8, 9, 11, 12, 13, -500, -499])
+    push(stream, np.zeros((12, 3)).tolist(), 1000 + BIN * places + wobble)
+    bins = taken(source, 12)
+    assert [bin_.index for bin_ in bins] == [0, 1, 2, 3, 4, 8, 9, 10, 11, 13, 14, 15]
+    assert [bin_.index for bin_ in bins if bin_.jumped] == [8, 13]
     assert [line.split(": ")[1] for line in caplog.messages] == [
-        "3 bins are missing", "its clock went back"
+        "3 bins are missing", "1 bin is missing"
     ]  # fmt: skip
+    push(stream, np.zeros((2, 3)).tolist(), 1000 + BIN * np.array([-498, -497]))
+    after = taken(source, 2)
+    assert [(bin_.index, bin_.jumped) for bin_ in after] == [(16, True), (17, False)]
+    assert caplog.messages[-1].endswith("its clock went back")
 
 
 def test_a_clock_may_drift():
@@ -127,6 +150,15 @@ def test_a_clock_may_drift():
     source = open_lsl(name_of(stream), DECODER)
     push(stream, np.zeros((300, 3)).tolist(), 50 + 1.01 * BIN * np.arange(300))  # 3 bins in all
     assert not any(bin_.jumped for bin_ in taken(source, 300))
+
+
+def test_counts_are_summed_over_the_window_of_the_run_and_again_after_a_jump():
+    stream, counts = outlet(), np.arange(27).reshape(9, 3)
+    source = open_lsl(name_of(stream), with_data(count_window=3 * BIN))
+    push(stream, counts.tolist(), 100 + BIN * np.array([0, 1, 2, 3, 10, 11, 12, 13, 14]))
+    bins = taken(source, 9)
+    expected = np.concatenate([trailing_sums(counts[:6], 3), trailing_sums(counts[6:], 3)])
+    np.testing.assert_array_equal([bin_.counts for bin_ in bins], expected)
 
 
 def test_labels_say_which_unit_a_channel_is():
@@ -144,6 +176,18 @@ def test_labels_say_which_unit_a_channel_is():
         ({"rate": 100.0}, "has 100 samples/s, the decoder 50 bins/s; send one sample for each bin"),
         ({"format_": "string"}, "its samples are text; send counts as numbers"),
         ({"kind": "Spikes", "rate": 0}, "has 3 channels, but spikes have 1"),
+        (
+            {"group": ("channels", "channel"), "ids": ["M1 001/0", "M1 001/1", "M1 002"]},
+            "the label 'M1 002' is not like 'M1 003/1' (channel/row); give each unit",
+        ),
+        (
+            {"group": ("channels", "channel"), "ids": ["M1 001/0", "M1 001/1", "M1 001/0"]},
+            "the label 'M1 001/0' is there twice",
+        ),
+        (
+            {"group": ("channels", "channel"), "ids": ["M1 001/0", "M1 001/1"]},
+            "has 3 channels, but labels for 2 of them",
+        ),
     ],
 )
 def test_streams_that_do_not_fit_are_refused(made, says):
@@ -162,6 +206,38 @@ def test_a_stream_that_never_appears_is_named_with_those_that_are_there():
     assert f"'{name_of(stream)}'" in line
 
 
+@pytest.mark.parametrize("timeout", [float("nan"), float("inf"), 0.0, -5.0])
+def test_a_timeout_is_finite_and_above_0(timeout):
+    with pytest.raises(BciDecodeError, match=f"^--timeout: is {timeout:g} s; give a finite"):
+        open_lsl("nowhere", DECODER, timeout)
+
+
+def test_the_output_cannot_have_the_name_of_the_input():
+    check_names("one", "another")
+    check_names("one", None)
+    check_names(None, None)
+    with pytest.raises(BciDecodeError, match="^--lsl-out: 'one' is the name of --lsl-in, too; "):
+        check_names("one", "one")
+
+
+def test_presence_needs_the_times_of_spikes():
+    stream = outlet()
+    with pytest.raises(BciDecodeError, match=r"^data\.presence: needs the times of spikes"):
+        open_lsl(name_of(stream), with_data(presence=BIN / 4))
+
+
+def test_of_streams_of_one_name_the_first_is_taken_with_a_warning(caplog):
+    name = f"the \"{next(names)}'s\" 'twin'"
+    streams = [outlet(name=name) for _ in range(2)]
+    inlet = Inlet(name, LIMIT)
+    stop = time.monotonic() + LIMIT
+    while not caplog.messages and time.monotonic() < stop:
+        inlet.pull(inlet.buffer(1), 0.05)
+    assert len(streams) == 2 and f"LSL stream '{name}': 2 streams have this name" in caplog.text
+    assert caplog.text.count("(source_id ") == 2 and socket.gethostname() in caplog.text
+    inlet.close()
+
+
 @pytest.mark.parametrize(
     ("kind", "rate", "expected"),
     [
@@ -173,6 +249,84 @@ def test_type_or_else_rate_tells_counts_from_spikes(kind, rate, expected):
     decoder = SimpleNamespace(**vars(DECODER) | {"units": UNITS[:1]})
     stream = outlet(1, kind, rate)
     assert type(open_lsl(name_of(stream), decoder)) is expected
+
+
+def test_the_order_of_units_is_part_of_what_a_restart_must_not_change():
+    """Both for channels of counts and for units of spikes."""
+    orders = (["M1 001/0", "M1 002/1"], ["M1 002/1", "M1 001/0"])
+    for group in (("channels", "channel"), ("units", "unit")):
+        one, same, other = (
+            layout(outlet(2, group=group, ids=ids).get_info())
+            for ids in (orders[0], orders[0], orders[1])
+        )
+        assert one == same != other
+
+
+def test_spikes_with_a_stray_or_impossible_time_are_dropped(caplog):
+    stream = outlet(1, "Spikes", 0)
+    source = open_lsl(name_of(stream), DECODER)
+    times = [5.0, np.nan, 5.001, 1e300, 5.002, -5.0, 5.003, 5.1]
+    push(stream, [[0]] * len(times), times)
+    bins = taken(source, 4)
+    assert bins[0].counts.tolist() == [4, 0, 0] and not any(bin_.jumped for bin_ in bins)
+    assert source.binner.dropped["not a time"] == 2
+    assert source.binner.dropped["off the clock"] == 1
+
+
+def test_a_stray_before_a_silence_does_not_move_the_clock():
+    stream = outlet(1, "Spikes", 0)
+    source = open_lsl(name_of(stream), DECODER)
+    bins = iter(source)
+    push(stream, [[0], [0]], [5.0, 5.03])
+    found = [next(bins)]
+    push(stream, [[0]], [-5.0])
+    found += [next(bins) for _ in range(15)]
+    assert [int(bin_.counts.sum()) for bin_ in found] == [1, 1] + [0] * 14
+    assert not any(bin_.jumped for bin_ in found)
+
+
+def test_ignored_time_stamps_of_counts_are_told_and_counted(caplog):
+    stream = outlet()
+    source = open_lsl(name_of(stream), DECODER)
+    push(stream, np.zeros((4, 3)).tolist(), [5.0, np.nan, 1e300, 5.06])
+    assert [bin_.index for bin_ in taken(source, 4)] == [0, 1, 2, 3]
+    source.close()
+    source.close()
+    assert len(caplog.messages) == 2 and "nan s is ignored" in caplog.messages[0]
+    assert caplog.messages[1].endswith("2 time stamps were ignored in all")
+
+
+def test_counts_that_are_no_numbers_are_one_line():
+    stream = outlet()
+    source = open_lsl(name_of(stream), DECODER)
+    push(stream, [[1, float("nan"), 0]], [5.0])
+    with pytest.raises(BciDecodeError, match="^counts: are nan for unit 1; give the number of"):
+        next(iter(source))
+
+
+def test_a_bin_that_waited_arrived_when_it_was_there():
+    """The decoder is busy with the first one while the others come."""
+    stream = outlet()
+    source = open_lsl(name_of(stream), DECODER)
+    began = pylsl.local_clock()
+    stamps = began + BIN * np.arange(10)
+
+    def send() -> None:
+        for index, stamp in enumerate(stamps):
+            time.sleep(max(0.0, stamp - pylsl.local_clock()))
+            stream.push_sample([index, 0, 0], stamp)
+
+    assert stream.wait_for_consumers(LIMIT)
+    sending, bins = threading.Thread(target=send), iter(source)
+    sending.start()
+    first = next(bins)
+    sending.join()
+    time.sleep(0.3)
+    taken_at = time.perf_counter()
+    rest = [next(bins) for _ in range(9)]
+    arrived = np.array([bin_.arrived for bin_ in [first, *rest]])
+    np.testing.assert_allclose(arrived - arrived[0], stamps - stamps[0], atol=BIN / 4)
+    assert arrived[-1] < taken_at
 
 
 # -- spikes ----------------------------------------------------------------------------------------
@@ -219,7 +373,7 @@ def test_unknown_units_are_counted_and_left_out():
     assert bins[0].counts.tolist() == [1, 0, 0] and source.binner.dropped["unknown unit"] == 1
 
 
-def test_bins_go_on_while_no_unit_fires():
+def test_bins_continue_while_no_unit_fires():
     stream = outlet(1, "Spikes", 0)
     source = open_lsl(name_of(stream), DECODER)
     push(stream, [[0]], [5.0])
@@ -238,7 +392,7 @@ def test_the_output_describes_itself_and_has_the_times_of_the_input():
     info = inlet.info(LIMIT)
     assert (info.type(), info.channel_count()) == ("Kinematics", 2)
     assert info.nominal_srate() == pytest.approx(1 / BIN)
-    assert info.source_id() == f"bci_decode/{name}" and labels(info) == ["x", "y"]
+    assert info.source_id() == f"bci_decode/{name}" and described_labels(info) == ["x", "y"]
     channel = info.desc().child("channels").child("channel")
     assert channel.child_value("unit") == "mm/s" and channel.child_value("type") == "velocity"
     assert info.desc().child("decoder").child_value("lag_s") == "0.06"
@@ -252,33 +406,33 @@ def test_the_output_describes_itself_and_has_the_times_of_the_input():
     assert received == [([index, -0.1], 7.5 + index) for index in (0.0, 1.0, 2.0)]
 
 
-# -- the whole chain -------------------------------------------------------------------------------
+# -- senders that die and come back, and the whole chain -------------------------------------------
 
 SENDER = """
 import sys, time
 import numpy as np, pylsl
 
 BIN = 0.02
-name, channels, first, number, source_id = sys.argv[1], *map(int, sys.argv[2:5]), sys.argv[5]
-info = pylsl.StreamInfo(name, "Counts", channels, 1 / BIN, "float32", source_id=source_id)
-outlet = pylsl.StreamOutlet(info)
 sys.stdin.readline()
-assert outlet.wait_for_consumers(60)
-for index in range(first, first + number):
-    counts = np.random.default_rng(index).poisson(0.5, channels)
-    outlet.push_sample(counts.tolist(), 1000 + BIN * index)
+outlets = []
+for name, source_id, channels in zip(*[iter(sys.argv[2:])] * 3):
+    info = pylsl.StreamInfo(name, "Counts", int(channels), 1 / BIN, "float32", source_id=source_id)
+    outlets.append(pylsl.StreamOutlet(info))
+sys.stdin.readline()
+assert all(outlet.wait_for_consumers(60) for outlet in outlets)
+for index in range(int(sys.argv[1]), int(sys.argv[1]) + 20):
+    for outlet in outlets:
+        counts = np.random.default_rng(index).poisson(0.5, outlet.channel_count)
+        outlet.push_sample(counts.tolist(), 1000 + BIN * index)
     time.sleep(0.005)
-print("sent", flush=True)
 sys.stdin.readline()
 """
-
-
-def sender(name: str, channels: int, first: int, number: int, source_id: str) -> subprocess.Popen:
-    """A process that sends bins when it is told to, and then waits."""
-    return start("-c", SENDER, name, channels, first, number, source_id)
+SOURCE_IDS = {"same": ("a", "a"), "another": ("one", "two"), "none": ("", "")}
+INDICES = [*range(20), *range(50, 70)]  # of the bins of two senders
 
 
 def go(process: subprocess.Popen) -> None:
+    """Let a sender take its next step: open its streams, or send when all have a consumer."""
     assert process.stdin is not None
     process.stdin.write("go\n")
     process.stdin.flush()
@@ -293,85 +447,87 @@ def pulled(inlet: pylsl.StreamInlet, number: int) -> list:
     return samples
 
 
-@pytest.fixture
-def processes():
-    """What is appended here is ended."""
-    started: list[subprocess.Popen] = []
-    yield started
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
 def counts_sent(channels: int, indices: list[int]) -> np.ndarray:
     rows = [np.random.default_rng(index).poisson(0.5, channels) for index in indices]
     return np.array(rows, float)
 
 
-INDICES = [*range(20), *range(50, 70)]  # of the bins of two senders
+@pytest.fixture(scope="module")
+def restart(tmp_path_factory):
+    """What is received of two senders: the first is killed, and the second comes in its place.
+
+    They have a stream for each way to choose a source_id, one that comes back with more channels,
+    and one that another process decodes.
+    """
+    folder = tmp_path_factory.mktemp("restart")
+    run = trained(folder, "wiener")
+    name = {way: next(names) for way in [*SOURCE_IDS, "wider", "live", "out"]}
+    command = ["-m", "bci_decode.stream", run.folder, "--lsl-in", name["live"]]
+    command += ["--lsl-out", name["out"], "--timeout", LIMIT, "--max-gap", 0.3]
+    with ExitStack() as ends:
+        processes = [start(*command, "--output", folder / "out")]
+        for turn, first in enumerate((0, 50)):
+            words: list[object] = [name["live"], "live", len(run.units)]
+            for way, ids in SOURCE_IDS.items():
+                words += [name[way], ids[turn], 3]
+            words += [name["wider"], "wider", 3] * (turn == 0)
+            processes.append(start("-c", SENDER, first, *words))
+        for process in processes:
+            ends.callback(process.communicate)
+            ends.callback(process.kill)
+        decoder, one, two = processes
+        go(one)
+        sources = {way: open_lsl(name[way], DECODER, LIMIT, max_gap=0.3) for way in SOURCE_IDS}
+        sources["wider"] = open_lsl(name["wider"], DECODER, LIMIT)
+        streams = {way: iter(source) for way, source in sources.items()}
+        out = pylsl.StreamInlet(find_stream(name["out"], LIMIT))
+        out.open_stream(LIMIT)
+        go(one)
+        bins = {way: taken(stream, 20) for way, stream in streams.items()}
+        received = pulled(out, 20)
+        one.send_signal(signal.SIGKILL)
+        one.wait()
+        go(two)
+        go(two)
+        wider = outlet(4, name=name["wider"])
+        with ThreadPoolExecutor() as threads:
+            refused = threads.submit(next, streams["wider"])
+            more = {way: threads.submit(taken, streams[way], 20) for way in SOURCE_IDS}
+            received += pulled(out, 20)
+            bins |= {way: bins[way] + found.result() for way, found in more.items()}
+        decoder.send_signal(signal.SIGINT)
+        output, errors = decoder.communicate(timeout=LIMIT)
+        yield SimpleNamespace(
+            run=run, name=name, bins=bins, error=str(refused.exception()), received=received,
+            output=output, errors=errors, code=decoder.returncode, folder=folder / "out",
+        )  # fmt: skip
+        del wider
 
 
-@pytest.mark.parametrize("source_ids", [("same", "same"), ("one", "another"), ("", "")])
-def test_a_sender_is_found_again_whatever_its_source_id(processes, source_ids):
+@pytest.mark.parametrize("way", SOURCE_IDS)
+def test_a_sender_is_found_again_whatever_its_source_id(restart, way):
     """pylsl gives each process another one where its user gives none."""
-    name = next(names)
-    processes.append(sender(name, 3, 0, 20, source_ids[0]))
-    source = open_lsl(name, DECODER, LIMIT)
-    stream = iter(source)
-    go(processes[0])
-    bins = taken(stream, 20)
-    processes[0].kill()
-    processes[0].wait()
-    processes.append(sender(name, 3, 50, 20, source_ids[1]))
-    go(processes[1])
-    bins += taken(stream, 20)
+    bins = restart.bins[way]
     np.testing.assert_array_equal([bin_.counts for bin_ in bins], counts_sent(3, INDICES))
     assert [bin_.index for bin_ in bins] == INDICES
     assert [bin_.index for bin_ in bins if bin_.jumped] == [50]
 
 
-def test_a_sender_that_comes_back_with_other_channels_is_refused(processes):
-    name = next(names)
-    processes.append(sender(name, 3, 0, 5, "one"))
-    stream = iter(open_lsl(name, DECODER, LIMIT))
-    go(processes[0])
-    taken(stream, 5)
-    processes[0].kill()
-    processes[0].wait()
-    other = outlet(4, name=name)
-    with pytest.raises(BciDecodeError, match=f"^LSL stream '{name}': came back with other chan"):
-        next(stream)
-    del other
+def test_a_sender_that_comes_back_with_other_channels_is_refused(restart):
+    line = f"LSL stream '{restart.name['wider']}': came back with other channels or units (4 chan"
+    assert restart.error.startswith(line)
 
 
-def test_three_processes_survive_a_sender_that_is_killed(tmp_path, processes):
+def test_three_processes_survive_a_sender_that_is_killed(restart):
     """Sender, decoder and receiver: every bin of a sender and of its restart is received."""
-    run = trained(tmp_path, "wiener")
-    name, out, channels = next(names), next(names), len(run.units)
-    processes.append(sender(name, channels, 0, 20, "amplifier"))
-    command = ["-m", "bci_decode.stream", run.folder, "--lsl-in", name, "--lsl-out", out]
-    processes.append(start(*command, "--timeout", LIMIT, "--output", tmp_path / "out"))
-    first, decoder = processes
-    inlet = pylsl.StreamInlet(find_stream(out, LIMIT))
-    inlet.open_stream(LIMIT)
-    go(first)
-    received = pulled(inlet, 20)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    processes.append(sender(name, channels, 50, 20, "amplifier"))
-    go(processes[-1])
-    received += pulled(inlet, 20)
-
-    expected = StreamingDecoder(run).predict(counts_sent(channels, INDICES))
-    np.testing.assert_array_equal([sample for sample, _ in received], expected)
-    assert [time for _, time in received] == [1000 + BIN * index for index in INDICES]
-
-    decoder.send_signal(signal.SIGINT)
-    output, errors = decoder.communicate(timeout=LIMIT)
-    assert decoder.returncode == 0, errors
-    assert output.startswith(f"{name}: 40 bins, 1000.0 to 1001.4 s; 9 of 9 units")
-    assert "30 bins are missing" in errors and "gaps in the stream: 1" in output
-    assert (tmp_path / "out" / "stream.json").is_file()
+    expected = StreamingDecoder(restart.run).predict(counts_sent(len(restart.run.units), INDICES))
+    np.testing.assert_array_equal([sample for sample, _ in restart.received], expected)
+    assert [stamp for _, stamp in restart.received] == [1000 + BIN * index for index in INDICES]
+    assert restart.code == 0, restart.errors
+    about = f"{restart.name['live']}: 40 bins, 1000.0 to 1001.4 s; 9 of 9 units"
+    assert restart.output.startswith(about) and "gaps in the stream: 1" in restart.output
+    assert "30 bins are missing" in restart.errors
+    assert (restart.folder / "stream.json").is_file()
 
 
 @pytest.mark.parametrize(
@@ -386,8 +542,8 @@ def test_three_processes_survive_a_sender_that_is_killed(tmp_path, processes):
         ("--replay a --host ::", "--host: has no effect; remove it, or give --page"),
     ],
 )
-def test_the_command_refuses_what_does_not_fit(words, says, tmp_path, monkeypatch):
-    run = trained(tmp_path, "wiener").folder if "nowhere" in words else tmp_path
+def test_the_command_refuses_what_does_not_fit(words, says, tmp_path, monkeypatch, restart):
+    run = restart.run.folder if "nowhere" in words else tmp_path
     monkeypatch.setattr(sys, "argv", ["stream", str(run), *words.split()])
     with pytest.raises(BciDecodeError) as caught:
         stream_command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -144,6 +145,7 @@ def test_pages_of_other_sites_cannot_read_the_stream(page, origin):
 
 def test_a_name_that_others_point_to_this_computer_is_refused(page):
     assert get(page.url, Host=f"evil.example:{page.port}")[0] == 403
+    assert get(page.url, Host="[::1")[0] == 403  # a name that cannot be read
     for own in ("localhost", "127.0.0.1", socket.gethostname()):
         assert get(page.url, Host=f"{own}:{page.port}")[0] == 200
     with stream(page, origin=f"http://127.0.0.1:{page.port}") as browser:
@@ -158,8 +160,11 @@ def test_a_port_in_use_is_one_line(page):
 
 
 def test_an_address_that_cannot_be_is_one_line():
-    with pytest.raises(BciDecodeError, match=r"^no\.such\.host\.invalid:0: cannot serve"):
+    with pytest.raises(BciDecodeError) as caught:
         PageSink(DECODER, "no.such.host.invalid", 0)
+    line = str(caught.value)
+    assert line.startswith("no.such.host.invalid:0: cannot serve the live page there (")
+    assert line.count("(") == line.count(")") == 1
     with pytest.raises(BciDecodeError, match="^--page: is 70000; give a port from 0 to 65535"):
         PageSink(DECODER, port=70000)
 
@@ -178,3 +183,23 @@ def test_it_stops_with_browsers_connected_and_its_port_is_free_again():
         sink.close()
         sink.close()
     PageSink(DECODER, port=sink.port).close()
+
+
+def test_a_connection_that_says_nothing_does_not_delay_the_end():
+    sink = PageSink(DECODER, port=0)
+    with socket.create_connection(("127.0.0.1", sink.port), LIMIT) as silent:
+        get(sink.url)  # the server has seen the silent one before
+        closing = threading.Thread(target=sink.close)
+        closing.start()
+        closing.join(5)
+        assert not closing.is_alive()
+        with suppress(ConnectionResetError):
+            assert silent.recv(1) == b""  # the server hung up
+
+
+@pytest.mark.parametrize(("given", "shown"), [({}, 0.02), ({"deadline": None}, None)])
+def test_the_page_is_told_the_deadline(given, shown):
+    sink = PageSink(DECODER, port=0, **given)
+    with stream(sink) as browser:
+        assert json.loads(browser.recv(timeout=LIMIT))["deadline"] == shown
+    sink.close()

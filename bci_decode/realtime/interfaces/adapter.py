@@ -30,7 +30,8 @@ State = tuple[Tensor, ...]
 class RunModule(nn.Module):
     """Counts (B, T, N) of bins -> kinematics (B, T, D) in the target's unit, and the state.
 
-    Scaling, lag and history are inside. `input_size` and `output_size` must be N and D of the run.
+    Scaling, lag and history are inside; with `data.count_window` or `data.presence`, counts are
+    what `data.binning` makes of them. `input_size` and `output_size` must be N and D of the run.
     The run is `run`, its folder, or `checkpoint`, the content of its `best.pt`. Each tensor of the
     state is (1, B, ...).
     """
@@ -65,6 +66,7 @@ class RunModule(nn.Module):
                     remedy="send the counts of the run's units in its order",
                 )
         self.graph = StepGraph(loaded)
+        self._axes = len(loaded.axes)
         # ezmsg-learn makes an optimizer, which refuses a model in closed form for its lack of any
         self.unused = nn.Parameter(torch.zeros(()), requires_grad=False)
 
@@ -82,6 +84,10 @@ class RunModule(nn.Module):
         own = self.state_dict() if "decoder" in state_dict else state_dict
         return super().load_state_dict(own, *args, **named)
 
+    def train(self, mode: bool = True) -> RunModule:
+        """Stay in the mode of evaluation: a run that decodes has no dropout."""
+        return super().train(False)
+
     def init_hidden(self, batch_size: int, device: torch.device | str = "cpu") -> State:
         """The state of streams before their first bin."""
         start = self.graph.initial()
@@ -92,16 +98,26 @@ class RunModule(nn.Module):
     def forward(
         self, x: Tensor, input_lens: Tensor | None = None, hx: State | None = None
     ) -> tuple[dict[str, Tensor], State]:
-        """{"output": kinematics (B, T, D)} of counts (B, T, N), and the state after them."""
+        """{"output": kinematics (B, T, D)} of counts (B, T, N), and the state after them.
+
+        Raises `BciDecodeError` for counts that are no numbers of 0 or more.
+        """
         if input_lens is not None:
             raise BciDecodeError(
                 "sequences of different lengths are for training only", field="input_lens"
             )
+        wrong = ~(torch.isfinite(x) & (x >= 0))
+        if wrong.any():
+            raise BciDecodeError(
+                f"are {x[wrong][0].item():g} for unit {int(wrong.nonzero()[0, -1])}",
+                field="counts",
+                remedy="give the number of spikes of each unit in the bin",
+            )
         state = self.init_hidden(len(x), x.device) if hx is None else hx
         own = tuple(tensor[0] for tensor in state)
-        outputs = []
+        outputs = [x.new_empty(len(x), 0, self._axes)]
         for counts in x.float().unbind(1):
             output, *following = self.graph(counts, *own)
-            outputs.append(output)
+            outputs.append(output[:, None].to(x.dtype))
             own = tuple(following)
-        return {"output": torch.stack(outputs, 1).to(x.dtype)}, tuple(t[None] for t in own)
+        return {"output": torch.cat(outputs, 1)}, tuple(t[None] for t in own)

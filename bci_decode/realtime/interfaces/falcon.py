@@ -16,14 +16,15 @@ import numpy as np
 
 from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.decoder import StreamingDecoder
+from bci_decode.realtime.interfaces.count_window import CountWindow
 from bci_decode.runs.load import LoadedRun, load_run
 
 
 class FalconDecoder:
     """Decodes B streams at the same time, each with a state of its own.
 
-    `run` is a run's folder, or a loaded run. The state goes on from trial to trial of a file, as
-    the movement does.
+    `run` is a run's folder, or a loaded run. Each stream keeps its state from trial to trial of a
+    file, because the movement continues between trials.
     """
 
     def __init__(self, run: str | Path | LoadedRun, batch_size: int = 1, engine: str = "fast"):
@@ -32,15 +33,21 @@ class FalconDecoder:
         self.set_batch_size(batch_size)
 
     def set_batch_size(self, batch_size: int) -> None:
-        """Decode so many streams from now on, all of them from their beginning."""
+        """Set the number of streams, and start all of them from their beginning."""
         if batch_size < 1:
             raise BciDecodeError(f"is {batch_size}", field="batch_size", remedy="give 1 or more")
         self.batch_size = batch_size
         self._decoders = [StreamingDecoder(self._run, self._engine) for _ in range(batch_size)]
+        config, units = self._run.config, len(self._run.units)
+        self._windows = [CountWindow(config, units) for _ in range(batch_size)]
         self._tags: list[str] | None = None
 
     def reset(self, dataset_tags: Sequence[str] = ("",)) -> None:
-        """Begin new files: the streams whose tag is another; all of them if none is another."""
+        """Start new files, named by `dataset_tags`: one tag for each stream, or one for all.
+
+        A stream whose tag is the same as before continues. If no tag has changed, the same files
+        start again, and all streams are reset.
+        """
         tags = [str(tag) for tag in dataset_tags]
         if len(tags) == 1:
             tags *= self.batch_size
@@ -51,9 +58,11 @@ class FalconDecoder:
                 remedy="give one tag for each stream",
             )
         before = self._tags if self._tags not in (None, tags) else [None] * self.batch_size
-        for decoder, tag, old in zip(self._decoders, tags, before or (), strict=True):
+        streams = zip(self._decoders, self._windows, tags, before or (), strict=True)
+        for decoder, window, tag, old in streams:
             if tag != old:
                 decoder.reset()
+                window.reset()
         self._tags = tags
 
     def predict(self, neural_observations: np.ndarray) -> np.ndarray:
@@ -65,11 +74,14 @@ class FalconDecoder:
                 field="neural_observations",
                 remedy="give one row for each stream",
             )
-        return np.stack([d.step(row) for d, row in zip(self._decoders, counts, strict=True)])
+        windows = zip(self._windows, counts, strict=True)
+        rows = [window.checked(row) for window, row in windows]  # all, before any state changes
+        streams = zip(self._decoders, self._windows, rows, strict=True)
+        return np.stack([decoder.step(window.add(row)) for decoder, window, row in streams])
 
     def observe(self, neural_observations: np.ndarray) -> None:
-        """Take a bin whose movement is not asked for; the state goes on."""
+        """Take a bin whose movement is not needed; the state follows it."""
         self.predict(neural_observations)
 
     def on_done(self, dones: np.ndarray) -> None:
-        """Trials ended: nothing to do, since the movement goes on across trials."""
+        """Does nothing: streams keep their state at the end of a trial (`dones` (B,))."""

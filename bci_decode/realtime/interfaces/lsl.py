@@ -1,10 +1,11 @@
-"""Lab Streaming Layer (extra `lsl`): counts or spikes come in, decoded movement goes out.
+"""Lab Streaming Layer (extra `lsl`): receive counts or spikes, send the decoded movement.
 
 How other programs have to send:
 
 - **Counts**: a stream of type "Counts", or of any type with a regular rate; a sample is a bin, its
-  time stamp the bin's end, a channel a unit. Channels with labels like "M1 003/1" (channel/row) are
-  matched to the decoder's units. Without such labels the number of channels must be the decoder's.
+  time stamp the bin's end, a channel a unit. Counts are those of this bin alone. Channels with
+  labels like "M1 003/1" (channel/row) are matched to the decoder's units. Without such labels the
+  number of channels must be the decoder's.
 - **Spikes**: a stream of type "Spikes" or "Markers", or of any type with an irregular rate; a
   sample is a spike, its time stamp the time of the spike. One channel of numbers is the unit,
   counted from 0; two are channel and row, the channel counted from 0; one channel of text is a
@@ -27,7 +28,9 @@ import pandas as pd
 
 from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.bins import Bin, Decoded
-from bci_decode.realtime.interfaces.lsl_inlet import WAIT, Inlet, labels, pylsl
+from bci_decode.realtime.interfaces.count_window import CountWindow
+from bci_decode.realtime.interfaces.lsl_clock import AGREE, LATEST, SampleClock
+from bci_decode.realtime.interfaces.lsl_inlet import WAIT, Inlet, described_labels, pylsl
 from bci_decode.realtime.interfaces.unit_labels import unit_labels, units_of
 from bci_decode.realtime.stream.binner import SpikeBinner
 from bci_decode.runs.load import LoadedRun
@@ -46,28 +49,48 @@ def open_lsl(
 ) -> LslCounts | LslSpikes:
     """The source of a stream: its type or else its rate says whether samples are counts or spikes.
 
-    `run` gives bins and units; `tolerance` and `max_gap` are those of `SpikeBinner`. Raises
-    `BciDecodeError` where the stream does not appear within `timeout` s, or does not fit.
+    `run` gives bins and units; `tolerance` and `max_gap` are those of `SpikeBinner`, `max_gap` also
+    that of `SampleClock`. Raises `BciDecodeError` where the stream does not appear within `timeout`
+    s, or does not fit.
     """
     inlet = Inlet(name, timeout)
     kind = inlet.info.type().lower()
     events = kind in EVENTS or (kind != "counts" and inlet.info.nominal_srate() == 0)
-    return LslSpikes(inlet, run, tolerance, max_gap) if events else LslCounts(inlet, run)
+    if events:
+        return LslSpikes(inlet, run, tolerance, max_gap)
+    return LslCounts(inlet, run, max_gap)
+
+
+def check_names(lsl_in: str | None, lsl_out: str | None) -> None:
+    """Refuse an output with the name of the input: the decoder would then find its own output."""
+    if lsl_in is not None and lsl_in == lsl_out:
+        raise BciDecodeError(
+            f"'{lsl_out}' is the name of --lsl-in, too",
+            field="--lsl-out",
+            remedy="choose another name for the output",
+        )
 
 
 class LslCounts:
     """Source: each sample of a stream holds the counts (N,) of a bin.
 
-    A bin's index follows from its time stamp. Where one is more than half a bin from its place,
-    bins are missing, or the clock went back: `jumped`.
+    Samples are counted, and `SampleClock` finds from the time stamps where bins are missing or the
+    clock went back: `jumped`. A bin's `time` is its stamp. It `arrived` when it came to this
+    computer, even if the decoder took it later.
     """
 
-    def __init__(self, inlet: Inlet, run: LoadedRun):
+    def __init__(self, inlet: Inlet, run: LoadedRun, max_gap: float = 1.0):
         self._inlet, self.name, self.bin_width = inlet, inlet.name, run.config.bin_width
-        self.units = units_of(labels(inlet.info))
+        self.units = _described_units(inlet, "channels", "channel")
         channels, rate = inlet.info.channel_count(), inlet.info.nominal_srate()
         if inlet.is_text:
             raise _unfit(inlet, "its samples are text", "send counts as numbers")
+        if self.units is not None and channels != len(self.units):
+            raise _unfit(
+                inlet,
+                f"has {channels} channels, but labels for {len(self.units)} of them",
+                "label each channel, or none",
+            )
         if self.units is None and channels != len(run.units):
             raise _unfit(
                 inlet,
@@ -80,31 +103,45 @@ class LslCounts:
                 f"has {rate:g} samples/s, the decoder {1 / self.bin_width:g} bins/s",
                 f"send one sample for each bin of {1000 * self.bin_width:g} ms",
             )
+        self._window = CountWindow(run.config, channels)
+        self._clock = SampleClock(self.name, self.bin_width, max_gap)
 
     def __iter__(self) -> Iterator[Bin]:
-        index, expected = -1, None
-        values = self._inlet.buffer(1)
+        local_clock, values, clock = pylsl().local_clock, self._inlet.buffer(1), self._clock
+        before = -math.inf  # when the sample before came, on the computer's clock
+        caught_up, delay = -math.inf, math.inf  # at the latest bin that was waited for
         while True:
+            waiting = self._inlet.has_samples()
             samples, stamps = self._inlet.pull(values)
             if not stamps:
                 continue
-            arrived, stamp = time.perf_counter(), stamps[0]
-            off = 0 if expected is None else round((stamp - expected) / self.bin_width)
-            if off:
-                self._report(off)
-            index += 1 + max(off, 0)
-            # a tenth of what remains: follows a drifting clock, not the jitter of each stamp
-            place = stamp if expected is None or off < 0 else expected + off * self.bin_width
-            expected = place + 0.1 * (stamp - place) + self.bin_width
-            counts = samples[0].astype(np.float64)
-            yield Bin(index, stamp, counts, jumped=off != 0, arrived=arrived)
+            now, arrived = local_clock(), time.perf_counter()
+            jumped = clock.add(stamps[0], now - before)
+            if jumped is None:
+                continue
+            before = now
+            if jumped or not waiting or math.isinf(delay):  # it has just come, or is the first
+                caught_up, delay = now, now - clock.place
+            late = min(max(now - clock.place - delay, 0.0), now - caught_up)
+            counts = self._window.checked(samples[0].astype(np.float64))
+            if jumped:
+                self._report(jumped)
+                self._window.reset()
+            counts = self._window.add(counts)
+            yield Bin(clock.index, clock.time, counts, jumped=jumped != 0, arrived=arrived - late)
 
-    def _report(self, off: int) -> None:
-        what = f"{off} bins are missing" if off > 0 else "its clock went back"
+    def _report(self, jumped: int) -> None:
+        what = "its clock went back"
+        if jumped > 0:
+            what = "1 bin is missing" if jumped == 1 else f"{jumped} bins are missing"
         log.warning("LSL stream '%s': %s", self._inlet.name, what)
 
     def close(self) -> None:
         """Disconnect."""
+        if self._clock.ignored > 1:
+            text = "LSL stream '%s': %d time stamps were ignored in all"
+            log.warning(text, self.name, self._clock.ignored)
+            self._clock.ignored = 0
         self._inlet.close()
 
 
@@ -118,7 +155,7 @@ class LslSpikes:
 
     def __init__(self, inlet: Inlet, run: LoadedRun, tolerance: float, max_gap: float):
         self._inlet, self.name, self.bin_width = inlet, inlet.name, run.config.bin_width
-        self.units = units_of(labels(inlet.info, "units", "unit"))
+        self.units = _described_units(inlet, "units", "unit")
         channels = inlet.info.channel_count()
         if channels > (1 if inlet.is_text else 2):
             raise _unfit(
@@ -126,6 +163,7 @@ class LslSpikes:
                 f"has {channels} channels, but spikes have 1 (unit) or 2 (channel and row)",
                 'give a stream of counts the type "Counts" or its rate',
             )
+        self._strays = 0  # time stamps in a row that are far from the one before them
         units = run.units if self.units is None else self.units
         self._columns = _text_columns(units) if inlet.is_text else _number_columns(units, channels)
         self.binner = SpikeBinner(
@@ -146,13 +184,15 @@ class LslSpikes:
             samples, stamps = self._inlet.pull(values, wait)
             now, arrived, bins = clock(), time.perf_counter(), []
             if stamps:
-                latest = max(stamps)
-                if heard is not None and abs(latest - heard) < self.binner.max_gap:
-                    delay = min(delay + DRIFT * abs(latest - heard), now - latest)
+                times = np.array(stamps)
+                times[~(np.abs(times) < LATEST)] = np.nan  # the binner drops and counts them
+                latest = self._latest(times, heard)
+                if heard is None or latest is None or abs(latest - heard) >= self.binner.max_gap:
+                    delay = delay if latest is None else now - latest  # first, or another clock
                 else:
-                    delay = now - latest  # the first spike, or another clock
-                bins = self.binner.add(np.array(stamps), self._columns(samples), arrived)
-                heard = latest
+                    delay = min(delay + DRIFT * abs(latest - heard), now - latest)
+                bins = self.binner.add(times, self._columns(samples), arrived)
+                heard = heard if latest is None else latest
             elif heard is not None and now - delay < heard + self.binner.max_gap:
                 bins = self.binner.advance(now - delay, arrived)
             else:
@@ -160,9 +200,23 @@ class LslSpikes:
                 continue
             if bins:
                 due = bins[-1].time + self.bin_width + self.binner.tolerance
-            elif due is None:
-                due = latest + self.bin_width + self.binner.tolerance
+            elif due is None and heard is not None:
+                due = heard + self.bin_width + self.binner.tolerance
             yield from bins
+
+    def _latest(self, times: np.ndarray, heard: float | None) -> float | None:
+        """The latest of some time stamps; None if none is a time, or all are strays.
+
+        Stamps far from the one `heard` before are believed as the binner does: if several in a row
+        are.
+        """
+        sound = times[np.isfinite(times)]
+        near = sound if heard is None else sound[np.abs(sound - heard) < self.binner.max_gap]
+        self._strays = 0 if len(near) else self._strays + len(sound)
+        if len(near) or self._strays < AGREE:
+            return float(near.max()) if len(near) else None
+        self._strays = 0
+        return float(sound[-1])
 
     def close(self) -> None:
         """Disconnect."""
@@ -185,6 +239,11 @@ def _number_columns(units: pd.DataFrame, channels: int) -> Callable[[Any], np.nd
         for column, unit in enumerate(units.itertuples())
     }
     return lambda samples: np.array([known.get(tuple(pair), -1) for pair in samples.tolist()])
+
+
+def _described_units(inlet: Inlet, group: str, item: str) -> pd.DataFrame | None:
+    """The units that a stream's description lists, None where it lists none."""
+    return units_of(described_labels(inlet.info, group, item), f"LSL stream '{inlet.name}'")
 
 
 def _unfit(inlet: Inlet, problem: str, remedy: str) -> BciDecodeError:

@@ -6,6 +6,7 @@ The extra `lsl` (pylsl) is needed; LSL's own configuration file (LSLAPICFG) says
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import time
 from typing import Any
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 WAIT = 0.2  # s that one call waits at most, so that Ctrl-C is noticed
 SILENCE = 1.0  # s without a sample after which another stream of the same name is looked for
 OPENING = 5.0  # s for the description of a stream that is there
+TWINS = 2.0  # s after the start in which other streams of the same name are looked for
 MANY = 1024  # strings that one call returns at most
 
 
@@ -37,12 +39,18 @@ def pylsl() -> Any:
 def find_stream(name: str, timeout: float) -> Any:
     """The description (`pylsl.StreamInfo`) of the stream called `name`.
 
-    Raises `BciDecodeError` where none appears within `timeout` s, and lists those that are there.
+    Of several, it is the first that answers. Raises `BciDecodeError` where none appears within
+    `timeout` s, and lists those that are there.
     """
+    if not 0 < timeout < math.inf:
+        raise BciDecodeError(
+            f"is {timeout:g} s", field="--timeout", remedy="give a finite number of seconds above 0"
+        )
     library, stop = pylsl(), time.monotonic() + timeout
     while True:
         left = stop - time.monotonic()
-        found = library.resolve_byprop("name", name, timeout=min(max(left, 0.1), 1.0))
+        wait = min(max(left, 0.1), 1.0)
+        found = library.resolve_bypred(_has_name(name), timeout=wait)
         if found:
             return found[0]
         if left <= 1.0:
@@ -57,12 +65,22 @@ def find_stream(name: str, timeout: float) -> Any:
     )
 
 
+def _has_name(name: str) -> str:
+    """The XPath condition for streams called `name`; XPath knows no escaped quotes."""
+    if "'" not in name:
+        return f"name='{name}'"
+    parts = [f"'{part}'" for part in name.split("'")]
+    joined = ', "\'", '.join(parts)
+    return f"name=concat({joined})"
+
+
 class Inlet:
     """Samples of one stream, whose sender may die and come back.
 
     `info` is the full description. liblsl itself recovers a stream with the same source_id. A
     sender that comes back with another one (pylsl makes a random one where none is given) is found
-    by its name. All samples that a sender pushes while it has this consumer arrive.
+    by its name. Where several streams have the name, a warning lists them. All samples that a
+    sender pushes while it has this consumer arrive.
 
     Time stamps (s) are those of the sender on the same computer. From another computer they are
     mapped to the clock of this one, so that all streams of this computer share a clock.
@@ -71,7 +89,10 @@ class Inlet:
     def __init__(self, name: str, timeout: float):
         self.name = name
         self._lsl = pylsl()
+        self._twins: Any = None
         self._connect(find_stream(name, timeout))
+        self._twins = self._lsl.ContinuousResolver(pred=_has_name(name))  # searches in a thread
+        self._began = time.monotonic()
 
     def _connect(self, found: Any) -> None:
         """Receive a stream that was found, in place of the one before."""
@@ -88,7 +109,7 @@ class Inlet:
                 field=f"LSL stream '{self.name}'",
                 remedy="check its sender and the firewall",
             ) from error
-        self._source, self._kind = identity(self.info), kind(self.info)
+        self._source, self._layout = identity(self.info), layout(self.info)
         self._resolver: Any = None
         self._heard, self._gone = time.monotonic(), False
 
@@ -112,6 +133,10 @@ class Inlet:
         }[self.info.channel_format()]
         return np.empty((samples, self.info.channel_count()), dtype)
 
+    def has_samples(self) -> bool:
+        """Whether samples wait to be pulled."""
+        return self._inlet.samples_available() > 0
+
     def pull(self, values: np.ndarray | None, wait: float = WAIT) -> tuple[Any, list[float]]:
         """Samples and their time stamps; waits up to `wait` s for the first.
 
@@ -133,6 +158,8 @@ class Inlet:
         except self._lsl.util.LostError:  # an empty source_id, which liblsl does not recover
             time.sleep(wait)
             samples, stamps = [], []
+        if self._twins is not None:
+            self._warn_of_twins()
         silent = time.monotonic() - self._heard
         if stamps:
             if self._gone:
@@ -142,24 +169,37 @@ class Inlet:
             self._look_for_another(silent)
         return samples, stamps
 
+    def _warn_of_twins(self) -> None:
+        """Soon after the start: tell which streams have this name, if there are several."""
+        found = self._twins.results()
+        if len(found) > 1:
+            each = [f"{info.hostname()} (source_id {info.source_id()!r})" for info in found]
+            log.warning(
+                "LSL stream '%s': %d streams have this name: %s; received is that of %s (%r)",
+                self.name, len(found), ", ".join(each), self.info.hostname(), self.info.source_id(),
+            )  # fmt: skip
+        if len(found) > 1 or time.monotonic() - self._began > TWINS:
+            self._twins = None
+
     def _look_for_another(self, silent: float) -> None:
         """Connect to a stream of this name with another source_id, if the old one is gone."""
         if self._resolver is None:
-            self._resolver = self._lsl.ContinuousResolver(prop="name", value=self.name)
+            self._resolver = self._lsl.ContinuousResolver(pred=_has_name(self.name))
         elif silent > 3 * SILENCE:  # time enough for the search in the background
             there = {identity(info): info for info in self._resolver.results()}
             if there and self._source not in there:
-                self._connect_to_same_kind(next(iter(there.values())))
+                self._connect_to_same_layout(next(iter(there.values())))
             elif not there and not self._gone:
                 self._gone = True
                 log.warning("LSL stream '%s': its sender is gone; waiting for it", self.name)
 
-    def _connect_to_same_kind(self, found: Any) -> None:
-        before, heard = self._kind, self._heard
+    def _connect_to_same_layout(self, found: Any) -> None:
+        before, heard = self._layout, self._heard
         self._connect(found)
-        if self._kind != before:
+        if self._layout != before:
             raise BciDecodeError(
-                f"came back with other channels, {self.info.channel_count()} of them",
+                "came back with other channels or units "
+                f"({self.info.channel_count()} channels, before {before[0]})",
                 field=f"LSL stream '{self.name}'",
                 remedy="start the decoder again",
             )
@@ -167,7 +207,7 @@ class Inlet:
 
     def close(self) -> None:
         """Disconnect."""
-        self._inlet = self._resolver = None
+        self._inlet = self._resolver = self._twins = None
 
 
 def identity(info: Any) -> str:
@@ -175,12 +215,13 @@ def identity(info: Any) -> str:
     return info.source_id() or info.uid()
 
 
-def kind(info: Any) -> tuple[int, int, list[str]]:
-    """What must be the same after a sender's restart: number, format and labels of channels."""
-    return info.channel_count(), info.channel_format(), labels(info)
+def layout(info: Any) -> tuple[int, int, list[str], list[str]]:
+    """What a sender's restart must not change: number, format and labels of channels, and units."""
+    units = described_labels(info, "units", "unit")
+    return info.channel_count(), info.channel_format(), described_labels(info), units
 
 
-def labels(info: Any, group: str = "channels", item: str = "channel") -> list[str]:
+def described_labels(info: Any, group: str = "channels", item: str = "channel") -> list[str]:
     """The labels in a stream's description: desc/channels/channel/label; "" where one is absent."""
     found = []
     node = info.desc().child(group).child(item)

@@ -16,8 +16,9 @@ import threading
 from collections import deque
 from contextlib import suppress
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 import numpy as np
 
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 RATE = 30  # frames per second at most
 BINS = 64  # bins in a frame at most; the page leaves out what came before them
 WAITING = 4  # frames that may wait for a browser
+OPENING = 1.0  # s in which a browser has to say what it wants
 STREAM = "/stream"
 SECURITY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
@@ -42,23 +44,33 @@ class PageSink:
     """Sink: shows decoded bins at `url`.
 
     It can be seen from this computer alone unless `host` is another address. Whoever reaches that
-    address can then watch: there is no password. Pages of other sites are refused. Raises
-    `BciDecodeError` where the port is in use; port 0 takes any free one.
+    address can then watch: there is no password. Pages of other sites are refused. `deadline` is in
+    s after a bin's end, None without one. Raises `BciDecodeError` where the port is in use; port 0
+    takes any free one.
     """
 
-    def __init__(self, decoder: Any, host: str = "127.0.0.1", port: int = 8765):
-        self._serve, self._closed = _library()
+    def __init__(
+        self,
+        decoder: Any,
+        host: str = "127.0.0.1",
+        port: int = 8765,
+        deadline: float | Literal["bin width"] | None = "bin width",
+    ):
+        self._serve, self._connection, self._closed = _library()
         self._socket = _listen(host, port)
         self._hosts = {host.lower(), "localhost", socket.gethostname().lower()}
         bound, self.port = self._socket.getsockname()[:2]
         self.url = f"http://{f'[{bound}]' if ':' in bound else bound}:{self.port}/"
         if not ipaddress.ip_address(bound).is_loopback:
             log.warning("%s: everyone who reaches this address can watch the decoder", self.url)
-        self._hello = json.dumps(_hello(decoder))
+        self._hello = json.dumps(
+            _hello(decoder, decoder.bin_width if deadline == "bin width" else deadline)
+        )
         self._page = files(__package__).joinpath("page.html").read_bytes()
         self._new: deque[Decoded] = deque(maxlen=BINS)
         self._missed = 0
         self._browsers: dict[Any, asyncio.Queue[str | None]] = {}
+        self._connections: WeakSet[Any] = WeakSet()  # also those that have sent nothing yet
         self._loop, self._started = asyncio.new_event_loop(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="page", daemon=True)
         self._thread.start()
@@ -96,7 +108,9 @@ class PageSink:
             self._send_frames,
             sock=self._socket,
             process_request=self._answer,
+            create_connection=self._connect,
             compression=None,
+            open_timeout=OPENING,
             logger=quiet,
         )
         async with server:
@@ -104,8 +118,15 @@ class PageSink:
             sending = asyncio.create_task(self._make_frames())
             await self._stop.wait()
             sending.cancel()
-            for browser in self._browsers:  # one that hangs would delay the end
-                browser.transport.abort()
+            # one that hangs, or has not said what it wants, would delay the end
+            for connection in list(self._connections):
+                if hasattr(connection, "transport"):
+                    connection.transport.abort()
+
+    def _connect(self, *arguments: Any, **options: Any) -> Any:
+        connection = self._connection(*arguments, **options)
+        self._connections.add(connection)
+        return connection
 
     async def _make_frames(self) -> None:
         """Make a frame of what is new, and let those browsers have it that keep up."""
@@ -133,7 +154,7 @@ class PageSink:
         self._browsers.pop(connection, None)
 
     def _answer(self, connection: Any, request: Any) -> Any:
-        """The page for "/"; None, which goes on to the WebSocket, for the stream.
+        """The page for "/"; None, which opens the WebSocket, for the stream.
 
         A page of another site must not read the stream: a browser names that site as Origin or,
         where its name was made to point to this computer, as Host.
@@ -158,7 +179,10 @@ class PageSink:
 
     def _is_ours(self, host: str) -> bool:
         """Whether a Host is an address, or a name that nobody else can point to this computer."""
-        name = (urlsplit(f"//{host}").hostname or "").lower()
+        try:
+            name = (urlsplit(f"//{host}").hostname or "").lower()
+        except ValueError:  # an open bracket
+            return False
         try:
             ipaddress.ip_address(name)
         except ValueError:
@@ -166,15 +190,15 @@ class PageSink:
         return True
 
 
-def _library() -> tuple[Any, type[Exception]]:
+def _library() -> tuple[Any, Any, type[Exception]]:
     try:
-        from websockets.asyncio.server import serve
+        from websockets.asyncio.server import ServerConnection, serve
         from websockets.exceptions import ConnectionClosed
     except ImportError as error:
         raise BciDecodeError(
             "the live page needs websockets", remedy="pip install 'bci_decode[live]'"
         ) from error
-    return serve, ConnectionClosed
+    return serve, ServerConnection, ConnectionClosed
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -184,7 +208,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        known = error.errno is not None and error.errno > 0
+        why = os.strerror(error.errno or 0) if known else str(error.strerror).split(" (")[0]
         raise BciDecodeError(
             f"cannot serve the live page there ({why})",
             field=f"{host}:{port}",
@@ -192,13 +217,14 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def _hello(decoder: Any) -> dict[str, Any]:
+def _hello(decoder: Any, deadline: float | None) -> dict[str, Any]:
     """What never changes: what is decoded from what, and its colors."""
     return {
         "axes": list(decoder.axes),
         "target": decoder.target,
         "unit": decoder.unit,
         "binWidth": decoder.bin_width,
+        "deadline": deadline,
         "lag": decoder.lag,
         "units": unit_labels(decoder.units),
         "areas": [str(area) for area in decoder.units["area"]],
