@@ -34,7 +34,7 @@ cp docs/examples/onnx_step.* "$D"
 PYTHONPATH=$PWD "$D/venv/bin/python" - "$D" <<'END'
 import sys
 import numpy as np
-from bci_decode.realtime.onnx.engine import OnnxDecoder
+from bci_decode.realtime.onnx.decoder import OnnxDecoder
 decoded = OnnxDecoder(f"{sys.argv[1]}/decoder.onnx").predict(np.load(f"{sys.argv[1]}/counts.npy"))
 np.savetxt(f"{sys.argv[1]}/class.csv", decoded, delimiter=",")
 END

@@ -28,7 +28,7 @@ MODULES = {
 }
 TORCH_FREE = [
     "realtime.checks",
-    "realtime.onnx.engine",
+    "realtime.onnx.decoder",
     *(name for name in MODULES if name.split(".")[0] in (*BASE, "__init__", "data", "comparison")),
 ]
 HEAVY = {"torch", "pandas", "scipy", "sklearn", "h5py", "matplotlib", "numpy"}

@@ -1,6 +1,6 @@
 """Checks of what a program gives a live decoder: counts of a bin, and a state to continue from.
 
-This module needs NumPy and `bci_decode.errors` alone, as `onnx.engine` does, which uses it.
+This module needs NumPy and `bci_decode.errors` alone, as `onnx.decoder` does, which uses it.
 
 Shapes: N units.
 """

@@ -22,7 +22,7 @@ from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.graph import StepGraph
 from bci_decode.realtime.onnx import export
 from bci_decode.realtime.onnx import model as onnx_model
-from bci_decode.realtime.onnx.engine import initial_state
+from bci_decode.realtime.onnx.decoder import initial_state
 from bci_decode.realtime.onnx.parts import parts
 
 SMALL = "model.recurrent.hidden_size=5"

@@ -16,7 +16,7 @@ import bci_decode as bd
 from bci_decode.data.simulate import simulated_session
 from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.decoder import StreamingDecoder
-from bci_decode.realtime.onnx.engine import OnnxDecoder, OnnxEngine
+from bci_decode.realtime.onnx.decoder import OnnxDecoder, OnnxEngine
 from bci_decode.realtime.onnx.export import export_onnx
 
 SMALL = "model.recurrent.hidden_size=6"
@@ -210,7 +210,9 @@ def python(*words: str) -> str:
 
 
 def test_a_file_needs_no_pytorch(exported):
-    code = f"from bci_decode.realtime.onnx.engine import OnnxDecoder as D; d = D({str(exported)!r})"
+    code = (
+        f"from bci_decode.realtime.onnx.decoder import OnnxDecoder as D; d = D({str(exported)!r})"
+    )
     out = python("-c", f"{WITHOUT_TORCH}{code}; print(d.step([1] * len(d.units)).shape)")
     assert out == "(2,)\n"
 

@@ -18,7 +18,7 @@ from bci_decode.data.session import Session, read_session
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import expand_user, written_whole
 from bci_decode.realtime.graph import StepGraph
-from bci_decode.realtime.onnx.engine import COUNTS, OnnxDecoder, library, session_of
+from bci_decode.realtime.onnx.decoder import COUNTS, OnnxDecoder, library, session_of
 from bci_decode.realtime.onnx.model import OPSET, node_count, onnx_model
 from bci_decode.realtime.own_recording import own_recording
 from bci_decode.runs.load import LoadedRun

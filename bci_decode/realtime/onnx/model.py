@@ -20,7 +20,7 @@ import bci_decode
 from bci_decode.config import TARGETS
 from bci_decode.errors import BciDecodeError, one_line
 from bci_decode.realtime.graph import StepGraph
-from bci_decode.realtime.onnx.engine import COUNTS, FORMAT, NEXT, OUTPUT, library
+from bci_decode.realtime.onnx.decoder import COUNTS, FORMAT, NEXT, OUTPUT, library
 from bci_decode.realtime.onnx.exportable import make_exportable
 from bci_decode.runs.load import LoadedRun
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bci_decode.realtime.onnx.engine import COUNTS, library
+from bci_decode.realtime.onnx.decoder import COUNTS, library
 
 PRODUCTS = {"Gemm", "MatMul"}  # what takes time
 
