@@ -9,6 +9,7 @@ from statistics import median
 log = logging.getLogger(__name__)
 
 AGREE = 3  # time stamps in a row that must agree that the clock has jumped
+OFF = 0.6  # bins from its place at which a stamp may be that of another bin
 FOLLOW = 0.1  # part of a stamp's error by which the clock follows it: drift, but no jitter
 LATEST = 1e11  # s; stamps beyond are no times
 
@@ -48,7 +49,7 @@ class SampleClock:
         self.index += 1 + max(jumped, 0)
         error = stamp - self._place if is_time else math.inf
         self.time = stamp if abs(error) <= self._max_gap else self._place
-        if abs(error) <= self._width / 2:
+        if abs(error) < OFF * self._width:
             self._place += FOLLOW * error
         return jumped
 
@@ -59,7 +60,7 @@ class SampleClock:
 
     def _jump(self, error: float, silence: float) -> int:
         """The bins by which the clock has jumped, by a stamp that is `error` s from its place."""
-        if round(error / self._width) == 0:
+        if abs(error) < OFF * self._width:
             for stray in self._errors:
                 if abs(stray) > self._max_gap:
                     self._ignore(self._place + stray)  # type: ignore[operator]
