@@ -126,8 +126,9 @@ def _source(run: LoadedRun, arguments: argparse.Namespace) -> Any:
 
     max_gap = MAX_GAP if arguments.max_gap is None else arguments.max_gap
     if arguments.lsl_in is not None:
-        from bci_decode.realtime.interfaces.lsl import open_lsl
+        from bci_decode.realtime.interfaces.lsl import check_names, open_lsl
 
+        check_names(arguments.lsl_in, arguments.lsl_out)
         source = open_lsl(
             arguments.lsl_in,
             run,
@@ -165,7 +166,9 @@ def _sinks(decoder: StreamingDecoder, source: Any, arguments: argparse.Namespace
     if arguments.page is not None:
         from bci_decode.realtime.interfaces.page import PageSink
 
-        page = PageSink(decoder, arguments.host or "127.0.0.1", arguments.page)
+        deadline = getattr(source, "deadline", decoder.bin_width)
+        host = arguments.host or "127.0.0.1"
+        page = PageSink(decoder, host, arguments.page, deadline=deadline)
         log.info("live page: %s", page.url)
         sinks.append(page)
     sinks.append(Terminal(decoder.axes, decoder.unit))

@@ -22,10 +22,14 @@ def checked_counts(counts: np.ndarray, units: int) -> np.ndarray:
         raise _bad_counts(f"have shape {values.shape}, the decoder needs {shape}")
     if values.dtype.kind not in "uifb":
         raise _bad_counts(f"are of type {values.dtype}")
-    whole = values.dtype.kind in "uib"
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, see below
+    if values.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
+            values = values.astype(np.float32)
+        good = values.min() >= 0 and values.max() < np.inf  # NaN fails both
+    else:
+        good = values.min() >= 0
         values = values.astype(np.float32)
-    if not (values.min() >= 0 and (whole or values.max() < np.inf)):  # NaN fails both
+    if not good:
         unit = int(np.argmin((values >= 0) & (values < np.inf)))
         raise _bad_counts(f"are {values[unit]} for unit {unit}")
     return values

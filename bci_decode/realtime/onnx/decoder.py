@@ -1,4 +1,4 @@
-"""Run an exported step with onnxruntime: from a file without PyTorch, or as an engine of a run.
+"""Run an exported step with onnxruntime, without PyTorch.
 
 This module needs NumPy, onnxruntime, `bci_decode.errors` and `bci_decode.realtime.checks` alone:
 copy the three files to use an exported decoder elsewhere.

@@ -151,7 +151,10 @@ def _next(bins: Any, sign: StopSign) -> Bin | None:
 def _jump(decoder: Stepper | Any, bin_: Bin, on_jump: str) -> None:
     done = "is reset" if on_jump == "reset" else "keeps its state"
     log.warning(
-        "a gap in the stream before bin %d (%.3f s): the decoder %s", bin_.index, bin_.time, done
+        "a gap in the stream before bin %d (%.3f s): the decoder %s",
+        bin_.index + 1,
+        bin_.time,
+        done,
     )
     if on_jump == "reset":
         decoder.reset()
