@@ -111,7 +111,7 @@ def test_a_jump_keeps_or_resets_the_state(decoder, caplog, on_jump):
         decoder.reset()
         expected[15:] = decoder.predict(counts[15:])
     np.testing.assert_array_equal(summary.decoded, expected)
-    assert summary.jumps == 1 and caplog.text.count("a gap in the stream before bin 15") == 1
+    assert summary.jumps == 1 and caplog.text.count("a gap in the stream before bin 16") == 1
     assert np.isnan(summary.true).all()
 
 

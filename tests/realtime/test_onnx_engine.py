@@ -16,7 +16,8 @@ import bci_decode as bd
 from bci_decode.data.simulate import simulated_session
 from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.decoder import StreamingDecoder
-from bci_decode.realtime.onnx.decoder import OnnxDecoder, OnnxEngine
+from bci_decode.realtime.onnx.decoder import OnnxDecoder
+from bci_decode.realtime.onnx.engine import OnnxEngine
 from bci_decode.realtime.onnx.export import export_onnx
 
 SMALL = "model.recurrent.hidden_size=6"

@@ -265,8 +265,8 @@ def test_live_streams_of_one_name_have_a_folder_each():
 
 
 def test_options_of_spikes_are_refused_for_counts():
-    check_counts(SimpleNamespace(tolerance=None, max_gap=None))
+    check_counts(SimpleNamespace(tolerance=None, max_gap=2.0))
     with pytest.raises(
-        BciDecodeError, match="^--max-gap: has no effect; remove it, or send spikes"
+        BciDecodeError, match="^--tolerance: has no effect; remove it, or send spikes"
     ):
-        check_counts(SimpleNamespace(tolerance=None, max_gap=2.0))
+        check_counts(SimpleNamespace(tolerance=0.1, max_gap=2.0))

@@ -131,9 +131,8 @@ def _check_with_libraries(arguments: argparse.Namespace) -> None:
 
 def check_counts(arguments: argparse.Namespace) -> None:
     """Refuse options of spikes for a stream that turned out to send counts."""
-    for name in ("tolerance", "max_gap"):
-        if getattr(arguments, name) is not None:
-            raise _without_effect(name, "send spikes: this stream sends counts")
+    if arguments.tolerance is not None:
+        raise _without_effect("tolerance", "send spikes: this stream sends counts")
 
 
 def _speed(text: str) -> float:
