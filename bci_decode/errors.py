@@ -59,7 +59,7 @@ def run_cli(command: Callable[[], None]) -> None:
         _tell(f"error: {mistake}")
         sys.exit(2)
     except BrokenPipeError:
-        pass
+        pass  # whoever read the output, `head` say, has seen enough
     except KeyboardInterrupt:
         _tell("interrupted")
         _flush()

@@ -1,4 +1,4 @@
-"""What is told of a stream: the line in the terminal, the report, files without known truth."""
+"""The line in the terminal, the report of a stream, and files without known truth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A journal on disk: what a live stream appends to while it runs, and what is left after a kill."""
+"""A journal on disk: a live stream appends to it while it runs, and it survives a kill."""
 
 from __future__ import annotations
 
