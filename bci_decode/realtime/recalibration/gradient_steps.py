@@ -25,8 +25,9 @@ CLIP_NORM = 1.0
 def take_steps(
     model: TrainedDecoder, data: Dataset, names: list[str], steps: int, seed: int
 ) -> None:
-    """Improve the weights of these names and the heads by `steps` of Adam; all others stay,
-    running statistics included.
+    """Improve the weights of these names and the heads by `steps` of Adam.
+
+    All other weights stay, and so do running statistics.
 
     The learning rate rises, then falls to 0 along a cosine. Noise on the counts, by bin and by
     window, keeps the many new weights from learning few bins by heart.
