@@ -186,14 +186,19 @@ def _split(binned: BinnedSession, config: DataConfig, span: int) -> dict[str, sl
     return split_in_time(bins, binned.bin_width, split, span)
 
 
+def still_axes(binned: BinnedSession, bins: slice) -> str:
+    """The axes of the target that never change in some bins: "x", "x and y", or "" for none."""
+    still = np.ptp(binned.kinematics[bins], axis=0) == 0
+    return " and ".join(np.array(("x", "y"))[still])
+
+
 def _check_movement(binned: BinnedSession, slices: dict[str, slice]) -> None:
     """An axis that does not move in a part can neither be learned nor scored."""
     for name, bins in slices.items():
-        still = np.ptp(binned.kinematics[bins], axis=0) == 0
-        if still.any():
-            axes = " and ".join(np.array(("x", "y"))[still])
+        still = still_axes(binned, bins)
+        if still:
             raise BciDecodeError(
-                f"{axes} {binned.target} never changes in the {name} part",
+                f"{still} {binned.target} never changes in the {name} part",
                 file=binned.name,
                 field="data.source",
                 remedy="choose the other source, or another split",

@@ -19,9 +19,9 @@ def checked_counts(counts: np.ndarray, units: int) -> np.ndarray:
     """
     values, shape = np.asarray(counts), (units,)
     if values.shape != shape:
-        raise _bad_counts(f"have shape {values.shape}, the decoder needs {shape}")
+        raise bad_counts(f"have shape {values.shape}, the decoder needs {shape}")
     if values.dtype.kind not in "uifb":
-        raise _bad_counts(f"are of type {values.dtype}")
+        raise bad_counts(f"are of type {values.dtype}")
     if values.dtype.kind == "f":
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
             values = values.astype(np.float32)
@@ -31,11 +31,12 @@ def checked_counts(counts: np.ndarray, units: int) -> np.ndarray:
         values = values.astype(np.float32)
     if not good:
         unit = int(np.argmin((values >= 0) & (values < np.inf)))
-        raise _bad_counts(f"are {values[unit]} for unit {unit}")
+        raise bad_counts(f"are {values[unit]} for unit {unit}")
     return values
 
 
-def _bad_counts(problem: str) -> BciDecodeError:
+def bad_counts(problem: str) -> BciDecodeError:
+    """What to raise for counts that cannot be decoded."""
     remedy = "give the number of spikes of each unit in the bin"
     return BciDecodeError(problem, field="counts", remedy=remedy)
 

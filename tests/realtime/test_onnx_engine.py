@@ -33,23 +33,23 @@ WITHOUT_TORCH = "import sys; sys.modules['torch'] = sys.modules['onnx'] = None; 
 
 
 @pytest.fixture(scope="module")
-def binned(tmp_path_factory):
+def session(tmp_path_factory):
     folder = tmp_path_factory.mktemp("session")
     return bd.read_session(simulated_session(folder, seed=0, minutes=2, channels=4))
 
 
 @pytest.fixture(scope="module")
-def made(binned, tmp_path_factory):
+def made(session, tmp_path_factory):
     """A function that makes a run of a kind, and a decoder with the ONNX engine, once each."""
     home, runs = tmp_path_factory.mktemp("runs"), {}
 
     def make(kind: str):
         if kind not in runs:
-            run = made_run(home / kind.replace(" ", "_"), binned, *KINDS[kind])
+            run = made_run(home / kind.replace(" ", "_"), session, *KINDS[kind])
             runs[kind] = run, StreamingDecoder(run, "onnx")
         run, decoder = runs[kind]
         decoder.reset()
-        return run, decoder, run.bin(binned).counts[:, run.match_units(run.bin(binned))]
+        return run, decoder, run.bin(session).counts[:, run.match_units(run.bin(session))]
 
     return make
 
@@ -63,12 +63,12 @@ def exported(made, tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_engine_equals_the_whole_session(kind, made, binned):
+def test_the_engine_equals_the_whole_session(kind, made, session):
     run, decoder, counts = made(kind)
     assert type(decoder._engine) is OnnxEngine
-    whole = run.decode(binned)[list(run.axes)].to_numpy()
+    whole = run.decode(session)[list(run.axes)].to_numpy()
     decoded = decoder.predict(counts)
-    sd = run.bin(binned).kinematics.std(axis=0)
+    sd = run.bin(session).kinematics.std(axis=0)
     assert (np.abs(decoded - whole).max(axis=0) <= 1e-6 * sd).all()
     assert decoded.dtype == np.float64
 

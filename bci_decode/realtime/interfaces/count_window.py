@@ -6,6 +6,7 @@ import numpy as np
 
 from bci_decode.config import DataConfig
 from bci_decode.errors import BciDecodeError
+from bci_decode.realtime.checks import bad_counts
 from bci_decode.realtime.stream.trailing import TrailingCounts
 
 
@@ -32,11 +33,11 @@ class CountWindow:
         """The counts (..., N) if all are numbers of 0 or more; raises `BciDecodeError` if not."""
         counts = np.asarray(counts)
         if counts.shape[-1:] != (self._units,):
-            raise _bad_counts(f"have shape {counts.shape}, the decoder needs {(self._units,)}")
+            raise bad_counts(f"have shape {counts.shape}, the decoder needs {(self._units,)}")
         sound = np.isfinite(counts) & (counts >= 0)
         if not sound.all():
             first = tuple(np.argwhere(~sound)[0])
-            raise _bad_counts(f"are {counts[first]} for unit {first[-1]}")
+            raise bad_counts(f"are {counts[first]} for unit {first[-1]}")
         return counts
 
     def add(self, counts: np.ndarray) -> np.ndarray:
@@ -47,8 +48,3 @@ class CountWindow:
         """Forget all bins, as after a gap in the stream."""
         if self._sums is not None:
             self._sums.reset()
-
-
-def _bad_counts(problem: str) -> BciDecodeError:
-    remedy = "give the number of spikes of each unit in the bin"
-    return BciDecodeError(problem, field="counts", remedy=remedy)

@@ -12,7 +12,7 @@ import numpy as np
 
 from bci_decode.config import DataConfig, SplitConfig
 from bci_decode.data.binning import BinnedSession, bin_session
-from bci_decode.data.dataset import Dataset, prepare
+from bci_decode.data.dataset import Dataset, prepare, still_axes
 from bci_decode.data.session import Session
 from bci_decode.errors import BciDecodeError
 from bci_decode.runs.load import LoadedRun
@@ -64,11 +64,10 @@ def _check_bins(bins: int, binned: BinnedSession, config: DataConfig, seconds: f
 
 
 def _check_movement(binned: BinnedSession, bins: slice, seconds: float) -> None:
-    still = np.ptp(binned.kinematics[bins], axis=0) == 0
-    if still.any():
-        axes = " and ".join(np.array(("x", "y"))[still])
+    still = still_axes(binned, bins)
+    if still:
         raise BciDecodeError(
-            f"{axes} {binned.target} never changes in the first {seconds:g} s",
+            f"{still} {binned.target} never changes in the first {seconds:g} s",
             file=binned.name,
             remedy="give more --seconds, or a recording in which the hand moves",
         )
