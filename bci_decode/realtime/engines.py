@@ -55,8 +55,9 @@ def fast_engine(run: LoadedRun) -> FastEngine | TorchEngine:
     reason = why_not_fast(run)
     if reason is None:
         return FastEngine(run)
+    engine = TorchEngine(run)  # first: it may refuse the model
     log.info("%s: the torch engine runs it: %s", run.folder, reason)
-    return TorchEngine(run)
+    return engine
 
 
 ENGINES: dict[str, Callable] = {"fast": fast_engine, "torch": TorchEngine, "onnx": OnnxEngine}
