@@ -34,7 +34,7 @@ endif
 NEUROBENCH = indy_20160622_01 indy_20160630_01 indy_20170131_02 loco_20170210_03 loco_20170215_02 loco_20170301_05
 
 .PHONY: help setup train compare explain data data-all data-list data-neurobench inspect simulation-table \
-	test test-export test-loggers test-page test-onnx-examples lint docs bench bench-layers bench-study bench-stream clean
+	test test-export test-faults test-fuzz test-loggers test-oldest test-onnx-examples test-page lint docs bench bench-layers bench-study bench-stream clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sort \
@@ -88,6 +88,15 @@ test-loggers: $(READY)  ## test MLflow and Weights & Biases, each in a separate 
 		$(PYTHON) -m venv .venv-$$tool && .venv-$$tool/bin/pip install -q -e ".[dev,$$tool]" && \
 		TESTED_LOGGERS=$$tool .venv-$$tool/bin/python -m pytest tests/training/test_loggers.py || exit 1; \
 	done
+
+test-faults: $(READY)  ## kill, interrupt and damage real runs and sweeps, in full
+	TESTED_GUARANTEES=all $(BIN)/python -m pytest tests/faults $(ARGS)
+
+test-fuzz: $(READY)  ## damaged recordings and senseless settings, thousands of them
+	TESTED_GUARANTEES=all $(BIN)/python -m pytest tests/fuzz $(ARGS)
+
+test-oldest: $(READY)  ## run the tests with the oldest supported versions of all dependencies
+	scripts/oldest_test.sh $(ARGS)
 
 test-export: $(READY)  ## test the export of every model to ONNX: two minutes
 	TESTED_EXPORTS=all $(BIN)/python -m pytest tests/realtime/test_export.py $(ARGS)
