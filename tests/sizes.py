@@ -1,4 +1,4 @@
-"""How much the suites of faults try: a short form in `make test`, all of it in their own targets."""
+"""How much the suites of faults try: little in `make test`, all of it in targets of their own."""
 
 from __future__ import annotations
 

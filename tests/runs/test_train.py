@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import train_here as train
 from matplotlib.image import imread
 from recordings import ROOT, recording, write_mat73
 
@@ -38,12 +39,6 @@ RUN_FILES = {
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "bci_decode.train", *arguments]
-
-
-def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        command(*arguments), cwd=folder, capture_output=True, text=True, timeout=300
-    )
 
 
 def fails(folder: Path, *arguments: str) -> str:
