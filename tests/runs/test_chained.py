@@ -5,11 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import train_here as train
 from composing import compose
 
 import bci_decode as bd
@@ -20,11 +19,6 @@ from bci_decode.runs.compose import hydra_word
 from bci_decode.runs.run import run
 
 SMALL = ["session.minutes=1", "model=wiener", "data.split=chained", "data.split.val=0.2"]
-
-
-def train(folder: Path, *words: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "bci_decode.train", *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")
