@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,17 @@ def real_file() -> Path:
     if not REAL.exists():
         pytest.skip(f"the real recording is not at {REAL}")
     return REAL
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Add up what the suites of faults say they tried: `record_property("tried", (50, "kills"))`.
+
+    The property is a number and what was tried that often.
+    """
+    tried: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            if name == "tried":
+                tried[value[1]] += value[0]
+    for what, number in sorted(tried.items()):
+        terminalreporter.write_line(f"tried: {number} {what}")
