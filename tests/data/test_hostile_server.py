@@ -94,7 +94,17 @@ def test_a_length_that_cannot_be(downloader, server, length):
 
 @pytest.mark.parametrize(
     "value",
-    ["nan", "-inf", "-1", "Thu, 01 Jan 0001 00:00:00 +2359", "Fri, 31 Dec 1999 23:59:59 -0000"],
+    [
+        "nan",
+        "-inf",
+        "-1",
+        "Thu, 01 Jan 0001 00:00:00 +2359",
+        "Fri, 31 Dec 1999 23:59:59 -0000",
+        f"Fri, 31 Dec {10**20} 23:59:59 GMT",
+        f"Fri, 31 Dec {DIGITS} 23:59:59 GMT",
+        f"Fri, 31 Dec 2099 23:59:59 +{10**20}",
+        "Fri, 99 Foo 2099 99:99:99 GMT",
+    ],
 )
 def test_a_senseless_time_to_wait_counts_as_none(downloader, server, waits, value):
     server.script[:] = [status("503 Busy", Retry_After=value)]
@@ -105,8 +115,7 @@ def test_a_senseless_time_to_wait_counts_as_none(downloader, server, waits, valu
 @pytest.mark.parametrize("value", [DIGITS, "inf", "1e400", "Fri, 31 Dec 9999 23:59:59 -2359"])
 def test_who_asks_to_wait_forever_is_left(downloader, server, waits, value):
     server.script[:] = [status("503 Busy", Retry_After=value)]
-    says = refusal(downloader)
-    assert "HTTP 503 Busy; it asks to wait " in says or ("9999" in value and says)
+    assert "HTTP 503 Busy; it asks to wait " in refusal(downloader)
     assert waits == []
 
 
