@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -18,12 +19,12 @@ MANY = 200_000  # pieces of an answer that has no end: more than any limit of th
 class HostileServer:
     """Gives each connection the next answer of `script`; afterwards `body`, as a good server."""
 
-    def __init__(self, body: bytes):
-        self.body, self.script = body, []
+    def __init__(self, body: bytes, tls: ssl.SSLContext | None = None):
+        self.body, self.script, self._tls = body, [], tls
         self.asked: list[int] = []  # offsets
         self._release, self._threads = threading.Event(), []
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._listener.getsockname()[1]}"
         self._accepting = threading.Thread(target=self._accept)
 
     def __enter__(self) -> HostileServer:
@@ -52,6 +53,12 @@ class HostileServer:
     def _serve(self, connection: socket.socket) -> None:
         connection.settimeout(10)
         with connection, suppress(OSError):  # the client is gone
+            if self._tls:
+                connection = self._tls.wrap_socket(connection, server_side=True)
+            self._answer(connection)
+
+    def _answer(self, connection: socket.socket) -> None:
+        with connection:
             request = b""
             while b"\r\n\r\n" not in request:
                 if not (received := connection.recv(65536)):

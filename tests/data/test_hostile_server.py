@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import random
+import ssl
 import sys
 from email.message import Message
 from pathlib import Path
@@ -141,6 +142,37 @@ def test_a_redirect_never_gives_up_encryption(start, to, followed):
     else:
         with pytest.raises(HTTPError, match="Found to http, which is not followed from https"):
             _Redirects().redirect_request(*arguments, f"{to}://b.example/y")
+
+
+@pytest.fixture
+def secure(monkeypatch):
+    """A server with a certificate that this process believes."""
+    pem = Path(__file__).with_name("loopback.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    with HostileServer(BODY, context) as hostile:
+        yield hostile
+
+
+@pytest.mark.parametrize("to", ["/again", "http"])
+def test_https_stays_https(downloader, server, secure, to):
+    """A file comes over https, and a redirect of it does not lead to http."""
+    downloader.sources = [f"{secure.url}/{{name}}.mat"]
+    secure.script[:] = [status("302 Found", Location=to if to == "/again" else f"{server.url}/x")]
+    if to == "/again":
+        assert_fetched(downloader)
+    else:
+        says = "HTTP 302 Found to http, which is not followed from https"
+        assert says in refusal(downloader)
+    assert server.asked == []
+
+
+def test_an_unknown_certificate_is_refused(downloader, secure, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
+    downloader.sources = [f"{secure.url}/{{name}}.mat"]
+    assert "cannot be reached (" in refusal(downloader)
+    assert secure.asked == []
 
 
 def test_the_number_of_redirects_is_limited(downloader, server):

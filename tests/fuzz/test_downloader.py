@@ -184,7 +184,7 @@ def run_script(seed: int, folder: Path) -> tuple[str, str]:
     return first, second
 
 
-@pytest.mark.parametrize("block", range(cases(1, 15)))
+@pytest.mark.parametrize("block", range(cases(1, 50)))
 def test_whatever_a_server_does_the_file_is_right_or_absent(block, tmp_path, monkeypatch, capsys):
     """And a good server then completes it, whatever was left behind."""
     monkeypatch.setenv("no_proxy", "*")
