@@ -29,7 +29,8 @@ STATUS = ["200 OK", "206 Partial", "204 None", "301 Moved", "302 Found", "303 Se
 NUMBERS = ["0", "-1", "1", "7", "39999", "40000", "40001", "9" * 20, "9" * 5000, "nan", "inf",
            "1e400", "", " 40000 ", "40_000", "0x10", "\u00b2", "+5", "\x1b[31m"]  # fmt: skip
 DATES = ["Thu, 01 Jan 1970 00:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 -2359", "soon",
-         f"Fri, 31 Dec {10**20} 23:59:59 GMT", "Fri, 31 Dec 2099 23:59:59"]  # fmt: skip
+         f"Fri, 31 Dec {10**20} 23:59:59 GMT", "Fri, 31 Dec 2099 23:59:59",
+         f"Fri, 31 Dec 2099 23:59:59 +{10**20}"]  # fmt: skip
 PLACES = ["/", "/again.mat", "//", "http://[::1", "ftp://127.0.0.1/x", "file:///etc/passwd",
           "http://127.0.0.1:1/", "http://127.0.0.1:99999/", "http://no-such.invalid/", "\x1b]0;x",
           "http://a@b:c@127.0.0.1/", "https://127.0.0.1:1/", "?", "#", "http://\u00e9.invalid/",
@@ -60,6 +61,14 @@ def lying(draw: random.Random) -> Answer:
     """A right or a wrong body under headers that may lie."""
     body = draw.choice([BODY, BODY[: draw.randrange(40_000)], noise(draw, 50_000), b""])
     return sends(head(draw.choice(STATUS), **some_headers(draw)), body)
+
+
+def leading_away(draw: random.Random) -> Answer:
+    """A redirect, or a plea to wait, with a value that may be senseless."""
+    if draw.random() < 0.5:
+        place = draw.choice(PLACES).encode("latin-1", "replace")
+        return status(draw.choice(["301 Moved", "302 Found", "308 Moved"]), Location=place)
+    return status(draw.choice(["429 Busy", "503 Busy"]), Retry_After=draw.choice(NUMBERS + DATES))
 
 
 def flipped(draw: random.Random) -> Answer:
@@ -120,7 +129,7 @@ def garbage(draw: random.Random) -> Answer:
 
 
 KINDS: list[Callable[[random.Random], Answer]] = [
-    lying, lying, flipped, breaking, in_chunks, without_end, garbage,
+    lying, lying, leading_away, flipped, breaking, in_chunks, without_end, garbage,
     lambda draw: good,
     lambda draw: status(draw.choice(STATUS), **some_headers(draw)),
 ]  # fmt: skip
