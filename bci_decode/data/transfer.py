@@ -169,7 +169,7 @@ class Transfer:
             if error.code in (408, 429) or error.code >= 500:
                 raise _Retry(problem, after=_retry_after(error.headers)) from error
             raise SourceRejected(problem) from error
-        except (ValueError, OverflowError, InvalidURL) as error:  # OverflowError: the port
+        except (ValueError, OverflowError, InvalidURL) as error:  # OverflowError: a port, on macOS
             raise SourceRejected(f"not a usable address ({error})") from error
         except (OSError, HTTPException) as error:
             cause = error.reason if isinstance(error, URLError) else error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import signal
 import socket
@@ -36,6 +37,7 @@ from bci_decode.realtime.interfaces.lsl import (
 from bci_decode.realtime.interfaces.lsl_inlet import Inlet, described_labels, find_stream, layout
 from bci_decode.realtime.interfaces.unit_labels import LONGEST, unit_labels, units_of
 from bci_decode.realtime.stream.binner import SpikeBinner
+from bci_decode.realtime.stream.terminal import LineHandler
 from bci_decode.stream import main as stream_command
 
 LIMIT = 30  # s after which a test gives up
@@ -586,3 +588,8 @@ def test_the_command_refuses_what_does_not_fit(words, says, tmp_path, monkeypatc
     with pytest.raises(BciDecodeError) as caught:
         stream_command()
     assert str(caught.value).startswith(says)
+
+
+def test_names_of_other_computers_do_not_change_the_terminal():
+    record = logging.LogRecord("lsl", logging.WARNING, "", 0, "of %s\nµ", ("\x1b[2J\x9b",), None)
+    assert LineHandler().format(record) == "of \\x1b[2J\\x9b\nµ"
