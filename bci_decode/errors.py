@@ -13,7 +13,8 @@ class BciDecodeError(Exception):
     """A mistake in a file, a setting or a command that its user can correct, in one line.
 
     `file` and `field` say where it is (a path, a variable in it, or a config key), `problem` says
-    what is wrong and `remedy` what to do. The line reads "file: field: problem; remedy".
+    what is wrong and `remedy` what to do. The line reads "file: field: problem; remedy". Control
+    characters of a stranger's file or server are shown as escapes.
     """
 
     def __init__(
@@ -27,7 +28,7 @@ class BciDecodeError(Exception):
         where = ": ".join(str(part) for part in (file, field) if part is not None)
         line = ": ".join(part for part in (where, problem) if part)
         line = "; ".join(part for part in (line, remedy) if part)
-        super().__init__(" ".join(line.split()))
+        super().__init__(printable(" ".join(line.split())))
         self.file, self.field, self.problem, self.remedy = file, field, problem, remedy
 
     def __reduce__(
@@ -44,7 +45,14 @@ def _rebuild(
 
 def one_line(error: BaseException) -> str:
     """The text of any exception in one line; the name of its class if it has no text."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return printable(" ".join(str(error).split())) or type(error).__name__
+
+
+def printable(text: str) -> str:
+    r"""A text that changes nothing in a terminal: what cannot be printed becomes `\x1b`, say."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def run_cli(command: Callable[[], None]) -> None:

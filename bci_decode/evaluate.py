@@ -104,7 +104,7 @@ def _write(folder: Path, report: dict, decoded: dict, shown: Any, figures: str) 
     figure = trajectory_figure(decoded, f"{report['run']} on {report['session']}", shown)
     save_figure(figure, folder / f"trajectory.{figures}")
     with written_whole(folder / "evaluation.json") as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
+        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 SAVED = ("time", "true", "decoded", "axes", "target", "unit", "bin_width")

@@ -217,7 +217,7 @@ def _reason(folder: Path) -> str:
     """Why the last start of a run failed; "" if it did not."""
     for mark in (working_folder(folder) / FAILED, folder / FAILED):
         if mark.is_file():
-            lines = mark.read_text(errors="replace").splitlines()
+            lines = mark.read_text(errors="replace", encoding="utf-8").splitlines()
             return next((line for line in lines if line.strip()), "no reason given")
     return ""
 
@@ -229,8 +229,10 @@ def _restart(folder: Path) -> str:
 def _read_run(folder: Path) -> Run | None:
     """The run in a folder; None if its files are damaged."""
     try:
-        settings = present_settings(flatten(yaml.safe_load((folder / "config.yaml").read_text())))
-        metrics = json.loads((folder / "metrics.json").read_text())
+        settings = present_settings(
+            flatten(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+        )
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         history = present_history(pd.read_csv(folder / "history.csv"))
         run = Run(folder, present_metrics(metrics, settings), history, settings)
         _check(run)

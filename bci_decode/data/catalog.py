@@ -37,7 +37,7 @@ class CatalogEntry:
 @cache
 def catalog() -> dict[str, CatalogEntry]:
     """All sessions by name, ordered by monkey and date, from `catalog.csv` beside this module."""
-    with Path(__file__).with_name("catalog.csv").open(newline="") as file:
+    with Path(__file__).with_name("catalog.csv").open(encoding="utf-8", newline="") as file:
         return {
             row["session"]: CatalogEntry(
                 name=row["session"],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import stat
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -35,7 +37,7 @@ class Downloader:
         """Have one session on disk, verified; returns what was done. Threads may share this."""
         target = self.folder / f"{entry.name}.mat"
         try:
-            if not target.exists():
+            if not target.exists():  # or it is a link to nothing, which the file then replaces
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with _locked(target):
                     if not target.exists():  # another process may just have finished it
@@ -43,12 +45,7 @@ class Downloader:
             verify(target, entry)
             return "already there, verified"
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            raise BciDecodeError(
-                "the disk is full" if full else error.strerror or str(error),
-                file=error.filename or part_of(target),
-                remedy="make room, then the same command resumes from here" if full else None,
-            ) from error
+            raise _disk_error(error, part_of(target)) from error
 
     def _fetch_absent(self, entry: CatalogEntry, target: Path) -> str:
         begin = time.monotonic()
@@ -99,10 +96,21 @@ class Downloader:
             )
 
 
+def _disk_error(error: OSError, file: Path) -> BciDecodeError:
+    """What to raise for an error of the disk while `file` is written."""
+    full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+    return BciDecodeError(
+        "the disk is full" if full else error.strerror or str(error),
+        file=error.filename or file,
+        remedy="make room, then the same command resumes from here" if full else None,
+    )
+
+
 @contextmanager
 def _locked(target: Path) -> Iterator[None]:
     """Keep other processes from fetching the same file; the lock ends with its process."""
     path = target.with_name(f"{target.name}.lock")
+    _check_plain(path)
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
@@ -124,14 +132,29 @@ def part_of(target: Path) -> Path:
 
 @contextmanager
 def _partial_file(part: Path) -> Iterator[FileIO]:
-    """Open the partial file to read and write; remove it if nothing came."""
-    part.touch()
+    """Open the partial file to read and write; remove it if nothing came.
+
+    A link is not followed: what it leads to would be overwritten.
+    """
+    _check_plain(part)
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
     try:
-        with FileIO(part, "r+") as file:
+        with FileIO(os.open(part, flags, 0o666), "r+") as file:
             yield file
     finally:
         if not part.stat().st_size:
             part.unlink()
+
+
+def _check_plain(path: Path) -> None:
+    """Refuse a link, device, pipe or folder in the place of a file that will be written."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        what = "a link" if stat.S_ISLNK(mode) else "no plain file"
+        raise BciDecodeError(f"is {what}", file=path, remedy="remove it, then try again")
 
 
 def download(
@@ -162,6 +185,8 @@ def download(
 
 def verify(target: Path, entry: CatalogEntry) -> None:
     """Compare a file's md5 with the published one, and write the marker if it is right."""
+    if not target.is_file():  # a pipe or a device has no end
+        raise BciDecodeError("is no plain file", file=target, remedy="move it away, then try again")
     if (md5 := md5_of(target)) != entry.md5:
         _marker_path(target).unlink(missing_ok=True)
         raise BciDecodeError(
@@ -177,23 +202,28 @@ def verify(target: Path, entry: CatalogEntry) -> None:
 def write_md5_marker(target: Path, entry: CatalogEntry) -> None:
     """Note beside a file that it was right: a line for `md5sum -c`, then its size and time."""
     with written_whole(_marker_path(target)) as temporary:
-        temporary.write_text(_marker_text(target, entry))
+        temporary.unlink(missing_ok=True)  # it may be a link
+        temporary.write_bytes(_marker_text(target, entry))
 
 
 def is_verified(target: Path, entry: CatalogEntry) -> bool:
     """Whether a file was found right and has not changed in size or time since."""
     marker = _marker_path(target)
-    return marker.exists() and marker.read_text() == _marker_text(target, entry)
+    try:
+        expected = _marker_text(target, entry)
+        return marker.lstat().st_size == len(expected) and marker.read_bytes() == expected
+    except OSError:
+        return False
 
 
 def _marker_path(target: Path) -> Path:
     return target.with_name(f"{target.name}.md5")
 
 
-def _marker_text(target: Path, entry: CatalogEntry) -> str:
-    stat = target.stat()
-    changed = f"# {stat.st_size} bytes, changed at {stat.st_mtime_ns} ns"
-    return f"{entry.md5}  {target.name}\n{changed}\n"
+def _marker_text(target: Path, entry: CatalogEntry) -> bytes:
+    status = target.stat()
+    changed = f"# {status.st_size} bytes, changed at {status.st_mtime_ns} ns"
+    return f"{entry.md5}  {target.name}\n{changed}\n".encode()
 
 
 def catalog_table(folder: Path, entries: list[CatalogEntry]) -> str:

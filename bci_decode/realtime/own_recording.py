@@ -12,7 +12,9 @@ from bci_decode.runs.load import LoadedRun
 def recorded_path(run: LoadedRun) -> Path | None:
     """The path of the recording as the run's report has it; None without such a report."""
     try:
-        return Path(json.loads((run.folder / "metrics.json").read_text())["data"]["file"])
+        return Path(
+            json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))["data"]["file"]
+        )
     except (OSError, ValueError, KeyError, TypeError):  # none, or one of an earlier version
         return None
 

@@ -85,7 +85,7 @@ def chained_table(folders: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def _row(folder: Path) -> dict[str, Any]:
-    report = json.loads((folder / "metrics.json").read_text())
+    report = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     bins = report["protocol"]["split_bins"]
     scores = {
         name: math.nan if value is None else value
@@ -123,7 +123,10 @@ def _cell(value: Any) -> str:
 def _write(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Both files of the table; a score that is no number is empty in one and null in the other."""
     known = [{name: _number(value) for name, value in row.items()} for row in rows]
-    with written_whole(folder / TABLE[0]) as temporary, temporary.open("w", newline="") as file:
+    with (
+        written_whole(folder / TABLE[0]) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(known)
@@ -132,7 +135,7 @@ def _write(folder: Path, rows: list[dict[str, Any]]) -> None:
         summary.pop("cut")
     with written_whole(folder / TABLE[1]) as temporary:
         content = {"cuts": cuts, "mean": mean, "se": error}
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _number(value: Any) -> Any:

@@ -33,7 +33,7 @@ def draw_run(folder: Path, kind: str = "png", trajectory: TrajectoryConfig | Non
     if kind == "none":
         return
     history = pd.read_csv(folder / "history.csv")
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     title = run_title(metrics)
     unit = metrics["protocol"]["unit"]
     labels = {"loss": f"mean squared error, ({unit})²", "r2": "R² (mean of x and y)"}

@@ -118,8 +118,8 @@ def working_folder(folder: Path) -> Path:
 def is_complete(folder: Path) -> bool:
     """Whether a finished run is here with all its results; `last.pt` and figures may be gone."""
     try:
-        metrics = json.loads((folder / "metrics.json").read_text())
-        last_row = (folder / "history.csv").read_text().splitlines()[-1]
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        last_row = (folder / "history.csv").read_text(encoding="utf-8").splitlines()[-1]
         present = all((folder / name).stat().st_size for name in RESULTS)
         same = int(last_row.split(",")[0]) == metrics["epochs"]
         return present and same and {"file", "md5"} <= metrics["data"].keys()
@@ -134,7 +134,7 @@ def changed_settings(folder: Path, settings: dict[str, Any]) -> dict[str, tuple[
     nothing.
     """
     try:
-        there = flatten(yaml.safe_load((folder / "config.yaml").read_text()))
+        there = flatten(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         raise conflict(folder, "a run whose config.yaml is damaged") from error
     here, absent = flatten(settings), "absent"
@@ -165,7 +165,7 @@ def settings_conflict(folder: Path, changed: dict[str, tuple[Any, Any]]) -> BciD
 
 def check_same_data(folder: Path, data: Path) -> None:
     """Refuse the folder of a finished run on other data; the data file may be gone."""
-    about = json.loads((folder / "metrics.json").read_text())["data"]
+    about = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["data"]
     if not data.is_file() or file_stat(data).items() <= about.items():
         return
     if md5_of(data) != about["md5"]:
@@ -183,7 +183,7 @@ def record_failure(folder: Path, reason: str | None) -> None:
     path = working_folder(folder) / FAILED
     if reason is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(reason + "\n")
+        path.write_text(reason + "\n", encoding="utf-8")
     elif path.is_file():
         path.unlink()
         with contextlib.suppress(OSError):  # an interrupted run is in it
@@ -194,7 +194,7 @@ def record_failure(folder: Path, reason: str | None) -> None:
 def failure(folder: Path) -> str | None:
     """Why the last start of this folder's run failed, None if it did not."""
     path = working_folder(folder) / FAILED
-    return path.read_text().strip() if path.is_file() else None
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
 
 def lock_file(folder: Path) -> Path:

@@ -172,7 +172,7 @@ class LoadedRun:
     @property
     def metrics(self) -> dict:
         """The run's `metrics.json`."""
-        return json.loads((self.folder / "metrics.json").read_text())
+        return json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
 
     @property
     def history(self) -> pd.DataFrame:

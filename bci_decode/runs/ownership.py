@@ -147,7 +147,7 @@ def start(folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
             shutil.copyfile(folder / name, working / name)
     (working / FAILED).unlink(missing_ok=True)
     with written_whole(working / "config.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(settings, sort_keys=False))
+        temporary.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
 
 
 def finish(folder: Path) -> None:

@@ -74,7 +74,7 @@ def write_report(
     }
     write_predictions(folder / "predictions.npz", data, decoded["test"], config.data)
     with written_whole(folder / "metrics.json") as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
+        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
 
 

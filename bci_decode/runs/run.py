@@ -84,7 +84,7 @@ def _report_finished(folder: Path, config: TrainConfig) -> None:
     from bci_decode.runs.figures import draw_run, figure_files
     from bci_decode.runs.report import score_line
 
-    report = json.loads((folder / "metrics.json").read_text())
+    report = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     log.info("%s: finished already; overwrite=true trains again", folder)
     log.info("%s", score_line(report))
     files = figure_files(folder, config.figures)

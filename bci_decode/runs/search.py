@@ -126,7 +126,7 @@ def _resumed(output: Path, about: dict[str, Any]) -> Rows:
     """
     rows, path = _earlier(output / "trials.csv"), output / "search.yaml"
     text = {key: _yaml({key: value}) for key, value in about.items()}
-    known = path.read_text() if path.exists() else ""
+    known = path.read_text(encoding="utf-8") if path.exists() else ""
     same = known == "".join(text.values())
     differs = [] if same else [key for key in text if text[key] not in known] or list(text)
     scored = any(not math.isnan(row["score"]) for row in rows.values())
@@ -142,7 +142,7 @@ def _resumed(output: Path, about: dict[str, Any]) -> Rows:
         problem = f"cannot be made ({error.strerror})"
         raise BciDecodeError(problem, file=output, remedy="choose another --output") from error
     with written_whole(path) as temporary:
-        temporary.write_text("".join(text.values()))
+        temporary.write_text("".join(text.values()), encoding="utf-8")
     return {} if differs else rows
 
 
@@ -165,7 +165,7 @@ def read_space(name: str | Path) -> tuple[dict[str, Any], list[str]]:
     if not path.is_file():
         raise BciDecodeError("no such search", file=path, remedy=f"choose {known}, or a yaml file")
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise BciDecodeError("is no yaml", file=path, remedy="correct it") from error
     if not isinstance(content, dict) or not isinstance(content.get("space"), dict):
@@ -244,8 +244,8 @@ def validation_score(config: DictConfig) -> float:
         return float(chained_table(folders)[-2]["r2"])
     import json
 
-    best = json.loads((folders[0] / "metrics.json").read_text())["best_epoch"]
-    with (folders[0] / "history.csv").open() as file:
+    best = json.loads((folders[0] / "metrics.json").read_text(encoding="utf-8"))["best_epoch"]
+    with (folders[0] / "history.csv").open(encoding="utf-8") as file:
         row = next(row for row in csv.DictReader(file) if int(row["epoch"]) == best)
     return float(row["val_r2"])
 
@@ -253,7 +253,7 @@ def validation_score(config: DictConfig) -> float:
 def _earlier(path: Path) -> Rows:
     if not path.exists():
         return {}
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         return {
             int(row["trial"]): row
             | {"trial": int(row["trial"]), "score": float(row["score"] or "nan")}
@@ -262,7 +262,10 @@ def _earlier(path: Path) -> Rows:
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    with written_whole(path) as temporary, temporary.open("w", newline="") as file:
+    with (
+        written_whole(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         for row in rows:

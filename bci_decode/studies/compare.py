@@ -58,7 +58,7 @@ def compare_runs(
         drawn += [f"comparison.{kind}", f"r2_scatter.{kind}"]
     for name, content in tables.items():
         with written_whole(output / name) as temporary:
-            temporary.write_text(content)
+            temporary.write_text(content, encoding="utf-8")
     *first, last = [*drawn, *tables]
     return f"{text}\nwrote {', '.join(first)} and {last} to {output}"
 

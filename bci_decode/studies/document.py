@@ -24,7 +24,7 @@ def refresh(document: Path, output: Path) -> str:
     if not document.is_file():
         remedy = "start from the project's folder"
         raise BciDecodeError("no such document", file=document, remedy=remedy)
-    text, missing = document.read_text(), []
+    text, missing = document.read_text(encoding="utf-8"), []
 
     def current_table(match: re.Match) -> str:
         folder, name = match.groups()
@@ -42,5 +42,5 @@ def refresh(document: Path, output: Path) -> str:
         else:
             missing.append(f"figure {name}")
     with written_whole(document) as temporary:
-        temporary.write_text(TABLE.sub(current_table, text))
+        temporary.write_text(TABLE.sub(current_table, text), encoding="utf-8")
     return f"{document} is up to date" + f", except for {', '.join(missing)}" * bool(missing)

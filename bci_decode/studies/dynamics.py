@@ -86,7 +86,7 @@ def dynamics(output: Path, pair: Pair, jobs: int = 1) -> tuple[Path, str]:
     tasks = {folders[model]: (train, (words[model],)) for model in PAIR}
     with translate_errors(OPTIONS):
         train_all(tasks, dict.fromkeys(tasks, pair.epochs), jobs, "dynamics")
-    about = json.loads((folders[PAIR[0]] / "metrics.json").read_text())
+    about = json.loads((folders[PAIR[0]] / "metrics.json").read_text(encoding="utf-8"))
     size = f"{about['protocol']['units_used']} units, {about['data']['seconds']:.0f} s"
     start, stop = about["protocol"]["split_bins"]["train"]
     title = f"{name} ({size}), first {stop - start} bins, seed {pair.seed}, {pair.recipe}"

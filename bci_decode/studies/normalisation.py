@@ -86,7 +86,9 @@ def run_table(runs: list[Run], diverged: list[Path]) -> pd.DataFrame:
         if run.metrics["experiment"] in (MODERN, SOURCE)
     ]
     for folder in diverged:
-        settings = yaml.safe_load((working_folder(folder) / "config.yaml").read_text())
+        settings = yaml.safe_load(
+            (working_folder(folder) / "config.yaml").read_text(encoding="utf-8")
+        )
         experiment = settings["names"]["experiment"]
         if experiment in (MODERN, SOURCE):
             about = _about(experiment, settings["session"]["name"], settings["seed"], {})

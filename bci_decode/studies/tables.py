@@ -24,12 +24,12 @@ def append_table(folder: Path, name: str, table: pd.DataFrame, text: str = "") -
     sections[name] = f"\n{text}" + "\n" * bool(text) + markdown(table)
     with written_whole(path) as temporary:
         parts = (f"## {title}\n{content}" for title, content in sections.items())
-        temporary.write_text("\n".join(parts))
+        temporary.write_text("\n".join(parts), encoding="utf-8")
     return f"{name}\n{sections[name]}"
 
 
 def read_sections(path: Path) -> dict[str, str]:
     """The tables of a `tables.md` with their text, by name; none if there is no such file."""
-    parts = path.read_text().split("## ")[1:] if path.exists() else []
+    parts = path.read_text(encoding="utf-8").split("## ")[1:] if path.exists() else []
     split = (part.split("\n", 1) for part in parts)
     return {name: content.rstrip("\n") + "\n" for name, content in split}

@@ -105,5 +105,5 @@ def _trained_epochs(folder: Path) -> int:
     for place in (working_folder(folder), folder):
         path = place / "history.csv"
         if path.exists():
-            return max(path.read_text().count("\n") - 2, 0)
+            return max(path.read_text(encoding="utf-8").count("\n") - 2, 0)
     return 0

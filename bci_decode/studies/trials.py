@@ -47,7 +47,7 @@ def read_trials(path: Path, seeds: int, cuts: int) -> list[Trial]:
     if seeds < 1:
         raise BciDecodeError(f"is {seeds}", field="--seeds", remedy="choose 1 or more")
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
         lists = {str(name): tuple(str(words or "").split()) for name, words in content.items()}
     except (OSError, AttributeError, yaml.YAMLError) as error:
         remedy = "give a yaml file of lines NAME: words of the command line"
@@ -122,7 +122,7 @@ def _foreign(table: Path) -> BciDecodeError:
 
 def _append(table: Path, row: dict[str, object]) -> None:
     new = not table.exists()
-    with table.open("a", newline="") as file:
+    with table.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         if new:
             writer.writeheader()

@@ -49,7 +49,10 @@ class Stopwatch:
 
     def write(self, path: Path) -> None:
         """`part, times, seconds`, in the order in which the parts were entered first."""
-        with written_whole(path) as temporary, temporary.open("w", newline="") as file:
+        with (
+            written_whole(path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(["part", "times", "seconds"])
             writer.writerows(
@@ -60,7 +63,9 @@ class Stopwatch:
 def _age() -> float:
     """Seconds since this process began, where Linux tells; else 0."""
     try:
-        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        ticks = int(
+            Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+        )
         return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, AttributeError, ValueError, IndexError):
         return 0.0

@@ -17,15 +17,17 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import FileIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 from recordings import ROOT
+from tqdm import tqdm
 
 from bci_decode.data.catalog import CatalogEntry, catalog, sessions_named
-from bci_decode.data.download import Downloader, download, is_verified
-from bci_decode.data.transfer import TransferPolicy
+from bci_decode.data.download import Downloader, _disk_error, download, is_verified
+from bci_decode.data.transfer import Transfer, TransferPolicy
 from bci_decode.errors import BciDecodeError
 
 NAMES = ["indy_20160927_04", "indy_20160927_06", "loco_20170210_03"]
@@ -157,7 +159,9 @@ def waits():
 def downloader(server, tmp_path, waits) -> Downloader:
     sources = (f"{server.url}/direct/{{name}}.mat", f"{server.url}/api/{{name}}.mat/content")
     return Downloader(
-        tmp_path / "data", sources, TransferPolicy(timeout=0.5, tries=4, sleep=waits.append)
+        tmp_path / "data",
+        sources,
+        TransferPolicy(timeout=0.5, tries=4, least=10_000, sleep=waits.append),
     )
 
 
@@ -433,12 +437,16 @@ def test_too_little_room_is_seen_before_a_byte_is_written(downloader, monkeypatc
     assert part(downloader).read_bytes() == BODY[:1000]
 
 
-def test_a_disk_that_fills_up(downloader):
+def test_a_disk_that_fills_up(downloader, server):
     """/dev/full takes no byte, as a full disk."""
     downloader.folder.mkdir()
-    part(downloader).symlink_to("/dev/full")
-    assert "the disk is full; make room" in refusal(downloader)
-    assert not target(downloader).exists()
+    url = f"{server.url}/direct/{NAME}.mat"
+    with FileIO("/dev/full", "r+") as file, tqdm(disable=True) as bar:
+        transfer = Transfer(NAME, url, file, downloader.folder, None, bar, downloader.policy)
+        with pytest.raises(OSError) as caught:
+            transfer.run()
+    error = _disk_error(caught.value, part(downloader))
+    assert str(error).startswith(f"{part(downloader)}: the disk is full; make room")
 
 
 def test_a_folder_that_is_none(downloader):

@@ -247,3 +247,19 @@ def test_wrong_sizes_are_refused(wiener):
         RunModule(9, {"left": 2}, run=wiener.folder)
     with pytest.raises(BciDecodeError, match="no run is given"):
         RunModule(9, 2)
+
+
+@pytest.mark.parametrize(
+    "data", [np.zeros((2, 9), complex), np.full((2, 9), "a"), np.full((2, 9), None)], ids=str
+)
+def test_data_that_are_no_numbers_are_refused(wiener, data):
+    decode = MessageDecoder(DecoderSettings(run=str(wiener.folder)))
+    with pytest.raises(BciDecodeError, match="^data of the AxisArray: has shape"):
+        decode(message(data, 0))
+
+
+@pytest.mark.parametrize("offset", [float("nan"), float("inf")])
+def test_a_time_that_is_none_is_refused(wiener, offset):
+    decode = MessageDecoder(DecoderSettings(run=str(wiener.folder)))
+    with pytest.raises(BciDecodeError, match="^offset of the time axis: is "):
+        decode(message(np.zeros((2, len(wiener.units))), offset))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import signal
 import socket
@@ -29,12 +30,14 @@ from bci_decode.realtime.interfaces.lsl import (
     LslCounts,
     LslOutlet,
     LslSpikes,
+    _number_columns,
     check_names,
     open_lsl,
 )
 from bci_decode.realtime.interfaces.lsl_inlet import Inlet, described_labels, find_stream, layout
-from bci_decode.realtime.interfaces.unit_labels import unit_labels
+from bci_decode.realtime.interfaces.unit_labels import LONGEST, unit_labels, units_of
 from bci_decode.realtime.stream.binner import SpikeBinner
+from bci_decode.realtime.stream.terminal import LineHandler
 from bci_decode.stream import main as stream_command
 
 LIMIT = 30  # s after which a test gives up
@@ -173,6 +176,8 @@ def test_labels_say_which_unit_a_channel_is():
     [
         ({"channels": 4}, "has 4 channels, the decoder 3 units; send one channel for each unit"),
         ({"group": ("channels", "channel"), "ids": ["a", "b"], "channels": 2}, "has 2 channels"),
+        ({"rate": float("nan")}, "claims 0 channels with 0 samples/s; send 1 to 100000 channels"),
+        ({"channels": 100_001}, "claims 100001 channels with 50 samples/s; send 1 to"),
         ({"rate": 100.0}, "has 100 samples/s, the decoder 50 bins/s; send one sample for each bin"),
         ({"format_": "string"}, "its samples are text; send counts as numbers"),
         ({"kind": "Spikes", "rate": 0}, "has 3 channels, but spikes have 1"),
@@ -302,6 +307,41 @@ def test_counts_that_are_no_numbers_are_one_line():
     push(stream, [[1, float("nan"), 0]], [5.0])
     with pytest.raises(BciDecodeError, match="^counts: are nan for unit 1; give the number of"):
         next(iter(source))
+
+
+@pytest.mark.parametrize("count", [1e30, float("inf"), -1.0, 1_000_001])
+def test_counts_that_no_unit_can_have_are_one_line(count):
+    """They would make the state of a decoder NaN for good."""
+    stream = outlet(format_="double64")
+    source = open_lsl(name_of(stream), with_data(count_window=3 * BIN))
+    push(stream, [[1, count, 0]], [5.0])
+    with pytest.raises(BciDecodeError, match="^counts: are .* for unit 1; give the number of"):
+        next(iter(source))
+
+
+def test_numbers_that_are_no_unit_are_no_column():
+    values = np.array([0, 2, 3, -1, 0.5, 1e300, np.inf, -np.inf, np.nan, 2**53])
+    columns = _number_columns(UNITS, 1)(values[:, None])
+    assert columns.tolist() == [0, 2, *[-1] * 8]
+    pairs = np.array([[0, 1], [1, 1], [1, 0], [np.nan, 1], [0, np.inf], [0.5, 1]])
+    assert _number_columns(UNITS, 2)(pairs).tolist() == [1, 2, -1, -1, -1, -1]
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["M1 \x1b[2J/1", "M1 1\n2/1", f"M1/{'9' * 5000}", "M1/\u00b2", "a" * LONGEST + "/1", "\x00/1"],
+)
+def test_labels_that_are_none_are_refused_in_one_line(label):
+    assert units_of([label, label]) is None
+    with pytest.raises(BciDecodeError, match="is not like 'M1 003/1'") as caught:
+        units_of(["M1 001/1", label])
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 500
+
+
+def test_many_or_long_labels_take_no_time():
+    """Both searches once took the square of the size, or more: hours here."""
+    assert units_of(["x " * 500_000]) is None
+    assert len(units_of([f"M1 {number}/1" for number in range(100_000)])) == 100_000
 
 
 def test_a_bin_that_waited_arrived_when_it_was_there():
@@ -548,3 +588,8 @@ def test_the_command_refuses_what_does_not_fit(words, says, tmp_path, monkeypatc
     with pytest.raises(BciDecodeError) as caught:
         stream_command()
     assert str(caught.value).startswith(says)
+
+
+def test_names_of_other_computers_do_not_change_the_terminal():
+    record = logging.LogRecord("lsl", logging.WARNING, "", 0, "of %s\nµ", ("\x1b[2J\x9b",), None)
+    assert LineHandler().format(record) == "of \\x1b[2J\\x9b\nµ"

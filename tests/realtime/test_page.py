@@ -8,18 +8,18 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 from websockets.sync.client import connect
 
 from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.bins import Bin, Decoded
-from bci_decode.realtime.interfaces.page import BINS, PageSink
+from bci_decode.realtime.interfaces.page import BINS, CONNECTIONS, MESSAGE, PageSink
 
 LIMIT = 20  # s after which a test gives up
 DECODER = SimpleNamespace(  # what the page tells of a decoder
@@ -203,3 +203,85 @@ def test_the_page_is_told_the_deadline(given, shown):
     with stream(sink) as browser:
         assert json.loads(browser.recv(timeout=LIMIT))["deadline"] == shown
     sink.close()
+
+
+@pytest.mark.parametrize("size", [0, 1, MESSAGE, MESSAGE + 1, 50_000_000])
+def test_a_browser_that_sends_anything_is_disconnected(page, size):
+    """The page itself sends nothing; a message that is too long is not even taken in."""
+    with stream(page, max_size=None) as browser:
+        browser.recv(timeout=LIMIT)
+        with pytest.raises(ConnectionClosed) as closed:
+            browser.send(bytes(size))
+            browser.recv(timeout=LIMIT)
+    assert closed.value.rcvd is None or closed.value.rcvd.code == (
+        1008 if size <= MESSAGE else 1009
+    )
+    assert get(page.url)[0] == 200
+
+
+def test_bytes_that_are_no_request_change_nothing(page, caplog, capfd):
+    random = np.random.default_rng(0)
+    requests = [random.bytes(2000) for _ in range(10)]
+    requests += [
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 1000 + b"\r\n",
+        b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n", b"GET http://[ HTTP/1.1\r\n\r\n",
+        b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\x16\x03\x01\x02\x00", b"",
+        b"GET /stream?\x1b[2J HTTP/1.1\r\nHost: \x1b[2J\r\nOrigin: \xff\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    ]  # fmt: skip
+    for request in requests:
+        client = socket.create_connection(("127.0.0.1", page.port), LIMIT)
+        with client, suppress(OSError):
+            client.sendall(request)
+            client.shutdown(socket.SHUT_WR)
+            answer = client.recv(1000)
+            assert not answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 101")), request
+    assert get(page.url)[0] == 200
+    assert not caplog.messages and capfd.readouterr() == ("", "")
+
+
+def test_a_request_that_comes_byte_by_byte_is_not_waited_for(page):
+    with socket.create_connection(("127.0.0.1", page.port), LIMIT) as client:
+        client.sendall(b"GET /")
+        with suppress(OSError):  # the server hung up
+            while True:
+                client.sendall(b"x")
+                time.sleep(0.05)
+    assert get(page.url)[0] == 200
+
+
+def test_more_connections_than_any_user_needs_are_refused(page):
+    with ExitStack() as browsers:
+        for _ in range(CONNECTIONS):
+            browsers.enter_context(stream(page))
+        with pytest.raises((OSError, InvalidMessage)):  # the server hangs up
+            stream(page)
+    while True:  # until the server has seen that they are gone
+        with suppress(OSError, InvalidMessage), stream(page) as browser:
+            assert browser.recv(timeout=LIMIT)
+            break
+
+
+def test_values_that_are_not_finite_are_null(page):
+    """JSON knows no NaN; a browser could not read the frame."""
+    with stream(page) as browser:
+        browser.recv(timeout=LIMIT)
+        bins = [bin_of(0, true=np.array([np.nan, 1.0])), bin_of(1)]
+        bins[1].output[0] = np.inf
+        received = frames(browser, page, bins)
+    shown = [bin_ for frame in received for bin_ in frame["bins"]]
+    assert shown[0]["true"] is None and shown[0]["decoded"] == [1.5, 0.0]
+    assert shown[1]["decoded"] is None
+
+
+def test_names_reach_the_page_as_text():
+    """A label with markup is a string of the first message; the page shows it with textContent."""
+    markup = "<img src=x onerror=alert(1)>"
+    units = pd.DataFrame({"channel": [markup], "area": [markup], "row": [0]})
+    sink = PageSink(SimpleNamespace(**vars(DECODER) | {"units": units}), port=0)
+    with stream(sink) as browser:
+        assert json.loads(browser.recv(timeout=LIMIT))["units"] == [f"{markup}/0"]
+    text = get(sink.url)[2]
+    sink.close()
+    assert not any(word in text for word in ("innerHTML", "outerHTML", "insertAdjacent", "write("))

@@ -9,6 +9,8 @@ from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.checks import bad_counts
 from bci_decode.realtime.stream.trailing import TrailingCounts
 
+MOST = 1_000_000  # spikes of a unit in a bin: more is an error of the sender
+
 
 class CountWindow:
     """Turns the counts (N,) of bins into the counts that a run decodes.
@@ -30,11 +32,13 @@ class CountWindow:
             self._sums = TrailingCounts(units, config.bin_width, config.count_window)
 
     def checked(self, counts: np.ndarray) -> np.ndarray:
-        """The counts (..., N) if all are numbers of 0 or more; raises `BciDecodeError` if not."""
+        """The counts (..., N) if all are from 0 to `MOST`; raises `BciDecodeError` if not."""
         counts = np.asarray(counts)
         if counts.shape[-1:] != (self._units,):
             raise bad_counts(f"have shape {counts.shape}, the decoder needs {(self._units,)}")
-        sound = np.isfinite(counts) & (counts >= 0)
+        if counts.dtype.kind not in "uifb":
+            raise bad_counts(f"are of type {counts.dtype}")
+        sound = (counts >= 0) & (counts <= MOST)  # NaN fails both
         if not sound.all():
             first = tuple(np.argwhere(~sound)[0])
             raise bad_counts(f"are {counts[first]} for unit {first[-1]}")

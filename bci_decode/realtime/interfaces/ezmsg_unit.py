@@ -74,7 +74,14 @@ class MessageDecoder:
             raise BciDecodeError(
                 f"are {message.dims}", field="axes of the AxisArray", remedy="send time and ch"
             )
-        counts = message.data if message.dims[0] == "time" else message.data.T
+        data = np.asarray(message.data)
+        if data.ndim != 2 or data.dtype.kind not in "uifb":
+            raise BciDecodeError(
+                f"has shape {data.shape} and type {data.dtype}",
+                field="data of the AxisArray",
+                remedy="send numbers (time, ch)",
+            )
+        counts = data if message.dims[0] == "time" else data.T
         time, channels = message.axes.get("time"), message.axes.get("ch")
         self._check_width(time)
         if self._next_bin is None:
@@ -101,6 +108,12 @@ class MessageDecoder:
                 f"is {gain}, the decoder's bins are {width:g} s wide",
                 field="gain of the time axis",
                 remedy="send bins of that width",
+            )
+        if not np.isfinite(time.offset):
+            raise BciDecodeError(
+                f"is {time.offset}",
+                field="offset of the time axis",
+                remedy="send the time of the first bin in s",
             )
 
     def _fit(self, channels: Any) -> None:

@@ -97,7 +97,7 @@ class LslCounts:
                 f"has {channels} channels, the decoder {len(run.units)} units",
                 'send one channel for each unit, or label the channels like "M1 003/1"',
             )
-        if rate and abs(rate * self.bin_width - 1) > 0.01:
+        if rate and not abs(rate * self.bin_width - 1) <= 0.01:  # NaN, too
             raise _unfit(
                 inlet,
                 f"has {rate:g} samples/s, the decoder {1 / self.bin_width:g} bins/s",
@@ -232,13 +232,19 @@ def _text_columns(units: pd.DataFrame) -> Callable[[Any], np.ndarray]:
 def _number_columns(units: pd.DataFrame, channels: int) -> Callable[[Any], np.ndarray]:
     """The columns of samples (E, 1), a unit, or (E, 2), a channel and a row; -1 where none is."""
     if channels == 1:
-        return lambda samples: np.nan_to_num(samples[:, 0], nan=-1.0).astype(np.int64)
+        return lambda samples: _whole(samples[:, 0], len(units))
     names = list(dict.fromkeys(units["channel"]))
     known = {
         (names.index(unit.channel), int(unit.row)): column
         for column, unit in enumerate(units.itertuples())
     }
     return lambda samples: np.array([known.get(tuple(pair), -1) for pair in samples.tolist()])
+
+
+def _whole(values: np.ndarray, units: int) -> np.ndarray:
+    """Values that are whole numbers from 0 to units - 1 as such, all others as -1."""
+    sound = (values >= 0) & (values < units) & (values == np.floor(values))
+    return np.where(sound, values, -1).astype(np.int64)
 
 
 def _described_units(inlet: Inlet, group: str, item: str) -> pd.DataFrame | None:

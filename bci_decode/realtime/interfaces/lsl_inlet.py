@@ -22,6 +22,8 @@ SILENCE = 1.0  # s without a sample after which another stream of the same name 
 OPENING = 5.0  # s for the description of a stream that is there
 TWINS = 2.0  # s after the start in which other streams of the same name are looked for
 MANY = 1024  # strings that one call returns at most
+MOST_CHANNELS, HIGHEST_RATE = 100_000, 100_000  # of a stream; samples/s
+BUFFER, BUFFERED = 360, 1_000_000  # s and samples that may wait; liblsl allocates all at the start
 
 
 def pylsl() -> Any:
@@ -80,7 +82,7 @@ class Inlet:
     `info` is the full description. liblsl itself recovers a stream with the same source_id. A
     sender that comes back with another one (pylsl makes a random one where none is given) is found
     by its name. Where several streams have the name, a warning lists them. All samples that a
-    sender pushes while it has this consumer arrive.
+    sender pushes while it has this consumer arrive, unless more than `BUFFERED` wait.
 
     Time stamps (s) are those of the sender on the same computer. From another computer they are
     mapped to the clock of this one, so that all streams of this computer share a clock.
@@ -96,11 +98,18 @@ class Inlet:
 
     def _connect(self, found: Any) -> None:
         """Receive a stream that was found, in place of the one before."""
-        lsl = self._lsl
+        lsl, rate, channels = self._lsl, found.nominal_srate(), found.channel_count()
+        if not (0 <= rate <= HIGHEST_RATE and 0 < channels <= MOST_CHANNELS):
+            raise BciDecodeError(
+                f"claims {channels} channels with {rate:g} samples/s",
+                field=f"LSL stream '{self.name}'",
+                remedy=f"send 1 to {MOST_CHANNELS} channels and 0 to {HIGHEST_RATE} samples/s",
+            )
+        seconds = max(1, min(BUFFER, int(BUFFERED / rate))) if rate else BUFFER
         remote = found.hostname() != socket.gethostname()
         flags = lsl.proc_clocksync if remote else lsl.proc_none
         try:
-            self._inlet = lsl.StreamInlet(found, max_chunklen=1, processing_flags=flags)
+            self._inlet = lsl.StreamInlet(found, seconds, max_chunklen=1, processing_flags=flags)
             self.info = self._inlet.info(timeout=OPENING)
             self._inlet.open_stream(timeout=OPENING)
         except (lsl.util.LostError, lsl.util.TimeoutError) as error:

@@ -33,6 +33,8 @@ RATE = 30  # frames per second at most
 BINS = 64  # bins in a frame at most; the page leaves out what came before them
 WAITING = 4  # frames that may wait for a browser
 OPENING = 1.0  # s in which a browser has to say what it wants
+CONNECTIONS = 64  # at the same time; more are refused, so that files can still be opened
+MESSAGE = 1024  # bytes of what a browser may send at most; the page sends nothing
 STREAM = "/stream"
 SECURITY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
@@ -111,6 +113,8 @@ class PageSink:
             create_connection=self._connect,
             compression=None,
             open_timeout=OPENING,
+            max_size=MESSAGE,
+            max_queue=1,
             logger=quiet,
         )
         async with server:
@@ -124,6 +128,9 @@ class PageSink:
                     connection.transport.abort()
 
     def _connect(self, *arguments: Any, **options: Any) -> Any:
+        transports = [getattr(connection, "transport", None) for connection in self._connections]
+        if sum(one is not None and not one.is_closing() for one in transports) >= CONNECTIONS:
+            return _Refused()
         connection = self._connection(*arguments, **options)
         self._connections.add(connection)
         return connection
@@ -143,7 +150,7 @@ class PageSink:
     async def _send_frames(self, connection: Any) -> None:
         """Serve one browser until it goes: what never changes, then frames."""
         frames: asyncio.Queue[str | None] = asyncio.Queue(WAITING)
-        closed = asyncio.create_task(connection.wait_closed())
+        closed = asyncio.create_task(self._until_closed(connection))
         # wakes the loop below; where the queue is full, `send` is what fails
         closed.add_done_callback(lambda _: None if frames.full() else frames.put_nowait(None))
         with suppress(self._closed):
@@ -152,6 +159,12 @@ class PageSink:
             while (frame := await frames.get()) is not None:
                 await connection.send(frame)
         self._browsers.pop(connection, None)
+
+    async def _until_closed(self, connection: Any) -> None:
+        """Wait for the end of a connection, which is near if it sends anything: no page does."""
+        with suppress(self._closed):
+            await connection.recv()
+            await connection.close(1008, "nothing is taken here")
 
     def _answer(self, connection: Any, request: Any) -> Any:
         """The page for "/"; None, which opens the WebSocket, for the stream.
@@ -188,6 +201,13 @@ class PageSink:
         except ValueError:
             return name in self._hosts
         return True
+
+
+class _Refused(asyncio.Protocol):
+    """Hangs up at once."""
+
+    def connection_made(self, transport: Any) -> None:
+        transport.abort()
 
 
 def _library() -> tuple[Any, Any, type[Exception]]:
@@ -244,10 +264,15 @@ def _shown(decoded: Decoded) -> dict[str, Any]:
     return {
         "index": bin_.index,
         "time": round(bin_.time, 4),
-        "decoded": decoded.output.round(3).tolist(),
-        "true": None if bin_.true is None else np.asarray(bin_.true).round(3).tolist(),
+        "decoded": _numbers(decoded.output),
+        "true": None if bin_.true is None else _numbers(np.asarray(bin_.true)),
         "latency": round(1000 * decoded.latency, 4),
         "missed": bool(decoded.missed),
         "jumped": bool(bin_.jumped),
         "spikes": spikes.tolist(),
     }
+
+
+def _numbers(values: np.ndarray) -> list[float] | None:
+    """Values to a thousandth; None if any is not finite, for which JSON has no word."""
+    return values.round(3).tolist() if np.isfinite(values).all() else None

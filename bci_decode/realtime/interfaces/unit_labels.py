@@ -8,7 +8,8 @@ import pandas as pd
 
 from bci_decode.errors import BciDecodeError
 
-UNIT = re.compile(r"(?P<channel>(?P<area>\S+).*)/(?P<row>\d+)")
+UNIT = re.compile(r"(?P<channel>(?P<area>\S+).*)/(?P<row>[0-9]{1,9})")
+LONGEST = 100  # characters of a label; the search for an area takes their number squared
 
 
 def units_of(labels: list[str], source: str = "labels of units") -> pd.DataFrame | None:
@@ -16,18 +17,23 @@ def units_of(labels: list[str], source: str = "labels of units") -> pd.DataFrame
 
     Raises `BciDecodeError`, which names `source`, where only some are of this kind or one repeats.
     """
-    found = [UNIT.fullmatch(label.strip()) for label in labels]
+    found = [_match(label.strip()) for label in labels]
     if not any(found):
         return None
-    rows = []
+    rows: dict[tuple[str, str, int], None] = {}  # in order, and each is found at once
     for label, match in zip(labels, found, strict=True):
         if match is None:
-            raise _bad_label(source, f"{label!r} is not like 'M1 003/1' (channel/row)")
+            raise _bad_label(source, f"{label[:LONGEST]!r} is not like 'M1 003/1' (channel/row)")
         row = (match["channel"], match["area"], int(match["row"]))
         if row in rows:
             raise _bad_label(source, f"{label!r} is there twice")
-        rows.append(row)
-    return pd.DataFrame(rows, columns=["channel", "area", "row"])
+        rows[row] = None
+    return pd.DataFrame(list(rows), columns=["channel", "area", "row"])
+
+
+def _match(label: str) -> re.Match[str] | None:
+    """The parts of a label; None for one that is too long or changes a terminal."""
+    return UNIT.fullmatch(label) if len(label) <= LONGEST and label.isprintable() else None
 
 
 def _bad_label(source: str, problem: str) -> BciDecodeError:

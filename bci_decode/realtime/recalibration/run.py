@@ -78,7 +78,7 @@ def recalibrated_run(
         if claim(folder, settings, request.overwrite) is None:
             check_same_data(folder, session.path)
             log.info("%s: finished already; --overwrite makes it again", folder)
-            return folder, json.loads((folder / "metrics.json").read_text())
+            return folder, json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         found = recalibrate(
             run,
             session,

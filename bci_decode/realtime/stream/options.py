@@ -66,7 +66,10 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
-    option("--lsl-out", metavar="NAME", help="publish what is decoded as a stream")
+    option(
+        "--lsl-out", metavar="NAME",
+        help="publish what is decoded as a stream, to the local network as LSL does",
+    )  # fmt: skip
     option(
         "--page", type=int, nargs="?", const=8765, metavar="PORT",
         help="show a live page at http://127.0.0.1:PORT (default: 8765)",

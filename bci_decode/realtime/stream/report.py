@@ -112,7 +112,7 @@ def write_stream(
     with written_whole(folder / "predictions.npz") as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **decoded, index=summary.index, latency=summary.latency)
     with written_whole(folder / "stream.json") as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
+        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     title = f"{report['run']} on {report.get('session') or 'a live stream'}"
     drawn = draw_stream(folder, figures, summary, decoded, title)
     return ["stream.json", "predictions.npz", *drawn]

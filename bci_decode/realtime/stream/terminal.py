@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from shutil import get_terminal_size
 from time import perf_counter
 
+from bci_decode.errors import printable
 from bci_decode.realtime.bins import Decoded
 
 IN_PLACE = 0.1  # s between two updates of the line
@@ -71,7 +72,11 @@ class Terminal:
 
 
 class LineHandler(logging.StreamHandler):
-    """Logs to standard error; in a terminal a log line takes the place of the stream's line."""
+    """Logs to standard error; in a terminal a log line takes the place of the stream's line.
+
+    Names that other computers sent are shown without control characters.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        return CLEAR * _is_terminal() + super().format(record)
+        lines = super().format(record).split("\n")
+        return CLEAR * _is_terminal() + "\n".join(map(printable, lines))
