@@ -1,0 +1,142 @@
+"""Runs that are killed, interrupted or lose their disk finish with the same command.
+
+Their files are then equal to the bit to those of a run that nothing stopped, and no others are
+left.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from real_runs import Fault, compared, operations, started, train
+from sizes import FULL, cases
+
+SMALL = ["session.minutes=1", "model.recurrent.hidden_size=8", "trainer.epochs=4"]
+PLAIN = ["model=gru", "model.recurrent._target_=torch.nn.GRU", "figures=none"]
+RECIPES = {  # the quick form takes the first one
+    "ema": [*PLAIN, "scheduler=plateau", "scheduler.patience=0", "trainer.ema=0.9"],
+    "no schedule": ["model=lngru", "figures=pdf"],
+    "plateau": ["model=gru", "scheduler=plateau", "scheduler.patience=0"],
+    "cosine": ["model=lngru", "scheduler=cosine", "figures=none"],
+    "warmup_cosine": ["model=gru", "scheduler=warmup_cosine", "trainer.monitor_layers=true"],
+    "source study": ["experiment=source_study", "model=lngru", "data.split.first_bins=700"],
+    "best": ["experiment=best", "figures=none"],
+    "ensemble": [*PLAIN, "ensemble=2", "trainer.noise=0.5"],
+    "chained": [*PLAIN, "data.split=chained", "data.split.cuts=2"],
+    "overwrite": [*PLAIN, "overwrite=true", "figures=pdf"],
+    "closed form": ["model=wiener", "session.minutes=1"],
+}
+ENDS = {  # exit code and line; every other kind is a disk fault
+    "SIGKILL": (-9, ""),
+    "SIGINT": (130, "error: interrupted; the same command"),
+    "SIGTERM": (143, "error: terminated; the same command"),
+}
+DISK = (2, "error: out")
+KINDS = ["SIGKILL", "full", "SIGTERM twice", "EROFS", "removed", "SIGINT", "EDQUOT", "EIO"]
+
+
+class Unbroken:
+    """A recipe's run that nothing stopped, and the folder that a broken one begins with."""
+
+    def __init__(self, home: Path, recipe: str):
+        small = SMALL if recipe != "closed form" else SMALL[:1]
+        self.words = [*RECIPES[recipe], *small, f"data_dir={home / 'data'}"]
+        self.home, self.folder = home, home / "unbroken"
+        self.folder.mkdir()
+        if recipe == "overwrite":  # a finished run of other settings is in the place
+            assert train(self.folder, [*self.words, "trainer.epochs=1"])[0] == 0
+        self.before = shutil.copytree(self.folder, home / "before")
+        code, text = train(self.folder, self.words)
+        assert code == 0, text
+        self.operations, self.files = operations(text), compared(self.folder)
+
+    def broken(self, fault: Fault | None, delay: float = 0.0) -> tuple[str, float]:
+        """Break a run at an operation, or kill it after a delay, and finish it.
+
+        Returns what the run was doing, and the delay as it was.
+        """
+        folder = Path(shutil.copytree(self.before, self.home / "broken"))
+        run = started(folder, self.words, fault)
+        if fault is None:
+            while run.process.is_alive() and not list(folder.rglob("*.running")):
+                time.sleep(0.001)
+            begun = time.monotonic()
+            run.process.join(delay)
+            run.process.kill()
+            delay = time.monotonic() - begun
+        code, text = run.ended()
+        stage = "nothing, it had finished" if code == 0 else stage_of(folder)
+        about = f"{fault} {delay:.3f} s, {stage}: {text}"
+        if code:
+            check_end(fault.kind if fault else "SIGKILL", code, text, about)
+        if list(self.before.rglob("metrics.json")) and not (fault and fault.kind == "removed"):
+            assert list(folder.rglob("metrics.json")), f"the overwritten run is lost, {about}"
+        epoch = last_epoch(folder)
+        code, text = train(folder, self.words)
+        assert code == 0, about + text
+        if epoch is not None and "overwrite=true" not in self.words:
+            assert f"resuming from epoch {epoch}" in text, about
+        assert compared(folder) == self.files, about
+        shutil.rmtree(folder)
+        return stage, delay
+
+
+def last_epoch(folder: Path) -> int | None:
+    """The epoch of `last.pt` of a run that has not finished: the last one that is whole."""
+    for path in folder.rglob("*.running/last.pt"):
+        if not (path.parent / "metrics.json").exists():
+            epoch = torch.load(path, weights_only=True)["epoch"]
+            rows = (path.parent / "history.csv").read_text().splitlines()[1:]
+            assert epoch in (len(rows) - 1, len(rows) - 2), "a whole epoch is lost"
+            return epoch
+    return None
+
+
+def check_end(kind: str, code: int, text: str, about: str) -> None:
+    """Check exit code and output: one line that says what happened, and no traceback."""
+    expected, line = ENDS.get(kind.split()[0], DISK)
+    errors = [one for one in text.splitlines() if one.startswith("error:")]
+    assert code == expected, about
+    assert errors == [] if not line else len(errors) == 1 and errors[0].startswith(line), about
+    for trace in ("Traceback", "Logging error", "Exception ignored"):
+        assert trace not in text, about
+
+
+def stage_of(folder: Path) -> str:
+    """What a run was doing when it ended, by the files that it left."""
+    names = {path.name for path in folder.rglob("*")}
+    (working, *_) = [*folder.rglob("*.running"), None]
+    if any(name.endswith(".part") for name in names):
+        return "in a write"
+    if any(name.endswith(".old") for name in names):
+        return "in the exchange"
+    if working is None or not (working / "history.csv").exists():
+        return "at start"
+    if (working / "metrics.json").exists():
+        return "in the figures or before the exchange"
+    if len((working / "history.csv").read_text().splitlines()) == 6:
+        return "in the report"
+    return "in an epoch"
+
+
+@pytest.mark.parametrize("recipe", list(RECIPES)[: cases(1, len(RECIPES))])
+def test_a_broken_run_finishes_equal_to_the_bit(recipe, tmp_path):
+    rng = np.random.default_rng(list(RECIPES).index(recipe))
+    unbroken, stages = Unbroken(tmp_path, recipe), Counter()
+    last = len(unbroken.operations) - 1
+    for kind in KINDS[: cases(5, len(KINDS))]:
+        for at in rng.permutation(last)[: cases(1, 8 if kind == "SIGKILL" else 3)]:
+            stages[kind, unbroken.broken(Fault(kind, int(at)))[0]] += 1
+    if FULL:
+        _, length = unbroken.broken(None, delay=60.0)
+        for share in rng.uniform(0, 1.1, 6):
+            stages["SIGKILL, timed", unbroken.broken(None, share * length)[0]] += 1
+    print(f"{recipe}: {stages.total()} broken and finished equal")
+    for (kind, stage), number in sorted(stages.items()):
+        print(f"    {number} {kind} {stage}")
