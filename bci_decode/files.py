@@ -15,7 +15,6 @@ from pathlib import Path
 
 from bci_decode.errors import BciDecodeError
 
-
 DAY = 86400  # s
 PART = re.compile(r".+\.(?P<machine>[^.]*)\.(?P<process>\d+)\.part")  # of a temporary name
 

@@ -12,11 +12,17 @@ from time import monotonic
 from types import FrameType
 
 ONE = 1.0  # s within which two signals count as one: programs that start others often send two
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
 class Stopped(KeyboardInterrupt):
     """SIGTERM, as `kill`, SLURM and systemd send it: all that handles Ctrl-C handles it too."""
+
+
+def exception_of(number: int) -> KeyboardInterrupt:
+    """The exception that a signal raises."""
+    return Stopped() if number == signal.SIGTERM else KeyboardInterrupt()
 
 
 def word_and_code(stop: KeyboardInterrupt) -> tuple[str, int]:
@@ -41,12 +47,12 @@ def signals_raise() -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         if not first:
             first.append(monotonic())
-            raise Stopped if number == signal.SIGTERM else KeyboardInterrupt
+            raise exception_of(number)
         if monotonic() > first[0] + ONE:
             os._exit(128 + number)
 
-    before = {number: signal.getsignal(number) for number in WORDS}
-    handled = [number for number in WORDS if before[number] != signal.SIG_IGN]
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    handled = [number for number in SIGNALS if before[number] != signal.SIG_IGN]
     for number in handled:
         signal.signal(number, handle)
     try:
@@ -65,7 +71,7 @@ def signals_exit() -> None:
             os.write(2, f"error: {WORDS[signal.Signals(number)]}\n".encode())
         os._exit(128 + number)
 
-    for number in WORDS:
+    for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, handle)
 

@@ -34,7 +34,13 @@ CONTEXT.set_forkserver_preload(
 )
 CHANGES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree")
 WRITING = os.O_WRONLY | os.O_RDWR
-SIGNALS = ("SIGKILL", "SIGINT", "SIGTERM")
+KINDS = ["SIGKILL", "full", "SIGTERM twice", "EROFS", "removed", "SIGINT", "EDQUOT", "EIO"]
+SIGNALS = {  # exit code and line
+    "SIGKILL": (-9, ""),
+    "SIGINT": (130, "interrupted"),
+    "SIGTERM": (143, "terminated"),
+}
+DISK = (2, "error: ")  # the same of all other faults
 TIMEOUT = 120  # s, after which a process hangs
 
 
@@ -71,16 +77,16 @@ class Run:
 
 
 def started(folder: Path, words: list[str], fault: Fault | None = None) -> Run:
-    """Start `bci-decode train` in a folder; operations in folder/out count for the fault."""
+    """Start a command of `bci-decode` in a folder; operations in folder/out count for the fault."""
     receiver, sender = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=_train, args=(folder, words, sender, fault))
+    process = CONTEXT.Process(target=_command, args=(folder, words, sender, fault))
     process.start()
     sender.close()
     return Run(process, receiver)
 
 
-def train(folder: Path, words: list[str], fault: Fault | None = None) -> tuple[int, str]:
-    """Exit code and output of `bci-decode train`."""
+def command(folder: Path, words: list[str], fault: Fault | None = None) -> tuple[int, str]:
+    """Exit code and output of a command."""
     return started(folder, words, fault).ended()
 
 
@@ -122,8 +128,8 @@ class _Hook:
             os.kill(os.getpid(), getattr(signal, name))
 
 
-def _train(folder: Path, words: list[str], output: Connection, fault: Fault | None) -> None:
-    """The process of a run."""
+def _command(folder: Path, words: list[str], output: Connection, fault: Fault | None) -> None:
+    """The process of a command."""
     for stream in (1, 2):
         os.dup2(output.fileno(), stream)
     output.close()
@@ -131,7 +137,7 @@ def _train(folder: Path, words: list[str], output: Connection, fault: Fault | No
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests are in the back
     hook = _Hook(str(folder / "out"), fault)
     sys.addaudithook(hook)
-    sys.argv = ["bci-decode", "train", *words, "output_dir=out"]
+    sys.argv = ["bci-decode", *words]
     from bci_decode.cli import main
 
     try:
@@ -141,13 +147,14 @@ def _train(folder: Path, words: list[str], output: Connection, fault: Fault | No
 
 
 TIMES = ("seconds", "modified_ns")  # keys of what differs between equal runs
-OF_TIMES = ("train.log", "SHA256SUMS")  # files of what differs between equal runs
+OF_TIMES = ("train.log", "SHA256SUMS", "stream.json", "latency.png")  # files that hold times
 
 
 def compared(folder: Path) -> dict[str, Any]:
     """All that is in folder/out by its path, without times: equal for equal runs."""
     out = folder / "out"
     files = sorted(path for path in out.rglob("*") if not path.is_dir())
+    files = [path for path in files if not path.name.startswith("events.")]  # one for each start
     return {str(path.relative_to(out)): _content(path) for path in files}
 
 
@@ -174,3 +181,13 @@ def _timeless(content: Any) -> Any:
     if hasattr(content, "numpy"):
         return str(content.dtype), tuple(content.shape), content.numpy().tobytes()
     return repr(content)  # so that NaN equals NaN
+
+
+def check_end(kind: str, code: int, text: str, about: str) -> None:
+    """Check exit code and output: one line that says what happened, and no traceback."""
+    expected, line = SIGNALS.get(kind.split()[0], DISK)
+    ends = [one for one in text.splitlines() if one.startswith(("error: ", "interr", "termin"))]
+    assert code == expected, about
+    assert ends == [] if not line else len(ends) == 1 and line in ends[0], about
+    for trace in ("Traceback", "Logging error", "Exception ignored"):
+        assert trace not in text, about

@@ -21,7 +21,7 @@ ORDER = (
     "studies",
     "realtime",
 )
-COMMANDS = ("train", "evaluate", "stream", "recalibrate", "export", "cli")
+COMMANDS = ("__main__", "train", "evaluate", "stream", "recalibrate", "export", "cli")
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")
