@@ -29,6 +29,8 @@ CONTEXT.set_forkserver_preload(
         "bci_decode.layers.cpu.kernels",
         "bci_decode.runs.load",
         "bci_decode.runs.figures",
+        "bci_decode.data.figures",
+        "matplotlib.backends.backend_agg",
         "tqdm.contrib.logging",
     ]
 )

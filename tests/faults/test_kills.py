@@ -123,7 +123,7 @@ def test_a_broken_run_finishes_equal_to_the_bit(recipe, tmp_path):
     rng = np.random.default_rng(list(RECIPES).index(recipe))
     unbroken, stages = Unbroken(tmp_path, recipe), Counter()
     last = len(unbroken.operations) - 1
-    for kind in KINDS[: cases(5, len(KINDS))]:
+    for kind in KINDS[: cases(3, len(KINDS))]:
         for at in rng.permutation(last)[: cases(1, 5 if kind == "SIGKILL" else 1)]:
             stages[kind, unbroken.broken(Fault(kind, int(at)))[0]] += 1
     if FULL:
