@@ -52,7 +52,7 @@ def signals_raise() -> Iterator[None]:
             os._exit(128 + number)
 
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    handled = [number for number in SIGNALS if before[number] != signal.SIG_IGN]
+    handled = [number for number in SIGNALS if before[number] not in (signal.SIG_IGN, None)]
     for number in handled:
         signal.signal(number, handle)
     try:
@@ -68,7 +68,7 @@ def signals_exit() -> None:
 
     def handle(number: int, frame: FrameType | None) -> None:
         with suppress(OSError):
-            os.write(2, f"error: {WORDS[signal.Signals(number)]}\n".encode())
+            os.write(2, f"{WORDS[signal.Signals(number)]}\n".encode())
         os._exit(128 + number)
 
     for number in SIGNALS:

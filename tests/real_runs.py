@@ -12,10 +12,11 @@ import hashlib
 import json
 import multiprocessing
 import os
-import resource
 import shutil
 import signal
 import sys
+import threading
+import time
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -36,7 +37,7 @@ CONTEXT.set_forkserver_preload(
 )
 CHANGES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree")
 WRITING = os.O_WRONLY | os.O_RDWR
-KINDS = ["SIGKILL", "full", "SIGTERM twice", "EROFS", "removed", "SIGINT", "EDQUOT", "EIO"]
+KINDS = ["SIGKILL", "full", "SIGTERM again", "EROFS", "removed", "SIGINT", "EDQUOT", "EIO"]
 SIGNALS = {  # exit code and line
     "SIGKILL": (-9, ""),
     "SIGINT": (130, "interrupted"),
@@ -50,7 +51,7 @@ TIMEOUT = 120  # s, after which a process hangs
 class Fault:
     """What happens to a run at the operation number `at`, counted from 0.
 
-    A signal ("SIGINT twice": two of them), "full" (nothing more can be written), "removed" (the
+    A signal ("SIGINT again": six of them), "full" (nothing more can be written), "removed" (the
     folder is deleted), or from then on the error of a name such as "EROFS".
     """
 
@@ -120,14 +121,24 @@ class _Hook:
 
     def _strike(self, kind: str) -> None:
         if kind == "full":
+            import resource  # of POSIX systems
+
             resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
         elif kind == "removed":
             shutil.rmtree(self.root)
         else:
-            name, _, twice = kind.partition(" ")
-            if twice:
-                signal.raise_signal(getattr(signal, name))
-            os.kill(os.getpid(), getattr(signal, name))
+            name, _, again = kind.partition(" ")
+            number = getattr(signal, name)
+            if again:
+                threading.Thread(target=_signal_again, args=(number,), daemon=True).start()
+            signal.raise_signal(number)
+
+
+def _signal_again(number: int) -> None:
+    """Send a signal five times more, while the first one closes files."""
+    for _ in range(5):
+        time.sleep(0.001)
+        os.kill(os.getpid(), number)
 
 
 def _command(folder: Path, words: list[str], output: Connection, fault: Fault | None) -> None:
