@@ -51,7 +51,7 @@ TIMEOUT = 120  # s, after which a process hangs
 class Fault:
     """What happens to a run at the operation number `at`, counted from 0.
 
-    A signal ("SIGINT again": six of them), "full" (nothing more can be written), "removed" (the
+    A signal ("SIGINT again": many of them), "full" (nothing more can be written), "removed" (the
     folder is deleted), or from then on the error of a name such as "EROFS".
     """
 
@@ -135,9 +135,9 @@ class _Hook:
 
 
 def _signal_again(number: int) -> None:
-    """Send a signal five times more, while the first one closes files."""
-    for _ in range(5):
-        time.sleep(0.001)
+    """Send a signal a hundred times more, while the first one closes files."""
+    for _ in range(100):
+        time.sleep(0.0003)
         os.kill(os.getpid(), number)
 
 
