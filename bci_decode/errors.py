@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from os import PathLike
 
+from bci_decode.signals import open_closed_streams, signals_raise, word_and_code
+
 
 class BciDecodeError(Exception):
     """A mistake in a file, a setting or a command that its user can correct, in one line.
@@ -56,24 +58,27 @@ def printable(text: str) -> str:
 
 
 def run_cli(command: Callable[[], None]) -> None:
-    """Run a command; a `BciDecodeError` is one line and exit code 2, Ctrl-C exit code 130.
+    """Run a command; a `BciDecodeError` is one line and exit code 2.
 
-    A closed output or error stream changes neither.
+    Ctrl-C is exit code 130 and SIGTERM 143. Closed standard streams change none of them.
     """
+    open_closed_streams()
     os.environ.setdefault("MPLBACKEND", "Agg")  # no window, whatever the machine has
-    try:
-        command()
-    except BciDecodeError as mistake:
-        _tell(f"error: {mistake}")
-        sys.exit(2)
-    except BrokenPipeError:
-        pass  # whoever read the output, `head` say, has seen enough
-    except KeyboardInterrupt:
-        _tell("interrupted")
-        _flush()
-        os._exit(130)  # a thread that waits for a silent server would delay any other exit
-    finally:
-        _flush()
+    with signals_raise():
+        try:
+            command()
+        except BciDecodeError as mistake:
+            _tell(f"error: {mistake}")
+            sys.exit(2)
+        except BrokenPipeError:
+            pass  # whoever read the output, `head` say, has seen enough
+        except KeyboardInterrupt as stop:
+            word, code = word_and_code(stop)
+            _tell(word)
+            _flush()
+            os._exit(code)  # a thread that waits for a silent server would delay any other exit
+        finally:
+            _flush()
 
 
 def _tell(line: str) -> None:
@@ -92,12 +97,3 @@ def _flush() -> None:
             stream.flush()
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def silence_stdout() -> None:
-    """Discard further output after the reader (`head`, say) closed the pipe.
-
-    Otherwise Python reports a BrokenPipeError when it exits.
-    """
-    if sys.stdout is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
+import platform
+import re
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bci_decode.errors import BciDecodeError
 
+DAY = 86400  # s
+PART = re.compile(r".+\.(?P<machine>[^.]*)\.(?P<process>\d+)\.part")  # of a temporary name
+
 
 @contextmanager
 def written_whole(path: Path, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary name to write to; it replaces `path` only if everything went well.
 
-    Without `sync`, which waits for the disk, a loss of power may lose the new content.
+    Without `sync`, which waits for the disk, a loss of power may lose the new content. What killed
+    processes left of `path` is removed.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f"{path.name}.{_machine()}.{os.getpid()}.part")
     try:
+        _remove_abandoned(path)
         yield temporary
         move_into_place(temporary, path, sync)
     except OSError as error:
@@ -29,8 +38,47 @@ def written_whole(path: Path, sync: bool = True) -> Iterator[Path]:
             remedy="free some space, or choose another place",
         ) from error
     finally:
-        if temporary.is_file():
-            temporary.unlink()
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what processes left that were killed; only if none can be writing in the folder."""
+    with suppress(OSError):  # the disk is read-only
+        for part in folder.glob("*.part"):
+            if PART.fullmatch(part.name):
+                part.unlink()
+
+
+def _machine() -> str:
+    return platform.node().partition(".")[0]
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove temporary files of `path` whose process is gone.
+
+    On another machine, and on Windows, nobody can tell; a day without a change will do.
+    """
+    with suppress(OSError):  # another process was faster, or it is another user's
+        for part in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+            name = PART.fullmatch(part.name)
+            if name and name["machine"] == _machine() and os.name == "posix":
+                gone = not _is_running(int(name["process"]))
+            else:
+                gone = time.time() - part.stat().st_mtime > DAY
+            if gone:
+                part.unlink()
+
+
+def _is_running(process: int) -> bool:
+    """Whether a process of this number exists; on POSIX systems alone, Windows would end it."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # another user's; no number of a process
+        pass
+    return True
 
 
 def move_into_place(temporary: Path, path: Path, sync: bool = True) -> None:

@@ -41,9 +41,9 @@ def main() -> None:
 
     Ctrl-C and SIGTERM end a stream as its own end does: the summary is printed, all files are
     written, and the exit code is 0. A second one within a second changes nothing, a later one ends
-    the command at once. Before the first bin, while the run and the source are loaded, either one
-    ends the command with "interrupted" and code 130. An error in mid-stream ends it too: all is
-    written, then the error is printed, and the exit code is 2.
+    the command at once. Before the first bin, while the run and the source are loaded, they end
+    the command with "interrupted" and code 130, or "terminated" and 143. An error in mid-stream
+    ends it too: all is written, then the error is printed, and the exit code is 2.
 
     Writes stream.json, predictions.npz and figures of trajectory and latency, by default into
     RUN/streams/<session> or RUN/streams/<stream>_<date>_<time>.

@@ -14,6 +14,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
+from bci_decode.signals import signals_exit, word_and_code
+
+if __name__ == "__main__":
+    signals_exit()  # while the libraries below are imported
+
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -22,7 +27,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 import bci_decode
-from bci_decode.errors import BciDecodeError, one_line, silence_stdout
+from bci_decode.errors import BciDecodeError, one_line, run_cli
 from bci_decode.runs.chained import run_cuts
 from bci_decode.runs.compose import CONF, hydra_word, register_configs
 from bci_decode.runs.folder import record_failure, remove_empty_parents, run_name
@@ -60,11 +65,11 @@ def _run(config: DictConfig, folder: Path) -> bool:
         if not isinstance(mistake, RunBusy):
             record_failure(folder, error_line(mistake))
         log.error("%s", error_line(mistake))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         same = (
             "the same command, without overwrite=true," if config.overwrite else "the same command"
         )
-        _exit(f"interrupted; {same} resumes from the last whole epoch", code=130)
+        _stop(stop, f"{same} resumes from the last whole epoch")
     except Exception as fault:  # of the project, not of its user: all that is known helps
         traceback.print_exc()
         if not in_sweep:
@@ -86,6 +91,11 @@ def _exit(line: str, code: int = 2) -> NoReturn:
     sys.exit(code)
 
 
+def _stop(stop: KeyboardInterrupt, remedy: str) -> NoReturn:
+    word, code = word_and_code(stop)
+    _exit(f"{word}; {remedy}", code)
+
+
 def main() -> None:
     """The command; a user's mistake is one line and exit code 2, never a traceback."""
     if not CONF.is_dir():
@@ -101,9 +111,9 @@ def main() -> None:
     try:
         _job()
     except BrokenPipeError:
-        silence_stdout()
-    except KeyboardInterrupt:  # while a launcher waits for its processes, or before a run begins
-        _exit("interrupted; the same command resumes", code=130)
+        raise  # of standard output: see `run_cli`
+    except KeyboardInterrupt as stop:  # while a launcher waits for processes, or before a run
+        _stop(stop, "the same command resumes")
     except (HydraException, OmegaConfBaseException, OSError, ValueError) as mistake:
         if wants_traceback:
             raise
@@ -119,9 +129,9 @@ def main() -> None:
 
 
 def _report_sweep(stop: BaseException | None) -> None:
-    interrupted = isinstance(stop, SystemExit) and stop.code == 130
+    interrupted = isinstance(stop, SystemExit) and stop.code in (130, 143)
     if SweepReport.sweep is not None and end_of_sweep(SweepReport.sweep, interrupted):
-        sys.exit(130 if interrupted else 1)
+        sys.exit(stop.code if interrupted else 1)  # type: ignore[union-attr]
 
 
 def _normalize_argv(words: list[str]) -> list[str]:
@@ -150,4 +160,4 @@ register_configs()  # here, since the processes of a sweep import this module an
 if __name__ == "__main__":
     from bci_decode.train import main as importable_main  # other processes cannot import __main__
 
-    importable_main()
+    run_cli(importable_main)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,31 @@ def test_a_failed_write_keeps_the_old_file_alone(tmp_path):
         temporary.write_text("half")
         raise KeyError
     assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
+
+
+DIES = """
+import os
+from pathlib import Path
+from bci_decode.files import written_whole
+with written_whole(Path("a.txt")) as temporary:
+    temporary.write_text("half")
+    os._exit(1)
+"""
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    """What others may still write to is kept: a living process, another machine within a day."""
+    subprocess.run([sys.executable, "-c", DIES], cwd=tmp_path)
+    (dead,) = tmp_path.iterdir()
+    machine = dead.name.split(".")[2]
+    names = [f"a.txt.{machine}.{os.getppid()}.part", "a.txt.elsewhere.1.part", "a.txt.part"]
+    for name in (*names, "a.txt.elsewhere.2.part", f"b.{dead.name}"):
+        (tmp_path / name).write_text("half")
+    os.utime(tmp_path / "a.txt.elsewhere.2.part", (0, 0))
+    with written_whole(tmp_path / "a.txt") as temporary:
+        temporary.write_text("whole")
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    assert kept == sorted(["a.txt", *names, f"b.{dead.name}"])
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from recordings import ROOT
 
 PACKAGE = ROOT / "bci_decode"
-BASE = ("errors", "files", "config", "style")
+BASE = ("signals", "errors", "files", "config", "style")
 ORDER = (
     "data",
     "layers",
@@ -21,7 +21,7 @@ ORDER = (
     "studies",
     "realtime",
 )
-COMMANDS = ("train", "evaluate", "stream", "recalibrate", "export", "cli")
+COMMANDS = ("__main__", "train", "evaluate", "stream", "recalibrate", "export", "cli")
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")

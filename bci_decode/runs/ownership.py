@@ -16,7 +16,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from bci_decode.errors import BciDecodeError
-from bci_decode.files import written_whole
+from bci_decode.files import remove_parts, written_whole
 from bci_decode.runs.folder import (
     FAILED,
     FIGURES,
@@ -160,8 +160,10 @@ def finish(folder: Path) -> None:
 
 
 def recover(folder: Path) -> None:
-    """Complete, or undo, an exchange that a kill cut short."""
+    """Complete, or undo, an exchange that a kill cut short, and remove half-written files."""
     old, working = _old_folder(folder), working_folder(folder)
+    for place in (old, working, folder):
+        remove_parts(place)
     if not folder.exists() and is_complete(working):
         working.rename(folder)
     if old.exists() and folder.exists():

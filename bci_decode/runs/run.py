@@ -11,13 +11,14 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from bci_decode.config import TrainConfig, TrajectoryConfig
+from bci_decode.errors import BciDecodeError
 from bci_decode.files import expand_user, md5_of
 from bci_decode.runs.build import build_decoder, instantiate, session_file
 from bci_decode.runs.chained import run_cuts
@@ -66,7 +67,7 @@ def run_one(
     if typed.init_from:  # the same run from whatever folder the command is given in
         settings["init_from"] = str(expand_user(typed.init_from).resolve())
     config = DictConfig(settings)
-    with locked(folder):
+    with _disk_faults(folder), locked(folder):
         working = claim(folder, settings, typed.overwrite)
         data_file = session_file(config, words)
         if working is None:
@@ -75,6 +76,21 @@ def run_one(
         else:
             job = _Job(config, typed, settings, folder, data_file, words, progress)
             job.run()
+
+
+@contextmanager
+def _disk_faults(folder: Path) -> Iterator[None]:
+    """Say in one line of a full, lost or read-only disk which file or folder it concerns."""
+    try:
+        yield
+    except BrokenPipeError:  # of standard output
+        raise
+    except OSError as error:
+        raise BciDecodeError(
+            f"cannot be used ({error.strerror or error})",
+            file=error.filename or folder,
+            remedy="free some space, or choose another place with output_dir=",
+        ) from error
 
 
 def _report_finished(folder: Path, config: TrainConfig) -> None:
@@ -290,7 +306,7 @@ def import_libraries(recurrent: bool) -> None:
 @contextmanager
 def logged_to(path: Path) -> Iterator[None]:
     """Append what the project logs to a file, which keeps the traceback of a fault too."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     logger = logging.getLogger("bci_decode")
     before = logger.level
@@ -305,13 +321,19 @@ def logged_to(path: Path) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before)
-        handler.close()
+        with suppress(OSError):
+            handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A log that a full disk cuts short without a word; files that matter more will say it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
 
 
 def _fault_record(fault: BaseException) -> logging.LogRecord:
     """A mistake of the user as its line, a fault of the code with its traceback."""
-    from bci_decode.errors import BciDecodeError
-
     mistake = isinstance(fault, BciDecodeError)
     info = None if mistake else (type(fault), fault, fault.__traceback__)
     line = f"error: {fault}"

@@ -6,7 +6,6 @@ real processes, real files, every mistake one line and exit code 2.
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -259,63 +258,6 @@ def test_without_its_bins_there_is_no_holdout_score(swept):
     folder = swept / "without/source_study/simulated/gru/seed0"
     assert json.loads((folder / "metrics.json").read_text())["holdout"] is None
     assert "holdout" not in (folder / "history.csv").read_text()
-
-
-def test_killed_half_way_it_goes_on_to_the_same_result(swept):
-    """SIGKILL between epochs;
-
-    the same command finishes the run with the figures of one that was never stopped.
-    """
-    arguments = [
-        "model=lngru",
-        "session.minutes=1",
-        "trainer.epochs=25",
-        "trainer.patience=null",
-        "model.recurrent.hidden_size=16",
-    ]
-    assert train(swept, *arguments, "output_dir=whole").returncode == 0
-    history = swept / "killed" / "default" / "simulated" / "lngru" / "seed0.running" / "history.csv"
-    process = subprocess.Popen(
-        command(*arguments, "output_dir=killed"),
-        cwd=swept,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    while process.poll() is None and (not history.exists() or history.read_text().count("\n") < 5):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert not (history.parent / "metrics.json").exists()
-    done = train(swept, *arguments, "output_dir=killed")
-    assert done.returncode == 0 and "resuming from epoch" in done.stdout
-    whole = pd.read_csv(
-        swept / "whole" / "default" / "simulated" / "lngru" / "seed0" / "history.csv"
-    )
-    pd.testing.assert_frame_equal(
-        pd.read_csv(swept / "killed/default/simulated/lngru/seed0/history.csv").drop(
-            columns="seconds"
-        ),
-        whole.drop(columns="seconds"),
-        check_exact=True,
-    )
-
-
-def test_control_c_says_how_to_go_on(swept):
-    arguments = command(
-        "session.minutes=1", "trainer.epochs=9999", "trainer.patience=null", "output_dir=stopped"
-    )
-    process = subprocess.Popen(
-        arguments, cwd=swept, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    while process.poll() is None and not list((swept / "stopped").rglob("last.pt")):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-    assert (
-        process.returncode == 130
-        and "the same command resumes" in error
-        and "Traceback" not in error
-    )
 
 
 @pytest.mark.parametrize(

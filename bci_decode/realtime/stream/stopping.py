@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from time import monotonic
 from types import FrameType
 
-ONE = 1.0  # s within which two signals count as one
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from bci_decode.signals import ONE, SIGNALS, exception_of
 
 
 class StopSign:
@@ -31,9 +30,9 @@ class StopSign:
         if not self.asked:
             self.asked, self._first = True, monotonic()
             if self.waiting:
-                raise KeyboardInterrupt
+                raise exception_of(number)
         elif monotonic() > self._first + ONE:
-            raise KeyboardInterrupt
+            raise exception_of(number)
 
 
 @contextmanager
