@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -98,6 +99,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own many lines and exits with 1
     os.environ.setdefault("MPLBACKEND", "Agg")
     sys.argv = [sys.argv[0], *_normalize_argv(words)]
+    _check_options(sys.argv[1:])
     try:
         _job()
     except BrokenPipeError:
@@ -122,6 +124,13 @@ def _report_sweep(stop: BaseException | None) -> None:
     interrupted = isinstance(stop, SystemExit) and stop.code == 130
     if SweepReport.sweep is not None and end_of_sweep(SweepReport.sweep, interrupted):
         sys.exit(130 if interrupted else 1)
+
+
+def _check_options(words: list[str]) -> None:
+    """Refuse options that Hydra does not know, in one line; its own parser prints its usage too."""
+    parser = get_args_parser()
+    parser.error = lambda message: _exit(f"{message}; --help lists all keys")  # type: ignore[method-assign,assignment]
+    parser.parse_args(words)
 
 
 def _normalize_argv(words: list[str]) -> list[str]:

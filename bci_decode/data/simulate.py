@@ -142,7 +142,7 @@ def _check(seed: int, minutes: float, channels: int, day: int = 0) -> None:
         ("channels", channels, Integral, 1, 192),
         ("day", day, Integral, 0, 1000),
     ):
-        if not (isinstance(value, kind) and low <= value <= high):
+        if isinstance(value, bool) or not (isinstance(value, kind) and low <= value <= high):
             remedy = f"give a{' whole' if kind is Integral else ''} number from {low} to {high}"
             raise BciDecodeError(
                 f"{value!r} cannot be simulated", field=f"session.{key}", remedy=remedy

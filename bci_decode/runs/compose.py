@@ -17,7 +17,8 @@ from bci_decode.config import TARGETS, TrainConfig, described_keys
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import expand_user
 from bci_decode.runs.config_source import register_config_source
-from bci_decode.runs.messages import error_line
+from bci_decode.runs.messages import error_line, suggestion, unread
+from bci_decode.runs.part_settings import RANGES, check_part
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _PACKAGED = _PACKAGE / "conf"  # in an installed wheel; a clone has it beside the package
@@ -122,11 +123,11 @@ def plain(config: DictConfig) -> dict[str, Any]:
 def typed_config(config: DictConfig) -> TrainConfig:
     """The dataclasses of a configuration, with all types, names and ranges checked."""
     for key in strange_keys(config, TrainConfig):
-        raise BciDecodeError(
-            "nothing reads this key", field=key, remedy="remove it; --help lists all keys"
-        )
+        raise unread(key, suggestion(key))
     if not config.names.model:
         raise BciDecodeError("is not set", field="model", remedy=f"choose {', '.join(models())}")
+    for part in RANGES:
+        check_part(part, config[part], members=config.ensemble)
     typed = OmegaConf.to_object(config)
     assert isinstance(typed, TrainConfig)
     check_recipe(typed.names.experiment, typed.names.model)
