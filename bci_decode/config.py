@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from pathlib import PurePath
 from typing import Any, ClassVar
 
 from bci_decode.errors import BciDecodeError
@@ -396,6 +397,20 @@ class NamesConfig(_Keys):
     experiment: str = key("default", "set by experiment=")
     model: str = key("", "set by model=")
     swept: str = key("", "set by a sweep: the swept keys that nothing else in the folder names")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("experiment", "model"):
+            check_folder_name(f"names.{name}", getattr(self, name))
+
+
+def check_folder_name(field: str, name: str) -> None:
+    """Refuse a name of folders that leads out of the folder that they are in."""
+    parts = PurePath(name.replace("\\", "/")).parts
+    if ".." in parts or name.startswith(("/", "\\")) or not (name.isprintable() and name.strip()):
+        if name:  # an empty one is not set: see `runs.compose`
+            remedy = "give a name without .. and control characters: it names the run's folder"
+            raise BciDecodeError(f"is {name[:60]!r}", field=field, remedy=remedy)
 
 
 @dataclass

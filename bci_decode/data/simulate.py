@@ -27,6 +27,7 @@ from bci_decode.data.simulated_units import (
     spike_times,
 )
 from bci_decode.errors import BciDecodeError
+from bci_decode.files import expand_user
 
 log = logging.getLogger(__name__)
 Kinematics = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -68,7 +69,7 @@ def simulated_session(
     settings: dict[str, Any] = {"seed": seed, "minutes": minutes, "channels": channels, "day": day}
     _check(**settings)
     name = f"simulated_v{VERSION}_seed{seed}_{minutes:g}min_{channels}ch" + f"_day{day}" * (day > 0)
-    return simulated_file(Path(folder, f"{name}.mat"), **settings)
+    return simulated_file(expand_user(folder) / f"{name}.mat", **settings)
 
 
 def simulated_file(
