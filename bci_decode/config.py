@@ -407,10 +407,11 @@ class NamesConfig(_Keys):
 def check_folder_name(field: str, name: str) -> None:
     """Refuse a name of folders that leads out of the folder that they are in."""
     parts = PurePath(name.replace("\\", "/")).parts
-    if ".." in parts or name.startswith(("/", "\\")) or not (name.isprintable() and name.strip()):
-        if name:  # an empty one is not set: see `runs.compose`
-            remedy = "give a name without .. and control characters: it names the run's folder"
-            raise BciDecodeError(f"is {name[:60]!r}", field=field, remedy=remedy)
+    leads_out = ".." in parts or name.startswith(("/", "\\"))
+    plain = name.isprintable() and name.strip()
+    if name and (leads_out or not plain):  # an empty one is not set: see `runs.compose`
+        remedy = "give a name without .. and control characters: it names the run's folder"
+        raise BciDecodeError(f"is {name[:60]!r}", field=field, remedy=remedy)
 
 
 @dataclass

@@ -94,7 +94,7 @@ def compose_config(*words: str) -> DictConfig:
         quoted = [hydra_word(word) for word in words]
         try:
             config = hydra.compose("train", quoted, return_hydra_config=True)
-        except (HydraException, OmegaConfBaseException) as mistake:
+        except (HydraException, OmegaConfBaseException, ValueError) as mistake:
             raise BciDecodeError(error_line(mistake)) from mistake
     choices = config.hydra.runtime.choices
     with open_dict(config):

@@ -30,7 +30,7 @@ def error_line(mistake: BaseException) -> str:
         meant = f"did you mean {near[0]}? " if near else ""
         listed = ", ".join(options)
         return f"{found[1]}={found[2]}: there is none; {meant}choose one of {listed}{hint}"
-    if found := re.search(r"(.*)\s+full_key: (\S+)\s+reference_type=", text, re.S):
+    if found := re.search(r"(.*)\s+full_key: (\S+)\s+(?:reference|object)_type=", text, re.S):
         if "is not Optional" in found[1]:
             return f"{found[2]}: is null; give a value"
         return f"{found[2]}: {' '.join(found[1].split())}"
