@@ -1,0 +1,181 @@
+"""Senseless options end with one line: every option that --help lists, with every kind of value.
+
+A new option is tried by itself. Sessions that are devices or pipes are tried where sessions are
+read: see `test_damaged_sessions`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import random
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from composing import compose
+from sizes import cases
+
+from bci_decode.cli import run_command
+from bci_decode.errors import BciDecodeError
+from bci_decode.runs.run import run
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+NUMBERS = ("-1", "nan", "inf", "1e308", "word", str(10**30))
+SIGNED = ("--start", "--stop")  # times of a clock, which may be below 0
+ELSEWHERE = ("--timeout", "--base-url")  # of download: tests/data/test_download.py
+RECORDINGS = ("--session", "--replay", "--parent-session", "--excerpt")
+SMALL = (
+    "model=wiener", "model.history=2", "session.minutes=0.6", "session.channels=4",
+    "data.bin_width=0.05", "data.window.length=8", "data.window.burn_in=2",
+    "data.split.gap=0.1", "figures=none",
+)  # fmt: skip
+# what each command is given besides; a word of {} is a path of the fixture, and those without a
+# part of their own stop at a file that is named as a folder
+COMMANDS: dict[str, list[str]] = {
+    "evaluate": ["{run}", "--session", "{session}", "--output", "{made}/evaluated"],
+    "stream": ["{run}", "--replay", "{session}", "--speed", "max", "--output", "{made}/streamed"],
+    "export": ["{run}", "{made}/decoder.onnx", "--session", "{session}"],
+    "recalibrate": ["{run}", "{session}", "--seconds", "8", "--steps", "1", "--output",
+                    "{made}/fitted", "--overwrite"],
+    "search": ["no_such_search"],
+    "compare": ["{outputs}", "--output", "{made}/compared"],
+    "inspect": ["{session}"],
+    "download": ["no_such_session", "--data-dir", "{made}"],
+    "explain.py": ["--output", "{file}/x"],
+    "normalisation.py": ["{made}"],
+    "trials.py": ["--list", "{file}/x"],
+    "recalibration.py": ["--data-dir", "{file}/x", "--output", "{made}/recalibration"],
+    "simulation_table.py": ["{file}"],
+}  # fmt: skip
+PARTS = {"--parts": [], "--plateau": ["plateau"], "--": ["dynamics"]}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory) -> dict[str, str]:
+    """A finished run, its session, and places that paths may lead to."""
+    home = tmp_path_factory.mktemp("options")
+    data, outputs = home / "data", home / "outputs"
+    words = (*SMALL, f"data_dir={data}", f"output_dir={outputs}")
+    folder = run(compose(*words), progress=False)
+    (home / "file").write_text("not a folder")
+    (home / "made").mkdir()
+    found = {"home": home, "run": folder, "session": next(data.glob("*.mat")), "outputs": outputs}
+    found |= {"file": home / "file", "made": home / "made"}
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(home / "fifo")
+    return {name: str(path) for name, path in found.items()}
+
+
+@pytest.fixture(autouse=True)
+def at_home(places, monkeypatch):
+    monkeypatch.chdir(places["home"])
+    monkeypatch.setattr(sys, "argv", [])
+
+
+def call(command: str, words: list[str]) -> str:
+    """What a command prints to standard output."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+        if command.endswith(".py"):
+            sys.argv = [command, *words]
+            runpy.run_path(str(SCRIPTS / command))["main"]()
+        else:
+            run_command(command, words)
+    return out.getvalue()
+
+
+def refusal(command: str, words: list[str]) -> str | None:
+    """The line of a refused command; None for one that did its work."""
+    try:
+        call(command, words)
+    except BciDecodeError as mistake:
+        return str(mistake)
+    return None
+
+
+def options(command: str) -> list[str]:
+    """The options of a command that take a value."""
+    with contextlib.suppress(SystemExit):
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            call_help(command)
+    return sorted(set(re.findall(r"^\s+(--[\w-]+) [A-Z{\[]", out.getvalue(), re.M)))
+
+
+def call_help(command: str) -> None:
+    sys.argv = [command, "--help"]
+    if command.endswith(".py"):
+        runpy.run_path(str(SCRIPTS / command))["main"]()
+    else:
+        run_command(command, ["--help"])
+
+
+def given(command: str, places: dict[str, str], option: str, value: str) -> list[str]:
+    words = [word.format(**places) for word in COMMANDS[command]]
+    if command == "explain.py" and option not in ("--parts", "--output"):
+        part = "plateau" if "plateau" in option or option in MANY else "dynamics"
+        words += ["--parts", part]
+    return [*words, f"{option}={value}"]
+
+
+MANY = ("--batch-sizes", "--histories")
+
+
+def all_numbers() -> list[tuple[str, str]]:
+    return [(command, option) for command in COMMANDS for option in options(command)]
+
+
+def test_every_number_that_makes_no_sense_is_one_line(places):
+    tried = [(command, option, value) for command, option in all_numbers() for value in NUMBERS]
+    tried = [one for one in tried if one[1] not in ELSEWHERE]
+    chosen = random.Random(0).sample(tried, cases(40, len(tried)))
+    numbers = 0
+    for command, option, value in chosen:
+        word = refusal(command, given(command, places, option, "word"))
+        if word is None or not word.startswith(option):
+            continue  # it takes words: a path, a name
+        numbers += 1
+        line = refusal(command, given(command, places, option, value))
+        if option in SIGNED and value == "-1":
+            continue
+        assert line is not None and line.startswith(option), (command, option, value, line)
+        assert "\n" not in line and len(line) < 400
+    assert numbers >= cases(10, 100)
+
+
+def impossible(places: dict[str, str], recording: bool) -> list[str]:
+    found = ["", places["made"], places["file"], places["file"] + "/x", "n" * 300]
+    found += ["d/" * 3000, "a\0b"]
+    if not recording:
+        found += ["/dev/null", "/dev/full", places["home"] + "/fifo"]
+    return found
+
+
+def test_every_path_that_leads_nowhere_is_one_line_or_does_no_harm(places):
+    tried = [
+        (command, option, value)
+        for command, option in all_numbers()
+        for value in impossible(places, option in RECORDINGS)
+        if (command, option) != ("explain.py", "--output")
+    ]
+    for command, option, value in random.Random(1).sample(tried, cases(25, len(tried))):
+        line = refusal(command, given(command, places, option, value))
+        assert line is None or ("\n" not in line and len(line) < 400), (command, option, line)
+        assert Path(places["file"]).read_text() == "not a folder"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["search", "gru", "--trails", "3"], "unrecognized arguments: --trails 3; did you mean"),
+        (["evaluate", "x", "--sesion=y"], "required: --session"),
+        (["stream", "x", "--speeed", "1"], "did you mean --speed?"),
+        (["export"], "required: RUN, FILE.onnx; --help lists the options"),
+    ],
+)
+def test_a_mistyped_option_is_one_line(words, line):
+    assert line in (refusal(words[0], words[1:]) or "")
