@@ -24,6 +24,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _PACKAGED = _PACKAGE / "conf"  # in an installed wheel; a clone has it beside the package
 CONF = _PACKAGED if _PACKAGED.is_dir() else _PACKAGE.parent / "conf"
 
+LOCAL = ("name", "path")  # the keys of session=local
 PATHS = ("session.path", "data_dir", "output_dir", "init_from")  # keys whose value is a path
 
 
@@ -124,6 +125,8 @@ def typed_config(config: DictConfig) -> TrainConfig:
     """The dataclasses of a configuration, with all types, names and ranges checked."""
     for key in strange_keys(config, TrainConfig):
         raise unread(key, suggestion(key))
+    for key in _unread_of_session(config.session):
+        raise unread(key, suggestion(key))
     if not config.names.model:
         raise BciDecodeError("is not set", field="model", remedy=f"choose {', '.join(models())}")
     for part in RANGES:
@@ -155,6 +158,15 @@ def strange_keys(config: DictConfig, group: type, prefix: str = "") -> Iterator[
             yield prefix + name
         elif isinstance(inner := known[name], type) and is_dataclass(inner):
             yield from strange_keys(config[name], inner, f"{prefix}{name}.")
+
+
+def _unread_of_session(session: Any) -> list[str]:
+    """The keys of a session that is a file, besides its name and path; else a class refuses them.
+
+    It may have no file at all: a data set may be made of arrays.
+    """
+    keys = list(session or {})
+    return [] if "_target_" in keys else [f"session.{k}" for k in keys if k not in LOCAL]
 
 
 def models() -> list[str]:

@@ -51,7 +51,6 @@ COMMANDS: dict[str, list[str]] = {
     "recalibration.py": ["--data-dir", "{file}/x", "--output", "{made}/recalibration"],
     "simulation_table.py": ["{file}"],
 }  # fmt: skip
-PARTS = {"--parts": [], "--plateau": ["plateau"], "--": ["dynamics"]}
 
 
 @pytest.fixture(scope="module")
@@ -76,22 +75,21 @@ def at_home(places, monkeypatch):
     monkeypatch.setattr(sys, "argv", [])
 
 
-def call(command: str, words: list[str]) -> str:
-    """What a command prints to standard output."""
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
-        if command.endswith(".py"):
-            sys.argv = [command, *words]
-            runpy.run_path(str(SCRIPTS / command))["main"]()
-        else:
-            run_command(command, words)
-    return out.getvalue()
+def perform(command: str, words: list[str]) -> None:
+    """Run a command, or a script, in this process."""
+    if command.endswith(".py"):
+        sys.argv = [command, *words]
+        runpy.run_path(str(SCRIPTS / command))["main"]()
+    else:
+        run_command(command, words)
 
 
 def refusal(command: str, words: list[str]) -> str | None:
     """The line of a refused command; None for one that did its work."""
+    streams = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
     try:
-        call(command, words)
+        with streams[0], streams[1]:
+            perform(command, words)
     except BciDecodeError as mistake:
         return str(mistake)
     return None
@@ -99,19 +97,10 @@ def refusal(command: str, words: list[str]) -> str | None:
 
 def options(command: str) -> list[str]:
     """The options of a command that take a value."""
-    with contextlib.suppress(SystemExit):
-        out = io.StringIO()
-        with contextlib.redirect_stdout(out):
-            call_help(command)
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        perform(command, ["--help"])
     return sorted(set(re.findall(r"^\s+(--[\w-]+) [A-Z{\[]", out.getvalue(), re.M)))
-
-
-def call_help(command: str) -> None:
-    sys.argv = [command, "--help"]
-    if command.endswith(".py"):
-        runpy.run_path(str(SCRIPTS / command))["main"]()
-    else:
-        run_command(command, ["--help"])
 
 
 def given(command: str, places: dict[str, str], option: str, value: str) -> list[str]:
