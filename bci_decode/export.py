@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from bci_decode.errors import BciDecodeError, run_cli
-from bci_decode.options import CommandParser, path
+from bci_decode.options import CommandParser, path, whole
 
 if TYPE_CHECKING:
     from bci_decode.realtime.onnx.export import Exported
@@ -54,7 +54,10 @@ def _parse_args() -> argparse.Namespace:
         "--session", metavar="FILE|NAME", help="verify over this .mat file, or published session"
     )
     parser.add_argument(
-        "--opset", type=int, default=20, help="version of ONNX's operators, 18 to 23 (default: 20)"
+        "--opset",
+        type=whole(18, 23),
+        default=20,
+        help="version of ONNX's operators, 18 to 23 (default: 20)",
     )
     parser.add_argument("--data-dir", default="data", metavar="DIR", help="where NAME.mat is")
     return parser.parse_args()

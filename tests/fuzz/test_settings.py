@@ -75,16 +75,16 @@ def test_every_numeric_key_with_every_kind_of_value(tmp_path):
             [sys.executable, __file__, str(tmp_path)],
             capture_output=True,
             text=True,
-            timeout=LIMIT * cases(2, 30),
+            timeout=LIMIT * cases(4, 60),
         )
     except subprocess.TimeoutExpired as hang:
         said = (hang.stdout or b"").decode().splitlines()
         pytest.fail(f"hangs: {said[-1] if said else 'nothing was tried'}")
     lines = done.stdout.splitlines()
     assert done.returncode == 0, (lines[-1:], done.stderr[-2000:])
-    wrong = [line for line in lines if not line.startswith("fine: ")]
+    wrong = [line for line in lines if not line.endswith(": fine")]
     assert not wrong
-    assert len(lines) == len(list(chosen()))
+    assert len(lines) >= cases(60, 1500)
 
 
 def verdict(checks: Checks, base: str, key: str, value: str) -> str:
@@ -190,7 +190,7 @@ def test_a_mistyped_key_is_one_line(checks, words, line):
     [
         (["model.recurrent.num_layers=1000000"], "num_layers: is 1000000; choose 1 to 100"),
         (["model.recurrent.hidden_size=1000000000"], "hidden_size: is 1000000000; choose 1 to"),
-        (["model.recurrent.hidden_size=9999"], "up to 8e+08 weights; choose less"),
+        (["model.recurrent.hidden_size=9999"], "up to 1.6e+09 weights; choose less"),
         (["model.recurrent.hidden_size=2000", "ensemble=100"], "of 100 models, up to"),
         (["session.minutes=0.6", "data.window.length=8", "model.recurrent.num_layers=0"], "is 0"),
     ],
@@ -209,9 +209,9 @@ def test_a_checkpoint_cannot_name_such_a_model_either():
 
 
 def test_windows_that_no_memory_holds_are_refused():
-    session, keys = made_session(200_001), {"kind": "history", "length": 50_000, "stride": 1}
+    session, keys = made_session(100_001), {"kind": "history", "length": 9000, "stride": 1}
     config = DataConfig(bin_width=0.004, split=SplitConfig(gap=0.0), window=WindowConfig(**keys))
-    with pytest.raises(BciDecodeError, match=r"data.window.length: is 50000, and there are \d+ w"):
+    with pytest.raises(BciDecodeError, match=r"data.window.length: is 9000, and there are \d+ w"):
         prepare(session, config)
 
 
@@ -252,7 +252,7 @@ SPACES = {
     "space: {model.history: [1]}\nextra: 3": "extra: nothing reads this key",
     "space: {model.history: [1]}\nwords: 5": "words: is 5",
     "space: {model.history: [1]}\nwords: [5]": "words: is [5]",
-    "space: {model.history: " + "[" * 3000 + "]" * 3000 + "}": "is no yaml",
+    "space: {model.history: " + "[" * 500 + "]" * 500 + "}": "is no yaml",
     "space: [1]": "has no space",
     "\0": "is no yaml",
     "\xff": "is no yaml",
