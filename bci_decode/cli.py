@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import inspect as inspection
 import json
@@ -14,12 +13,14 @@ from typing import TYPE_CHECKING
 
 from bci_decode import __version__
 from bci_decode.errors import BciDecodeError, run_cli
+from bci_decode.options import MAX_JOBS, CommandParser, path, seed, whole
 
 if TYPE_CHECKING:
     from bci_decode.data.catalog import CatalogEntry
     from bci_decode.data.download import Downloader
     from bci_decode.data.session import Session
 
+MAX_TRIALS = 1_000_000
 COMMANDS = {  # name: (where its function is, its purpose)
     "train": ("bci_decode.train:main", "train a decoder on a session, or sweep over many"),
     "search": ("bci_decode.cli:search", "draw settings at random and keep the best by validation"),
@@ -73,12 +74,10 @@ def compare() -> None:
     by session) as figures, sessions.csv (a row for each run) and summary.md, and prints the
     summary. With runs of the source study also ablation.csv: its published table beside the runs.
     """
-    parser = argparse.ArgumentParser(
-        description=_doc(compare), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(_doc(compare))
     option = parser.add_argument
-    option("folders", nargs="+", type=Path, metavar="FOLDER", help="any folder with runs below it")
-    option("--output", type=Path, help="default: the folder, or the one that all folders are in")
+    option("folders", nargs="+", type=path, metavar="FOLDER", help="any folder with runs below it")
+    option("--output", type=path, help="default: the folder, or the one that all folders are in")
     option("--baseline", metavar="MODEL", help="model that all others are compared with")
     option("--by", metavar="KEY", help="first key of the table of R² by setting, data.lag say")
     option("--figures", default="png", metavar="FORMAT[,...]", help="png, pdf, svg; default: png")
@@ -96,19 +95,14 @@ def search() -> None:
     blocks, never by the test part. Writes trials.csv and search.yaml into the output folder. The
     same command resumes; more --trials go on.
     """
-    parser = argparse.ArgumentParser(
-        description=_doc(search), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(_doc(search))
     option = parser.add_argument
     option("space", metavar="NAME|FILE.yaml", help="a file of conf/search/, or your own")
     option("words", nargs="*", metavar="KEY=VALUE", help="settings of all trials, as of train")
-    option("--trials", type=int, default=20, help="how many (default: 20)")
-    option("--seed", type=int, default=0, help="of the draws (default: 0)")
-    option("--output", type=Path, help="default: outputs/search/NAME")
+    option("--trials", type=whole(1, MAX_TRIALS), default=20, help="how many (default: 20)")
+    option("--seed", type=seed, default=0, help="of the draws (default: 0)")
+    option("--output", type=path, help="default: outputs/search/NAME")
     arguments = parser.parse_intermixed_args()
-    for name, low in (("trials", 1), ("seed", 0)):
-        if getattr(arguments, name) < low:
-            raise BciDecodeError(f"must be {low} or more", field=f"--{name}")
     import logging
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -123,8 +117,8 @@ def search() -> None:
 
 def inspect() -> None:
     """Report what is in a recording (clock, units, rates, movement) and what may hurt decoding."""
-    parser = argparse.ArgumentParser(
-        description=_doc(inspect),
+    parser = CommandParser(
+        _doc(inspect),
         usage="%(prog)s FILE|NAME [--data-dir DIR] [--figure [PATH]] [--json]",
     )
     parser.add_argument("session", metavar="FILE|NAME", help="a .mat file, or a published session")
@@ -197,14 +191,17 @@ def download() -> None:
     Each is checked against its published md5. A file that is there is verified and left alone; a
     download that was interrupted resumes where it stopped.
     """
-    parser = argparse.ArgumentParser(
-        description=_doc(download), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(_doc(download))
     add = parser.add_argument
     add("names", nargs="*", metavar="NAME", help="sessions, or patterns like 'loco_*'; '*' is all")
     add("--list", action="store_true", help="list the sessions and what is on disk, fetch nothing")
     add("--data-dir", default="data", metavar="DIR", help="where to keep them (default: data)")
-    add("--jobs", type=int, default=4, help="sessions to fetch at the same time (default: 4)")
+    add(
+        "--jobs",
+        type=whole(1, MAX_JOBS),
+        default=4,
+        help="sessions to fetch at the same time (default: 4)",
+    )
     add("--base-url", metavar="URL", help="a mirror with URL/NAME.mat, used instead of Zenodo")
     add(
         "--timeout",

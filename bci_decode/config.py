@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from pathlib import PurePath
 from typing import Any, ClassVar
 
 from bci_decode.errors import BciDecodeError
@@ -20,6 +21,11 @@ AREAS = ("all", "M1", "S1")
 DIFFERENCES = ("bin", "central")
 MAX_COUNT = 1_000_000  # of epochs, windows or threads: more is surely a slip
 MAX_BINS = 10_000_000  # of a window: two days at 20 ms
+MAX_SECONDS = 86_400.0  # of any length of time: a day is more than a recording lasts
+MAX_TIME = 1e10  # s on a recording's clock: that of Unix is at 2e9
+MAX_RATE = 500.0  # Hz: half of the rate of the narrowest bins
+MAX_SIZE = 1e6  # of a norm or a weight, without a unit
+MAX_SD = 1000.0  # of noise in scaled counts, whose SD is about 1
 
 
 def key(
@@ -45,10 +51,11 @@ class _Keys:
 
     def __post_init__(self) -> None:
         for entry in fields(self):
-            _check(self.PREFIX + entry.name, getattr(self, entry.name), entry.metadata)
+            check_value(self.PREFIX + entry.name, getattr(self, entry.name), entry.metadata)
 
 
-def _check(name: str, value: Any, metadata: Any) -> None:
+def check_value(name: str, value: Any, metadata: Any) -> None:
+    """Refuse a value that is not finite, not among the choices, or out of its range."""
     if isinstance(value, float) and not math.isfinite(value):
         raise BciDecodeError(f"is {value}", field=name, remedy="give a finite number")
     if metadata["choices"] and value not in metadata["choices"]:
@@ -72,10 +79,15 @@ def range_text(limits: dict[str, Any]) -> str:
     """A range in words: "1 to 1000000", "0 or more, below 1"."""
     low, high, above, below = limits.values()
     if low is not None and high is not None:
-        return f"{low} to {high}"
+        return f"{_number(low)} to {_number(high)}"
     lower = f"{low} or more" if low is not None else f"above {above}" if above is not None else ""
-    upper = f"at most {high}" if high is not None else f"below {below}" if below is not None else ""
+    upper = f"below {below}" if below is not None else ""
+    upper = f"at most {_number(high)}" if high is not None else upper
     return ", ".join(part for part in (lower, upper) if part)
+
+
+def _number(limit: float) -> str:
+    return f"{limit:.10g}" if isinstance(limit, float) else str(limit)
 
 
 @dataclass
@@ -91,6 +103,7 @@ class SplitConfig(_Keys):
         None,
         "bins to train and validate on, the rest is the test part; null: the fractions below",
         low=1,
+        high=MAX_BINS,
     )
     train: float = key(
         0.7, "fraction of the session to train on; not used with first_bins", low=0, below=1
@@ -102,7 +115,7 @@ class SplitConfig(_Keys):
         low=0,
         below=1,
     )
-    gap: float = key(0.64, "s left out between two parts", low=0)
+    gap: float = key(0.64, "s left out between two parts", low=0, high=MAX_SECONDS)
     val_from_test: float = key(
         0.0,
         "fraction of the test part that selects the epoch of the holdout score; 0: none",
@@ -121,7 +134,9 @@ class SplitConfig(_Keys):
     block: float = key(
         0.12, "fraction of the session in each scored block; only with cuts", above=0, below=1
     )
-    cut: int | None = key(None, "the one cut to train, from 0; null: all, a run each", low=0)
+    cut: int | None = key(
+        None, "the one cut to train, from 0; null: all, a run each", low=0, high=99
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -182,7 +197,7 @@ class WindowConfig(_Keys):
         1,
         "grids of bins, bin_width / grids apart, one of which each training window is drawn from",
         low=1,
-        high=1000,
+        high=100,
     )
     step: int = key(
         1, "bins from one bin of a window to the next; above 1 it skips bins", low=1, high=MAX_BINS
@@ -215,10 +230,15 @@ class DataConfig(_Keys):
     """From a session to arrays."""
 
     PREFIX: ClassVar[str] = "data."
-    bin_width: float = key(0.064, "s", low=0.001)
-    lag: float = key(0.0, "s, + where the hand follows the spikes")
+    bin_width: float = key(0.064, "s", low=0.001, high=MAX_SECONDS)
+    lag: float = key(
+        0.0, "s, + where the hand follows the spikes", low=-MAX_SECONDS, high=MAX_SECONDS
+    )
     delay: float = key(
-        0.0, "s that a live decoder waits for later spikes before it decodes a bin", low=0
+        0.0,
+        "s that a live decoder waits for later spikes before it decodes a bin",
+        low=0,
+        high=MAX_SECONDS,
     )
     target: str = key("velocity", "what is decoded", choices=tuple(TARGETS))
     source: str = key("finger_pos", "whose movement is decoded", choices=SOURCES)
@@ -226,18 +246,27 @@ class DataConfig(_Keys):
         "all", "rows of a channel; merged: all rows of a channel together", choices=UNITS
     )
     area: str = key("all", "brain area", choices=AREAS)
-    min_rate: float = key(0.0, "Hz over the training part; slower units are left out", low=0)
+    min_rate: float = key(
+        0.0, "Hz over the training part; slower units are left out", low=0, high=100_000.0
+    )
     low_pass: float | None = key(
-        None, "Hz, cut-off of a causal low-pass filter of the decoded target; null: none", above=0
+        None,
+        "Hz, cut-off of a causal low-pass filter of the decoded target; null: none",
+        above=0,
+        high=MAX_RATE,
     )
     presence: float | None = key(
         None,
         "s; a unit's spikes count as 0 or 1 in each interval of this width, and a bin sums them; "
         "null: every spike counts",
         low=0.001,
+        high=MAX_SECONDS,
     )
     count_window: float | None = key(
-        None, "s up to a bin's end in which its spikes are counted; null: the bin itself", above=0
+        None,
+        "s up to a bin's end in which its spikes are counted; null: the bin itself",
+        above=0,
+        high=MAX_SECONDS,
     )
     difference: str = key(
         "bin",
@@ -284,7 +313,9 @@ class TrainerConfig(_Keys):
     epochs: int = key(60, "passes over the training windows, at most", low=1, high=MAX_COUNT)
     batch_size: int = key(32, "windows", low=1, high=MAX_COUNT)
     shuffle: bool = key(True, "another order of the windows in every epoch")
-    clip_norm: float | None = key(1.0, "largest norm of the gradient; null: not clipped", above=0)
+    clip_norm: float | None = key(
+        1.0, "largest norm of the gradient; null: not clipped", above=0, high=MAX_SIZE
+    )
     patience: int | None = key(
         15, "epochs without a lower validation loss; null: all epochs", low=1, high=MAX_COUNT
     )
@@ -294,9 +325,14 @@ class TrainerConfig(_Keys):
         "leak, only to reproduce the source study",
         choices=("val", "last", "test"),
     )
-    noise: float = key(0.0, "SD of white noise added to the scaled counts in training", low=0)
+    noise: float = key(
+        0.0, "SD of white noise added to the scaled counts in training", low=0, high=MAX_SD
+    )
     offset: float = key(
-        0.0, "SD of a constant added to each unit's scaled counts in a training window", low=0
+        0.0,
+        "SD of a constant added to each unit's scaled counts in a training window",
+        low=0,
+        high=MAX_SD,
     )
     poisson: float = key(
         0.0,
@@ -305,7 +341,10 @@ class TrainerConfig(_Keys):
         high=1,
     )
     reconstruction: float = key(
-        0.0, "weight of an auxiliary loss: the counts' Poisson likelihood from the states", low=0
+        0.0,
+        "weight of an auxiliary loss: the counts' Poisson likelihood from the states",
+        low=0,
+        high=MAX_SIZE,
     )
     ema: float = key(
         0.0,
@@ -341,8 +380,13 @@ class TrajectoryConfig(_Keys):
     """The stretch of the test part that `trajectory.png` shows."""
 
     PREFIX: ClassVar[str] = "trajectory."
-    start: float | None = key(None, "s on the recording's clock; null: the middle of the test part")
-    seconds: float = key(10.0, "s that are shown", above=0)
+    start: float | None = key(
+        None,
+        "s on the recording's clock; null: the middle of the test part",
+        low=-MAX_TIME,
+        high=MAX_TIME,
+    )
+    seconds: float = key(10.0, "s that are shown", above=0, high=MAX_SECONDS)
 
 
 @dataclass
@@ -353,6 +397,21 @@ class NamesConfig(_Keys):
     experiment: str = key("default", "set by experiment=")
     model: str = key("", "set by model=")
     swept: str = key("", "set by a sweep: the swept keys that nothing else in the folder names")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("experiment", "model"):
+            check_folder_name(f"names.{name}", getattr(self, name))
+
+
+def check_folder_name(field: str, name: str) -> None:
+    """Refuse a name of folders that leads out of the folder that they are in."""
+    parts = PurePath(name.replace("\\", "/")).parts
+    leads_out = ".." in parts or name.startswith(("/", "\\"))
+    plain = name.isprintable() and name.strip()
+    if name and (leads_out or not plain):  # an empty one is not set: see `runs.compose`
+        remedy = "give a name without .. and control characters: it names the run's folder"
+        raise BciDecodeError(f"is {name[:60]!r}", field=field, remedy=remedy)
 
 
 @dataclass
@@ -394,7 +453,7 @@ class TrainConfig(_Keys):
         unlimited = {"choices": (), "limits": dict.fromkeys(("low", "high", "above", "below"))}
         # also of the parts that have no dataclass
         for name, value in flatten(asdict(self)).items():
-            _check(name, value, unlimited)
+            check_value(name, value, unlimited)
         self._check_selection()
 
     def _check_selection(self) -> None:

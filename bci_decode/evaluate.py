@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bci_decode.errors import BciDecodeError, run_cli
+from bci_decode.options import CommandParser, clock_time, path, seconds
 
 
 def main() -> None:
@@ -34,19 +35,17 @@ def main() -> None:
 
 
 def _parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=main.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
+    parser = CommandParser(main.__doc__)
+    parser.add_argument("run", type=path, metavar="RUN", help="folder of a finished run")
     parser.add_argument(
         "--session", required=True, metavar="FILE|NAME", help=".mat file, or a published session"
     )
-    parser.add_argument("--start", type=float, metavar="S", help="s of the session's clock")
-    parser.add_argument("--stop", type=float, metavar="S", help="s of the session's clock")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for what is written")
+    parser.add_argument("--start", type=clock_time, metavar="S", help="s of the session's clock")
+    parser.add_argument("--stop", type=clock_time, metavar="S", help="s of the session's clock")
+    parser.add_argument("--output", type=path, metavar="DIR", help="folder for what is written")
     parser.add_argument("--figures", choices=("png", "pdf", "svg"), default="png")
     parser.add_argument(
-        "--seconds", type=float, default=10.0, help="s that the figure shows (default: 10)"
+        "--seconds", type=seconds, default=10.0, help="s that the figure shows (default: 10)"
     )
     parser.add_argument("--data-dir", default="data", metavar="DIR", help="where NAME.mat is")
     return parser.parse_args()

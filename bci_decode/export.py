@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bci_decode.errors import BciDecodeError, run_cli
+from bci_decode.options import CommandParser, path, whole
 
 if TYPE_CHECKING:
     from bci_decode.realtime.onnx.export import Exported
@@ -47,16 +47,17 @@ def main() -> None:
 
 
 def _parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=main.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
+    parser = CommandParser(main.__doc__)
+    parser.add_argument("run", type=path, metavar="RUN", help="folder of a finished run")
     parser.add_argument("output", metavar="FILE.onnx", help="what is written")
     parser.add_argument(
         "--session", metavar="FILE|NAME", help="verify over this .mat file, or published session"
     )
     parser.add_argument(
-        "--opset", type=int, default=20, help="version of ONNX's operators, 18 to 23 (default: 20)"
+        "--opset",
+        type=whole(18, 23),
+        default=20,
+        help="version of ONNX's operators, 18 to 23 (default: 20)",
     )
     parser.add_argument("--data-dir", default="data", metavar="DIR", help="where NAME.mat is")
     return parser.parse_args()

@@ -17,6 +17,8 @@ from bci_decode.errors import BciDecodeError
 
 DAY = 86400  # s
 PART = re.compile(r".+\.(?P<machine>[^.]*)\.(?P<process>\d+)\.part")  # of a temporary name
+MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4000  # what file systems take, less what files add
+MAX_SHOWN = 60  # characters of such a path in a message
 
 
 @contextmanager
@@ -119,8 +121,27 @@ def made_folder(folder: Path, remedy: str = "choose another place") -> Path:
     return folder
 
 
+def check_path(path: str | os.PathLike[str]) -> None:
+    """Refuse what no file system takes as a path: a character 0, or a name that is too long."""
+    text = os.fspath(path)
+    longest = max((len(os.fsencode(part)) for part in Path(text).parts), default=0)
+    if "\0" in text:
+        problem = "holds a character 0"
+    elif longest > MAX_NAME_BYTES or len(os.fsencode(text)) > MAX_PATH_BYTES:
+        problem = f"is too long: a name may have {MAX_NAME_BYTES} bytes, a path {MAX_PATH_BYTES}"
+    else:
+        return
+    shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+    shown = shown.replace("\0", "\\0")
+    raise BciDecodeError(problem, file=shown, remedy="choose another path")
+
+
 def expand_user(path: str | os.PathLike[str]) -> Path:
-    """`path` with a leading `~` as the home folder; a name like `~x` where x is no user stays."""
+    """`path` with a leading `~` as the home folder; a name like `~x` where x is no user stays.
+
+    Raises `BciDecodeError` for what can be no path: see `check_path`.
+    """
+    check_path(path)
     try:
         return Path(path).expanduser()
     except RuntimeError:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
-from pathlib import Path
 from typing import Any
 
-from bci_decode.errors import BciDecodeError, run_cli
+from bci_decode.errors import run_cli
+from bci_decode.options import CommandParser, path, seconds, seed, whole
 
 DEFAULT_STEPS = 200  # as `realtime.recalibration.fit` has them
 MOST_STEPS = 100_000  # take the better part of an hour
@@ -39,36 +39,29 @@ def main() -> None:
 
 
 def _parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=main.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(main.__doc__)
     option = parser.add_argument
-    option("run", type=Path, metavar="RUN", help="folder of a finished run")
+    option("run", type=path, metavar="RUN", help="folder of a finished run")
     option("file", metavar="FILE|NAME", help=".mat file of the new day, or a published session")
-    option("--seconds", type=float, default=60.0, help="s of FILE to learn from (default: 60)")
+    option("--seconds", type=seconds, default=60.0, help="s of FILE to learn from (default: 60)")
     option(
         "--steps",
-        type=int,
+        type=whole(0, MOST_STEPS),
         default=DEFAULT_STEPS,
         help=f"of the gradient after the ridge regression (default: {DEFAULT_STEPS}; 0: none)",
     )
-    option("--seed", type=int, default=0, help="of the gradient steps (default: 0)")
+    option("--seed", type=seed, default=0, help="of the gradient steps (default: 0)")
     option(
         "--parent-session",
         metavar="FILE",
         help="the session that RUN was trained on; default: the file that it was then, if it is "
         "still there. Without it, new units start without weights",
     )
-    option("--output", metavar="DIR", help="folder of the new run")
+    option("--output", type=path, metavar="DIR", help="folder of the new run")
     option("--overwrite", action="store_true", help="make it again although it is finished")
     option("--figures", choices=("png", "pdf", "svg"), default="png")
     option("--data-dir", default="data", metavar="DIR", help="where NAME.mat is")
-    arguments = parser.parse_args()
-    for name, most in (("steps", MOST_STEPS), ("seed", 2**32 - 1)):
-        if not 0 <= getattr(arguments, name) <= most:
-            remedy = f"give 0 to {most}"
-            raise BciDecodeError(f"is {getattr(arguments, name)}", field=f"--{name}", remedy=remedy)
-    return arguments
+    return parser.parse_args()
 
 
 def _lines(report: dict[str, Any]) -> list[str]:

@@ -20,6 +20,7 @@ if __name__ == "__main__":
     signals_exit()  # while the libraries below are imported
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -108,6 +109,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own many lines and exits with 1
     os.environ.setdefault("MPLBACKEND", "Agg")
     sys.argv = [sys.argv[0], *_normalize_argv(words)]
+    _check_options(sys.argv[1:])
     try:
         _job()
     except BrokenPipeError:
@@ -132,6 +134,13 @@ def _report_sweep(stop: BaseException | None) -> None:
     interrupted = isinstance(stop, SystemExit) and stop.code in (130, 143)
     if SweepReport.sweep is not None and end_of_sweep(SweepReport.sweep, interrupted):
         sys.exit(stop.code if interrupted else 1)  # type: ignore[union-attr]
+
+
+def _check_options(words: list[str]) -> None:
+    """Refuse options that Hydra does not know, in one line; its own parser prints its usage too."""
+    parser = get_args_parser()
+    parser.error = lambda message: _exit(f"{message}; --help lists all keys")  # type: ignore[method-assign,assignment]
+    parser.parse_args(words)
 
 
 def _normalize_argv(words: list[str]) -> list[str]:

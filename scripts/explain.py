@@ -22,24 +22,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bci_decode.config import MAX_COUNT
 from bci_decode.errors import BciDecodeError, run_cli
+from bci_decode.options import MAX_JOBS, CommandParser, path, seed, whole
 
 PARTS = ("functions", "distributions", "invariance", "dynamics", "plateau", "batch_norm")
 
 
-def positive_int(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
-    return number
-
-
-MANY: dict[str, Any] = {"type": positive_int, "nargs": "+"}
-ONE: dict[str, Any] = {"type": positive_int}
+count = whole(1, MAX_COUNT)
+MANY: dict[str, Any] = {"type": count, "nargs": "+"}
+ONE: dict[str, Any] = {"type": count}
 DYNAMICS, PLATEAU, TRAINED = ("dynamics",), ("plateau",), ("dynamics", "plateau", "batch_norm")
 # option -> parts that use it, meaning, how it is read; the default is that of the part
 OPTIONS: dict[str, tuple[tuple[str, ...], str, dict[str, Any]]] = {
-    "--session": (TRAINED, "a recording, .mat; default: the simulated session", {"type": Path}),
+    "--session": (TRAINED, "a recording, .mat; default: the simulated session", {"type": path}),
     "--recipe": (
         DYNAMICS,
         "default: source_study",
@@ -54,7 +50,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], str, dict[str, Any]]] = {
     "--seeds": (
         TRAINED,
         "default: 0, of batch_norm 0 1 2; dynamics takes the first",
-        {"type": int, "nargs": "+"},
+        {"type": seed, "nargs": "+"},
     ),
     "--overwrite": (TRAINED, "train again what is trained", {"action": "store_true"}),
 }
@@ -78,14 +74,12 @@ def main() -> None:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(__doc__)
     add = parser.add_argument
     add("--parts", nargs="*", choices=PARTS, default=PARTS, metavar="PART", help="default: all")
-    add("--output", type=Path, default=Path("outputs/explain"), help="default: outputs/explain")
-    add("--jobs", type=positive_int, default=1, help="runs trained at a time; default: 1")
-    add("--document", type=Path, help="update its tables and figures: docs/why_layernorm.md")
+    add("--output", type=path, default=Path("outputs/explain"), help="default: outputs/explain")
+    add("--jobs", type=whole(1, MAX_JOBS), default=1, help="runs trained at a time; default: 1")
+    add("--document", type=path, help="update its tables and figures: docs/why_layernorm.md")
     for option, (parts, meaning, how) in OPTIONS.items():
         add(option, help=f"{', '.join(parts)}: {meaning}", default=None, **how)
     arguments = parser.parse_args()

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from bci_decode.errors import run_cli
+from bci_decode.options import CommandParser, path
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(__doc__)
     add = parser.add_argument
-    add("folders", type=Path, nargs="+", metavar="FOLDER", help="folders with the runs")
-    add("--output", type=Path, default=Path("outputs/explain/normalisation"), metavar="DIR")
-    add("--document", type=Path, help="update its tables and figure: docs/normalisation.md")
+    add("folders", type=path, nargs="+", metavar="FOLDER", help="folders with the runs")
+    add("--output", type=path, default=Path("outputs/explain/normalisation"), metavar="DIR")
+    add("--document", type=path, help="update its tables and figure: docs/normalisation.md")
     arguments = parser.parse_args()
     from bci_decode.studies.document import refresh
     from bci_decode.studies.normalisation import normalisation

@@ -26,6 +26,8 @@ from typing import Any
 from websockets.sync.client import ClientConnection, connect
 
 from bci_decode.data.simulate import simulated_session
+from bci_decode.errors import run_cli
+from bci_decode.options import CommandParser, clock_time, number, path
 from bci_decode.realtime.bins import Bin, Decoded
 from bci_decode.realtime.decoder import StreamingDecoder
 from bci_decode.realtime.interfaces.page import PageSink
@@ -43,13 +45,13 @@ PAINTED = """[...document.querySelectorAll("canvas")].map(canvas => {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(__doc__)
     parser.add_argument("--run", metavar="RUN", help="a run's folder; default: trained here")
     parser.add_argument("--session", metavar="FILE", help="what it decodes; default: simulated")
-    parser.add_argument("--start", type=float, default=0.0, metavar="S", help="first bin, s")
-    parser.add_argument("--screenshot", type=Path, metavar="PNG", help="keep the page as picture")
+    parser.add_argument("--start", type=clock_time, default=0.0, metavar="S", help="first bin, s")
+    parser.add_argument("--screenshot", type=path, metavar="PNG", help="keep the page as picture")
     parser.add_argument("--dark", action="store_true", help="in the dark theme")
-    parser.add_argument("--seconds", type=float, default=6.0, help="before the picture; 6")
+    parser.add_argument("--seconds", type=number(0, 600), default=6.0, help="before the picture; 6")
     options = parser.parse_args()
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if program is None:
@@ -217,4 +219,4 @@ def address(log: Path) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_cli(main)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from bci_decode.errors import run_cli
+from bci_decode.options import CommandParser, number, path, whole
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(__doc__)
     add = parser.add_argument
-    add("--excerpt", type=Path, metavar="FILE.mat", help="a recording whose halves are two days")
-    add("--output", type=Path, default=Path("outputs/explain/recalibration"), metavar="DIR")
-    add("--data-dir", type=Path, default=Path("data/recalibration"), metavar="DIR")
-    add("--pairs", type=int, default=6, help="of simulated sessions (default: 6)")
-    add("--seeds", type=int, default=3, help="of each decoder (default: 3)")
-    add("--minutes", type=float, default=5.0, help="of a simulated session (default: 5)")
-    add("--document", type=Path, help="update its tables and figure: docs/recalibration.md")
+    add("--excerpt", type=path, metavar="FILE.mat", help="a recording whose halves are two days")
+    add("--output", type=path, default=Path("outputs/explain/recalibration"), metavar="DIR")
+    add("--data-dir", type=path, default=Path("data/recalibration"), metavar="DIR")
+    add("--pairs", type=whole(1, 1000), default=6, help="of simulated sessions (default: 6)")
+    add("--seeds", type=whole(1, 1000), default=3, help="of each decoder (default: 3)")
+    add(
+        "--minutes", type=number(0.05, 240), default=5.0, help="of a simulated session (default: 5)"
+    )
+    add("--document", type=path, help="update its tables and figure: docs/recalibration.md")
     arguments = parser.parse_args()
     import torch
 

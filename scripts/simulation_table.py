@@ -6,7 +6,6 @@ filter has the same bins, parts and scores, its penalty selected on the validati
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 from pathlib import Path
@@ -19,17 +18,16 @@ from bci_decode.data.binning import bin_session
 from bci_decode.data.inspection import inspect
 from bci_decode.data.session import Session, read_session
 from bci_decode.errors import run_cli
+from bci_decode.options import CommandParser, path
 from bci_decode.style import BASELINE, model_label
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(__doc__)
     option = parser.add_argument
-    option("files", nargs="*", type=Path, help="real recordings, .mat")
+    option("files", nargs="*", type=path, help="real recordings, .mat")
     folder = Path("outputs/simulation_table")
-    option("--output", type=Path, default=folder, help=f"folder of the runs; default: {folder}")
+    option("--output", type=path, default=folder, help=f"folder of the runs; default: {folder}")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     columns = {file.stem if file else "simulated": column(arguments.output, file)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from bci_decode.errors import run_cli
+from bci_decode.options import CommandParser, path, whole
 
 LIST = Path(__file__).resolve().parents[1] / "docs" / "trials.yaml"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(__doc__)
     add = parser.add_argument
-    add("--list", type=Path, default=LIST, metavar="FILE.yaml", help="default: docs/trials.yaml")
-    add("--session", type=Path, metavar="FILE.mat", help="default: the simulated session")
-    add("--table", type=Path, default=Path("outputs/trials.csv"), metavar="FILE.csv",
+    add("--list", type=path, default=LIST, metavar="FILE.yaml", help="default: docs/trials.yaml")
+    add("--session", type=path, metavar="FILE.mat", help="default: the simulated session")
+    add("--table", type=path, default=Path("outputs/trials.csv"), metavar="FILE.csv",
         help="has all scores; what it lacks is trained; default: outputs/trials.csv")  # fmt: skip
-    add("--seeds", type=int, default=3, help="default: 3")
+    add("--seeds", type=whole(1, 1000), default=3, help="default: 3")
     arguments = parser.parse_args()
     from bci_decode.studies.trials import read_trials, run_trials, text
 

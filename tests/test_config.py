@@ -26,7 +26,7 @@ def test_defaults_are_valid_and_a_dictionary_brings_them_back():
 @pytest.mark.parametrize(
     ("make", "line"),
     [
-        (lambda: DataConfig(bin_width=0.0), "data.bin_width: is 0.0; choose 0.001 or more"),
+        (lambda: DataConfig(bin_width=0.0), "data.bin_width: is 0.0; choose 0.001 to 86400"),
         (lambda: DataConfig(lag=float("nan")), "data.lag: is nan; give a finite number"),
         (
             lambda: DataConfig(units="sortd"),
@@ -34,7 +34,10 @@ def test_defaults_are_valid_and_a_dictionary_brings_them_back():
         ),
         (lambda: SplitConfig(val=1.0), "data.split.val: is 1.0; choose 0 or more, below 1"),
         (lambda: TrainerConfig(epochs=0), "trainer.epochs: is 0; choose 1 to 1000000"),
-        (lambda: TrainerConfig(clip_norm=0.0), "trainer.clip_norm: is 0.0; choose above 0"),
+        (
+            lambda: TrainerConfig(clip_norm=0.0),
+            "trainer.clip_norm: is 0.0; choose above 0, at most 1000000",
+        ),
         (lambda: TrainConfig(seed=-1), "seed: is -1; choose 0 to 4294967295"),
         (
             lambda: TrainConfig(optimizer={"lr": float("inf")}),

@@ -9,7 +9,7 @@ import pytest
 from recordings import ROOT
 
 PACKAGE = ROOT / "bci_decode"
-BASE = ("signals", "errors", "files", "config", "style")
+BASE = ("signals", "errors", "files", "config", "options", "style")
 ORDER = (
     "data",
     "layers",

@@ -17,6 +17,7 @@ from bci_decode.data.reaches import split_by_reaches
 from bci_decode.data.split import split_in_time
 from bci_decode.errors import BciDecodeError
 
+MAX_INDICES = 100_000_000  # of bins in all windows: 800 MB
 CONSTANT_SCALES = {"none": 1.0, "per_sample": 250.0}  # what a scaling divides by
 
 
@@ -152,6 +153,7 @@ def prepare(binned: BinnedSession, config: DataConfig | None = None) -> Dataset:
             field=mistake.field,
             remedy=(mistake.remedy or "") + shorter_shift(binned.bin_width, binned.lag),
         ) from mistake
+    _check_windows(slices["train"], window)
     active = _active_units(binned, slices["train"], config.min_rate)
     _check_movement(binned, slices)
     _check_low_pass(config)
@@ -203,6 +205,17 @@ def _check_movement(binned: BinnedSession, slices: dict[str, slice]) -> None:
                 field="data.source",
                 remedy="choose the other source, or another split",
             )
+
+
+def _check_windows(train: slice, window: Window) -> None:
+    """The windows are kept as the numbers of their bins, which must fit into the memory."""
+    windows = (train.stop - train.start - window.span) // window.stride + 1
+    if windows * window.length > MAX_INDICES:
+        raise BciDecodeError(
+            f"is {window.length}, and there are {windows} windows, which the memory may not hold",
+            field="data.window.length",
+            remedy="choose shorter windows, or a larger data.window.stride",
+        )
 
 
 def _check_low_pass(config: DataConfig) -> None:

@@ -27,6 +27,7 @@ from bci_decode.data.simulated_units import (
     spike_times,
 )
 from bci_decode.errors import BciDecodeError
+from bci_decode.files import expand_user
 
 log = logging.getLogger(__name__)
 Kinematics = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -68,7 +69,7 @@ def simulated_session(
     settings: dict[str, Any] = {"seed": seed, "minutes": minutes, "channels": channels, "day": day}
     _check(**settings)
     name = f"simulated_v{VERSION}_seed{seed}_{minutes:g}min_{channels}ch" + f"_day{day}" * (day > 0)
-    return simulated_file(Path(folder, f"{name}.mat"), **settings)
+    return simulated_file(expand_user(folder) / f"{name}.mat", **settings)
 
 
 def simulated_file(
@@ -142,7 +143,7 @@ def _check(seed: int, minutes: float, channels: int, day: int = 0) -> None:
         ("channels", channels, Integral, 1, 192),
         ("day", day, Integral, 0, 1000),
     ):
-        if not (isinstance(value, kind) and low <= value <= high):
+        if isinstance(value, bool) or not (isinstance(value, kind) and low <= value <= high):
             remedy = f"give a{' whole' if kind is Integral else ''} number from {low} to {high}"
             raise BciDecodeError(
                 f"{value!r} cannot be simulated", field=f"session.{key}", remedy=remedy

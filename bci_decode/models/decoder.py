@@ -140,6 +140,27 @@ class Decoder(TrainedDecoder):
         return counts if self.encoder is None else self.encoder(counts)
 
 
+def check_decoder(decoder: TrainedDecoder, inputs: int, outputs: int) -> None:
+    """Refuse a decoder whose parts do not fit: two bins of silence must come out as kinematics.
+
+    Any module can be put into the sockets, so what it returns is known only from a pass.
+    """
+    training = decoder.training
+    with torch.no_grad(), torch.random.fork_rng(devices=()):
+        try:
+            y, _ = decoder.eval()(torch.zeros(1, 2, inputs))
+        finally:
+            decoder.train(training)
+    wanted = (1, 2, outputs)
+    if not isinstance(y, Tensor) or y.shape != wanted:
+        given = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+        raise BciDecodeError(
+            f"gives {given} for one window of two bins, not {wanted}",
+            field="model",
+            remedy="choose a model.head that maps to the axes of the target",
+        )
+
+
 def check_window(decoder: TrainedDecoder, history: int | None) -> None:
     """Refuse a decoder that is causal in windows alone where the state is carried on."""
     if decoder.needs_window and history is None:

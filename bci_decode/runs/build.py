@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from bci_decode.config import DataConfig, TrainConfig
+from bci_decode.config import DataConfig, TrainConfig, flatten
 from bci_decode.errors import BciDecodeError, one_line
 from bci_decode.files import expand_user
+from bci_decode.runs.messages import suggestion, unread
+from bci_decode.runs.part_settings import check_part
 
 
 def session_file(config: DictConfig, words: Sequence[str] = ()) -> Path:
@@ -49,7 +52,12 @@ def build_decoder(config: DictConfig, data, words: Sequence[str] = ()):
 
     torch.manual_seed(config.seed)
     axes = data.parts["train"].target.shape[1]
-    return build_model(config.model, len(data.units), axes, words, int(config.ensemble))
+    model = build_model(config.model, len(data.units), axes, words, int(config.ensemble))
+    if "recurrent" in config.model:
+        from bci_decode.models.decoder import check_decoder
+
+        _with_user_error("model", config.model, words, check_decoder, model, len(data.units), axes)
+    return model
 
 
 def build_model(
@@ -59,6 +67,7 @@ def build_model(
 
     More than one member makes an `Ensemble` of decoders.
     """
+    check_part("model", config, inputs, members)
     if "recurrent" not in config:
         return instantiate(config, "model", words)
     sizes = {"input_size": inputs, "output_size": outputs}
@@ -77,7 +86,7 @@ def instantiate(config: DictConfig | None, key: str, words: Sequence[str] = (), 
     """
     if not config:
         return None
-    guarded = partial(_with_user_error, key, words)
+    guarded = partial(_with_user_error, key, config, words)
     make = _instantiate_optimizer if key == "optimizer" else hydra.utils.instantiate
     made = guarded(make, config, **sizes)
     return partial(guarded, made) if isinstance(made, partial) else made
@@ -93,14 +102,24 @@ def _instantiate_optimizer(config: DictConfig) -> Any:
     return hydra.utils.instantiate(config, **target)
 
 
-def _with_user_error(key: str, words: Sequence[str], make, *arguments, **sizes):
+def _with_user_error(key: str, config: DictConfig, words: Sequence[str], make, *arguments, **sizes):
+    """What `make` returns; an exception of any library becomes one line about the part `key`."""
     try:
         return make(*arguments, **sizes)
     except Exception as error:  # constructors of any library raise what they like
         cause = error.__cause__ or error
         if isinstance(cause, BciDecodeError):
             raise cause from error
+        if found := re.search(r"unexpected keyword argument '(\w+)'", str(cause)):
+            raise _unread(key, config, found[1]) from error
         given = [word for word in words if word.startswith((f"{key}.", f"{key}="))]
         field = f"{key} ({', '.join(given)})" if given else key
         remedy = f"correct it on the command line or in conf/{key}/"
         raise BciDecodeError(one_line(cause), field=field, remedy=remedy) from error
+
+
+def _unread(part: str, config: DictConfig, name: str) -> BciDecodeError:
+    """What to say of a key of a part that its class does not take."""
+    keys = flatten(OmegaConf.to_container(config), f"{part}.")
+    key = next((key for key in keys if key.endswith(f".{name}")), f"{part}.{name}")
+    return unread(key, suggestion(key))

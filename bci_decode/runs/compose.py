@@ -17,12 +17,14 @@ from bci_decode.config import TARGETS, TrainConfig, described_keys
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import expand_user
 from bci_decode.runs.config_source import register_config_source
-from bci_decode.runs.messages import error_line
+from bci_decode.runs.messages import error_line, suggestion, unread
+from bci_decode.runs.part_settings import RANGES, check_part
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _PACKAGED = _PACKAGE / "conf"  # in an installed wheel; a clone has it beside the package
 CONF = _PACKAGED if _PACKAGED.is_dir() else _PACKAGE.parent / "conf"
 
+LOCAL = ("name", "path")  # the keys of session=local
 PATHS = ("session.path", "data_dir", "output_dir", "init_from")  # keys whose value is a path
 
 
@@ -93,7 +95,7 @@ def compose_config(*words: str) -> DictConfig:
         quoted = [hydra_word(word) for word in words]
         try:
             config = hydra.compose("train", quoted, return_hydra_config=True)
-        except (HydraException, OmegaConfBaseException) as mistake:
+        except (HydraException, OmegaConfBaseException, ValueError) as mistake:
             raise BciDecodeError(error_line(mistake)) from mistake
     choices = config.hydra.runtime.choices
     with open_dict(config):
@@ -122,11 +124,13 @@ def plain(config: DictConfig) -> dict[str, Any]:
 def typed_config(config: DictConfig) -> TrainConfig:
     """The dataclasses of a configuration, with all types, names and ranges checked."""
     for key in strange_keys(config, TrainConfig):
-        raise BciDecodeError(
-            "nothing reads this key", field=key, remedy="remove it; --help lists all keys"
-        )
+        raise unread(key, suggestion(key))
+    for key in _unread_of_session(config.session):
+        raise unread(key, suggestion(key))
     if not config.names.model:
         raise BciDecodeError("is not set", field="model", remedy=f"choose {', '.join(models())}")
+    for part in RANGES:
+        check_part(part, config[part], members=config.ensemble)
     typed = OmegaConf.to_object(config)
     assert isinstance(typed, TrainConfig)
     check_recipe(typed.names.experiment, typed.names.model)
@@ -154,6 +158,15 @@ def strange_keys(config: DictConfig, group: type, prefix: str = "") -> Iterator[
             yield prefix + name
         elif isinstance(inner := known[name], type) and is_dataclass(inner):
             yield from strange_keys(config[name], inner, f"{prefix}{name}.")
+
+
+def _unread_of_session(session: Any) -> list[str]:
+    """The keys of a session that is a file, besides its name and path; else a class refuses them.
+
+    It may have no file at all: a data set may be made of arrays.
+    """
+    keys = list(session or {})
+    return [] if "_target_" in keys else [f"session.{k}" for k in keys if k not in LOCAL]
 
 
 def models() -> list[str]:

@@ -18,9 +18,9 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from bci_decode.config import default_settings, flatten
+from bci_decode.config import check_folder_name, default_settings, flatten
 from bci_decode.errors import BciDecodeError
-from bci_decode.files import md5_of
+from bci_decode.files import check_path, md5_of
 from bci_decode.style import BIDIRECTIONAL
 
 RUNNING = ".running"
@@ -65,18 +65,22 @@ def run_folder(config: DictConfig) -> Path:
     output, session = str(config.output_dir or "").strip(), str(config.session.name or "")
     if not output:
         raise BciDecodeError("is empty", field="output_dir", remedy="name a folder, outputs say")
-    if not session or session == ".." or session != Path(session).name:
+    plain = session == Path(session).name and session.isprintable() and session.strip()
+    if not plain or session == "..":
         raise BciDecodeError(
-            f"is {session!r}",
+            f"is {session[:60]!r}",
             field="session.name",
             remedy="give a name without slashes: it names the run's folder",
         )
+    for key in ("experiment", "model"):
+        check_folder_name(f"names.{key}", config.names[key])
     target = config.data.target
     name = decoder_name(config.names.model, is_bidirectional(config))
     name += f"-{target}" * (target != "velocity")
     swept = swept_folder(config.names.swept)
     seed = f"seed{config.seed}"
     folder = relative(Path(output, config.names.experiment, session, name, swept, seed))
+    check_path(folder)
     split = config.data.split
     return folder if split.cuts is None or split.cut is None else folder / f"cut{split.cut}"
 
@@ -88,7 +92,8 @@ def swept_folder(swept: str) -> str:
     ends with digits of its checksum, so that different values never share a folder.
     """
     plain = re.sub(r"[^\w.,=+-]", "-", swept.replace("/", "."))
-    if plain == swept.replace("/", ".") and len(plain) <= MAX_NAME:
+    unchanged = plain == swept.replace("/", ".") and plain not in (".", "..")
+    if unchanged and len(plain) <= MAX_NAME:
         return plain
     return f"{plain[:MAX_NAME]}-{hashlib.sha256(swept.encode()).hexdigest()[:8]}"
 

@@ -16,19 +16,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from bci_decode.errors import BciDecodeError
-from bci_decode.files import written_whole
+from bci_decode.files import expand_user, written_whole
 from bci_decode.runs.chained import chained_table, cut_configs
-from bci_decode.runs.compose import CONF, compose_config, typed_config
+from bci_decode.runs.compose import compose_config, typed_config
 from bci_decode.runs.messages import error_line
+from bci_decode.runs.search_space import draw, hydra_value, read_space
 
 log = logging.getLogger(__name__)
-KINDS = ("uniform", "log")
 FOLDER = Path("outputs/search")
 Rows = dict[int, dict[str, Any]]  # of trials.csv, by the number of the trial
 
@@ -48,11 +47,15 @@ def search(
     share, before any of them trains.
     """
     space, fixed = read_space(name)
-    output = FOLDER / Path(name).stem if output is None else Path(output)
+    output = FOLDER / Path(name).stem if output is None else expand_user(output)
     words = [*fixed, *words]
     _check_words(space, words)
     drawn = [_texts(draw(space, seed, number)) for number in range(trials)]
-    _check_some_trial([*words, *_settings(texts)] for texts in drawn)
+    try:
+        _check_some_trial([*words, *_settings(texts)] for texts in drawn)
+    except BciDecodeError as mistake:
+        key = str(mistake).partition(":")[0]
+        raise BciDecodeError(str(mistake), file=name if key in space else None) from mistake
     rows = _resumed(output, {"space": space, "words": words, "seed": seed})
     for number, texts in enumerate(drawn):
         if number in rows and not math.isnan(rows[number]["score"]):
@@ -73,19 +76,6 @@ def _texts(values: dict[str, Any]) -> dict[str, str]:
 
 def _settings(texts: dict[str, str]) -> list[str]:
     return [f"{key}={text}" for key, text in texts.items()]
-
-
-def hydra_value(value: Any) -> str:
-    """A value of a yaml file as a word of the command line has it: null, true, [1,2]."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return "[" + ",".join(map(hydra_value, value)) + "]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{hydra_value(one)}" for key, one in value.items()) + "}"
-    return str(value)
 
 
 def _check_words(space: dict[str, Any], words: Sequence[str]) -> None:
@@ -156,57 +146,6 @@ def _remove_empty(folder: Path) -> None:
         if path.is_dir():
             with contextlib.suppress(OSError):
                 path.rmdir()
-
-
-def read_space(name: str | Path) -> tuple[dict[str, Any], list[str]]:
-    """The space and the words of a search file; anything else in it is refused."""
-    path = Path(name) if str(name).endswith(".yaml") else CONF / "search" / f"{name}.yaml"
-    known = ", ".join(sorted(file.stem for file in (CONF / "search").glob("*.yaml")))
-    if not path.is_file():
-        raise BciDecodeError("no such search", file=path, remedy=f"choose {known}, or a yaml file")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise BciDecodeError("is no yaml", file=path, remedy="correct it") from error
-    if not isinstance(content, dict) or not isinstance(content.get("space"), dict):
-        raise BciDecodeError("has no space", file=path, remedy="see conf/search/gru.yaml")
-    for key, choice in content["space"].items():
-        _check_choice(path, key, choice)
-    return content["space"], [str(word) for word in content.get("words") or []]
-
-
-def _check_choice(path: Path, key: str, choice: Any) -> None:
-    if isinstance(choice, list) and choice:
-        return
-    kind: str = ""
-    ends: Any = None
-    if isinstance(choice, dict) and len(choice) == 1:
-        ((kind, ends),) = choice.items()
-    numbers = isinstance(ends, list) and all(isinstance(end, (int, float)) for end in ends)
-    ordered = numbers and len(ends) == 2 and ends[0] < ends[1]
-    if kind in KINDS and ordered and (kind == "uniform" or ends[0] > 0):
-        return
-    raise BciDecodeError(
-        f"is {choice!r}",
-        file=path,
-        field=f"space.{key}",
-        remedy="give a list, {uniform: [low, high]} or {log: [low, high]} with low above 0",
-    )
-
-
-def draw(space: dict[str, Any], seed: int, number: int) -> dict[str, Any]:
-    """The settings of a trial; numbers are rounded to four digits, which a table can show."""
-    rng = np.random.default_rng([seed, number])
-    return {key: _drawn(choice, rng) for key, choice in space.items()}
-
-
-def _drawn(choice: Any, rng: np.random.Generator) -> Any:
-    if isinstance(choice, list):
-        return choice[int(rng.integers(len(choice)))]
-    ((kind, (low, high)),) = choice.items()
-    if kind == "log":
-        return float(f"{math.exp(rng.uniform(math.log(low), math.log(high))):.4g}")
-    return float(f"{rng.uniform(low, high):.4g}")
 
 
 def _trial(words: list[str]) -> tuple[float, str]:

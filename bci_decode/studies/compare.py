@@ -13,7 +13,7 @@ from bci_decode.comparison.pairs import chosen_baseline
 from bci_decode.comparison.summary import summary
 from bci_decode.comparison.tables import sessions_csv
 from bci_decode.errors import BciDecodeError
-from bci_decode.files import written_whole
+from bci_decode.files import made_folder, written_whole
 from bci_decode.studies.peers import published
 from bci_decode.studies.published import means_text, source_study_groups
 from bci_decode.studies.source_study import ablation_table, ablation_text
@@ -49,8 +49,7 @@ def compare_runs(
     known = [published(group) for group in groups]
     text = summary(groups, incomplete, baseline, by, known, "\n".join(appendix))
     tables["summary.md"] = text
-    output = output or _common_folder(folders)
-    output.mkdir(parents=True, exist_ok=True)
+    output = made_folder(output or _common_folder(folders), "choose another --output")
     drawn = []
     for kind in formats:
         draw_losses(groups, output / f"comparison.{kind}")

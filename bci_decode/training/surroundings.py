@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch.optim import LBFGS, Optimizer, SparseAdam
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from bci_decode.config import TrainerConfig
@@ -47,8 +48,28 @@ def set_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
+def check_optimizer(optimizer: Optimizer) -> None:
+    """Refuse what is no optimizer, and one that the loop cannot step."""
+    unfit = {LBFGS: "needs the loss again in each step", SparseAdam: "needs sparse gradients"}
+    problems = [problem for kind, problem in unfit.items() if isinstance(optimizer, kind)]
+    if not isinstance(optimizer, Optimizer):
+        problems = ["is no optimizer of torch.optim"]
+    if problems:
+        raise BciDecodeError(
+            f"{type(optimizer).__name__} {problems[0]}",
+            field="optimizer",
+            remedy="choose another one, optimizer=adamw say",
+        )
+
+
 def check_scheduler(scheduler: LRScheduler | None, data: Dataset) -> None:
-    """Refuse a schedule of the validation loss without a validation part."""
+    """Refuse what is no schedule, and one of the validation loss without a validation part."""
+    if scheduler is not None and not isinstance(scheduler, LRScheduler):
+        raise BciDecodeError(
+            f"{type(scheduler).__name__} is no schedule of torch.optim.lr_scheduler",
+            field="scheduler",
+            remedy="choose another one, scheduler=cosine say",
+        )
     if isinstance(scheduler, ReduceLROnPlateau) and "val" not in data.parts:
         raise BciDecodeError(
             "follows the validation loss, and there is no validation part",

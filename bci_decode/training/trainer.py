@@ -36,6 +36,7 @@ from bci_decode.training.reconstruction import Reconstruction
 from bci_decode.training.reproducible import reproducible
 from bci_decode.training.surroundings import (
     check_config,
+    check_optimizer,
     check_scheduler,
     chosen_device,
     set_threads,
@@ -90,15 +91,16 @@ class Trainer:
             self.reconstruction = Reconstruction(decoder.members, self.augment).to(self.device)
         learned = [decoder, self.reconstruction] if self.reconstruction else [decoder]
         self.optimizer = optimizer([p for module in learned for p in module.parameters()])
+        check_optimizer(self.optimizer)
         self.averaged = None
         if config.ema:
             self.averaged = WeightAverage(decoder, config.ema)
         self.scheduler = scheduler(self.optimizer) if scheduler else None
         self.per_step = getattr(self.scheduler, "per_step", False)
+        check_scheduler(self.scheduler, data)
         if self.per_step:
             steps = -(-len(self.training) // config.batch_size)
             self.scheduler.set_steps_per_epoch(steps)  # type: ignore[union-attr]
-        check_scheduler(self.scheduler, data)
         self.fingerprint, self.stopwatch = fingerprint, stopwatch or Stopwatch()
         self.about, self.progress = about or {}, progress
         self.on_epoch: Callable[[dict[str, float]], None] | None = None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
-from pathlib import Path
 
+from bci_decode.config import MAX_SECONDS
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import expand_user
+from bci_decode.options import CommandParser, clock_time, number, path
 
 SOURCES = ("replay", "lsl_in")  # options that name a source; a stream has one
 NEEDS = {  # options that have an effect with another one alone
@@ -27,10 +28,8 @@ PORTS = range(2**16)
 
 def stream_parser(description: str | None) -> argparse.ArgumentParser:
     """The parser of the command."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
+    parser = CommandParser(description)
+    parser.add_argument("run", type=path, metavar="RUN", help="folder of a finished run")
     _add_input(parser)
     _add_output(parser)
     return parser
@@ -40,12 +39,12 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option("--replay", metavar="FILE|NAME", help=".mat file, or a published session")
     option("--speed", metavar="1|10|max", help="of --replay: 0.001 to 1000, or max (default: 1)")
-    option("--start", type=float, metavar="S", help="of --replay: s of the session's clock")
-    option("--stop", type=float, metavar="S", help="of --replay: s of the session's clock")
+    option("--start", type=clock_time, metavar="S", help="of --replay: s of the session's clock")
+    option("--stop", type=clock_time, metavar="S", help="of --replay: s of the session's clock")
     option("--data-dir", metavar="DIR", help="of --replay: where NAME.mat is (default: data)")
     option("--lsl-in", metavar="NAME", help="decode a stream of Lab Streaming Layer")
     option(
-        "--timeout", type=float, metavar="S",
+        "--timeout", type=number(0, MAX_SECONDS), metavar="S",
         help=f"of --lsl-in: s for the stream to appear (default: {TIMEOUT:g})",
     )  # fmt: skip
     option("--engine", default="fast", help="fast (default), torch or onnx")
@@ -55,7 +54,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
         f"(default: 0; of --lsl-in {LSL_TOLERANCE:g})",
     )  # fmt: skip
     option(
-        "--max-gap", type=float, metavar="S",
+        "--max-gap", type=number(0, MAX_SECONDS), metavar="S",
         help=f"a longer gap between spikes is a jump of the clock (default: {MAX_GAP:g})",
     )  # fmt: skip
     option(
