@@ -57,30 +57,28 @@ def _machine() -> str:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove temporary files of `path` whose process is gone.
-
-    On another machine, and on Windows, nobody can tell; a day without a change will do.
-    """
+    """Remove temporary files of `path` whose process is gone."""
     with suppress(OSError):  # another process was faster, or it is another user's
         for part in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
-            name = PART.fullmatch(part.name)
-            if name and name["machine"] == _machine() and os.name == "posix":
-                gone = not _is_running(int(name["process"]))
-            else:
-                gone = time.time() - part.stat().st_mtime > DAY
-            if gone:
+            if _is_abandoned(part):
                 part.unlink()
 
 
-def _is_running(process: int) -> bool:
-    """Whether a process of this number exists; on POSIX systems alone, Windows would end it."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+def _is_abandoned(part: Path) -> bool:
+    """Whether the process that wrote a temporary file is gone.
+
+    On another machine, and on Windows, nobody can tell; a day without a change will do.
+    """
+    name = PART.fullmatch(part.name)
+    if os.name == "posix" and name and name["machine"] == _machine():
+        try:
+            os.kill(int(name["process"]), 0)
+        except ProcessLookupError:
+            return True
+        except (PermissionError, OverflowError):  # another user's; no number of a process
+            pass
         return False
-    except (PermissionError, OverflowError):  # another user's; no number of a process
-        pass
-    return True
+    return time.time() - part.stat().st_mtime > DAY
 
 
 def move_into_place(temporary: Path, path: Path, sync: bool = True) -> None:
