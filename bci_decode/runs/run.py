@@ -17,20 +17,26 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from bci_decode.config import TrainConfig, TrajectoryConfig
-from bci_decode.files import expand_user, md5_of
+from bci_decode.config import TrainConfig, TrajectoryConfig, flatten
+from bci_decode.errors import BciDecodeError
+from bci_decode.files import check_writable, expand_user, md5_of
 from bci_decode.runs.build import build_decoder, instantiate, session_file
 from bci_decode.runs.chained import run_cuts
+from bci_decode.runs.checksums import verify
 from bci_decode.runs.compose import plain, typed_config
 from bci_decode.runs.folder import (
+    RESULTS,
     check_same_data,
     decoder_name,
+    different_settings,
     file_stat,
     is_bidirectional,
     run_name,
+    settings_conflict,
     working_folder,
 )
-from bci_decode.runs.ownership import claim, finish, locked, start
+from bci_decode.runs.ownership import claim, finish, locked, more_epochs, start
+from bci_decode.runs.reading import damaged, read_report
 
 log = logging.getLogger(__name__)
 OnEpoch = Callable[[dict[str, float]], None]
@@ -66,8 +72,10 @@ def run_one(
     if typed.init_from:  # the same run from whatever folder the command is given in
         settings["init_from"] = str(expand_user(typed.init_from).resolve())
     config = DictConfig(settings)
-    with locked(folder):
+    with locked(folder) as writable:
         working = claim(folder, settings, typed.overwrite)
+        if working is not None and not writable:
+            check_writable(folder.parent, "choose another output_dir=")
         data_file = session_file(config, words)
         if working is None:
             check_same_data(folder, data_file)
@@ -79,17 +87,26 @@ def run_one(
 
 def _report_finished(folder: Path, config: TrainConfig) -> None:
     """Repeat the score of a finished run; draw its figures in a format that is not there yet."""
-    import json
-
     from bci_decode.runs.figures import draw_run, figure_files
     from bci_decode.runs.report import score_line
 
-    report = json.loads((folder / "metrics.json").read_text())
+    verify(folder, *RESULTS)
+    report = read_report(folder)
+    try:
+        line = score_line(report)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise damaged(folder / "metrics.json", error) from error
     log.info("%s: finished already; overwrite=true trains again", folder)
-    log.info("%s", score_line(report))
+    log.info("%s", line)
     files = figure_files(folder, config.figures)
     complete = all(path.exists() and path.stat().st_size for path in files)
-    if not complete or config.trajectory != TrajectoryConfig():
+    if complete and config.trajectory == TrajectoryConfig():
+        return
+    try:
+        check_writable(folder)
+    except BciDecodeError as error:
+        log.warning("no figures: %s", error)
+    else:
         draw_run(folder, config.figures, config.trajectory)
 
 
@@ -215,8 +232,16 @@ class _Job:
             fingerprint=md5,
             stopwatch=self.stopwatch,
             about=about,
+            settings=self.settings,
+            check_settings=self._check_settings,
             progress=self.progress,
         )
+
+    def _check_settings(self, there: dict[str, Any]) -> None:
+        """Refuse a `last.pt` of a run with other settings, but for more epochs."""
+        changed = different_settings(flatten(there), self.settings)
+        if changed and not more_epochs(changed):
+            raise settings_conflict(self.working / "last.pt", changed)
 
     def _log_beginning(self, data, decoder) -> None:
         """What is trained on, and what a reader of the log must not overlook in the scores."""
@@ -239,7 +264,7 @@ class _Job:
         from bci_decode.evaluation.decoding import decode_parts
         from bci_decode.runs.figures import draw_run  # Matplotlib is not waited for before
         from bci_decode.runs.load import restore_model
-        from bci_decode.runs.report import recording_kind, write_report
+        from bci_decode.runs.report import check_agrees, recording_kind, write_report
         from bci_decode.training.checkpoint import read_checkpoint
 
         best = self.working / "best.pt"
@@ -259,6 +284,7 @@ class _Job:
             "parameters": sum(value.numel() for value in state["decoder"].values()),
             "device": str(getattr(decoder, "device", "cpu")),
         }
+        check_agrees(data, decoded, history, state["epoch"], best)
         report = write_report(self.working, data, decoded, history, self.typed, about)
         draw_run(self.working, self.typed.figures, self.typed.trajectory)
         return report
@@ -310,8 +336,6 @@ def logged_to(path: Path) -> Iterator[None]:
 
 def _fault_record(fault: BaseException) -> logging.LogRecord:
     """A mistake of the user as its line, a fault of the code with its traceback."""
-    from bci_decode.errors import BciDecodeError
-
     mistake = isinstance(fault, BciDecodeError)
     info = None if mistake else (type(fault), fault, fault.__traceback__)
     line = f"error: {fault}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,10 +24,11 @@ from bci_decode.realtime.recalibration.fit import (
 )
 from bci_decode.realtime.recalibration.read_in import parent_recording, same_units
 from bci_decode.realtime.recalibration.seconds import first_seconds
-from bci_decode.runs.figures import read_predictions, run_title, trajectory_figure
+from bci_decode.runs.figures import run_title, trajectory_figure
 from bci_decode.runs.folder import check_same_data, file_stat, working_folder
 from bci_decode.runs.load import LoadedRun
 from bci_decode.runs.ownership import claim, finish, locked, start
+from bci_decode.runs.reading import read_predictions, read_report
 from bci_decode.runs.report import recording_kind, write_predictions, write_report
 from bci_decode.studies.training import translate_errors
 from bci_decode.style import save_figure
@@ -78,7 +78,7 @@ def recalibrated_run(
         if claim(folder, settings, request.overwrite) is None:
             check_same_data(folder, session.path)
             log.info("%s: finished already; --overwrite makes it again", folder)
-            return folder, json.loads((folder / "metrics.json").read_text())
+            return folder, read_report(folder)
         found = recalibrate(
             run,
             session,
@@ -172,7 +172,7 @@ def _write(
         trajectory_figure(shown, title, config.trajectory),
         folder / f"trajectory.{request.figures}",
     )
-    # its metrics.json comes last: a run that has it is finished
+    # its checksums come last: a run that has them is finished
     return write_report(folder, found.data, decoded, history, config, about)
 
 
