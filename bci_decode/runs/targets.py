@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bci_decode.errors import BciDecodeError
 from bci_decode.models.closed_form import ClosedForm
 
-PACKAGES = ("bci_decode.", "torch.nn.")
+PACKAGES = ("bci_decode.layers.", "bci_decode.models.", "torch.nn.")
 KEYS = ("_target_", "_partial_")  # of Hydra's own keys; `_args_` and the others name no setting
 LARGEST = 10_000  # of whole numbers that no tensor of the checkpoint has as a size
 

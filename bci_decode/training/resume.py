@@ -80,9 +80,8 @@ def _restore(trainer: Trainer, state: dict[str, Any]) -> None:
     trainer.optimizer.load_state_dict(state["optimizer"])
     _check_optimizer(trainer.optimizer, groups)
     if trainer.scheduler is not None:
-        before = trainer.scheduler.state_dict()
+        _check_alike(trainer.scheduler.state_dict(), state["scheduler"])
         trainer.scheduler.load_state_dict(state["scheduler"])
-        _check_alike(before, trainer.scheduler.state_dict())
     torch.set_rng_state(state["random"])
     if state["random_cuda"] is not None and trainer.device.type == "cuda":
         torch.cuda.set_rng_state(state["random_cuda"], trainer.device)
@@ -110,9 +109,10 @@ def _check_optimizer(optimizer: Optimizer, groups: list[dict[str, Any]]) -> None
 def _check_alike(before: dict[str, Any], after: dict[str, Any]) -> None:
     """Refuse a state that lacks a key, or has a value of another kind, than the one before."""
     for key, value in before.items():
-        kinds = (int, float) if type(value) in (int, float) else type(value)
-        if key == "params" or value is None or after[key] is None:
+        private = key.startswith("_") and key not in after  # other versions of PyTorch have others
+        if key == "params" or private or value is None or after[key] is None:
             continue
+        kinds = (int, float) if type(value) in (int, float) else type(value)
         if not isinstance(after[key], kinds) or not _finite(after[key]):
             raise ValueError(f"{key} is of another kind")
 
