@@ -44,11 +44,11 @@ class RunBusy(BciDecodeError):
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[bool]:
+def locked(folder: Path) -> Iterator[BciDecodeError | None]:
     """Keep every other process out of the folder; one that comes second gets an error.
 
-    A finished run on a file system that cannot be written to needs no lock: yields whether files
-    may be written.
+    A finished run can be read without a lock, on a read-only file system say: yields the error that
+    whoever wants to write must raise, or None.
     """
     if folder.exists() and not folder.is_dir():
         raise BciDecodeError("is a file", file=folder, remedy="choose another output_dir=")
@@ -63,17 +63,15 @@ def locked(folder: Path) -> Iterator[bool]:
             remedy="wait for it, or use another output_dir=",
         ) from error
     except OSError as error:
-        if is_complete(folder):
-            yield False
-            return
-        raise BciDecodeError(
-            f"cannot be written ({error.strerror})",
-            file=folder,
-            remedy="choose another output_dir=",
-        ) from error
+        problem = f"cannot be written ({error.strerror})"
+        refusal = BciDecodeError(problem, file=folder, remedy="choose another output_dir=")
+        if not is_complete(folder):
+            raise refusal from error
+        yield refusal
+        return
     try:
         recover(folder)
-        yield True
+        yield None
     finally:
         remove_unused(folder)
         lock.release()

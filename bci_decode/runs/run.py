@@ -17,15 +17,14 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from bci_decode.config import TrainConfig, TrajectoryConfig, flatten
+from bci_decode.config import TrainConfig, flatten
 from bci_decode.errors import BciDecodeError
-from bci_decode.files import check_writable, expand_user, md5_of
+from bci_decode.files import expand_user, md5_of
 from bci_decode.runs.build import build_decoder, instantiate, session_file
 from bci_decode.runs.chained import run_cuts
-from bci_decode.runs.checksums import verify
 from bci_decode.runs.compose import plain, typed_config
+from bci_decode.runs.finished import report_finished
 from bci_decode.runs.folder import (
-    RESULTS,
     check_same_data,
     decoder_name,
     different_settings,
@@ -36,7 +35,6 @@ from bci_decode.runs.folder import (
     working_folder,
 )
 from bci_decode.runs.ownership import claim, finish, locked, more_epochs, start
-from bci_decode.runs.reading import damaged, read_report
 
 log = logging.getLogger(__name__)
 OnEpoch = Callable[[dict[str, float]], None]
@@ -72,42 +70,17 @@ def run_one(
     if typed.init_from:  # the same run from whatever folder the command is given in
         settings["init_from"] = str(expand_user(typed.init_from).resolve())
     config = DictConfig(settings)
-    with locked(folder) as writable:
+    with locked(folder) as refusal:
         working = claim(folder, settings, typed.overwrite)
-        if working is not None and not writable:
-            check_writable(folder.parent, "choose another output_dir=")
+        if working is not None and refusal:
+            raise refusal
         data_file = session_file(config, words)
         if working is None:
             check_same_data(folder, data_file)
-            _report_finished(folder, typed)
+            report_finished(folder, typed)
         else:
             job = _Job(config, typed, settings, folder, data_file, words, progress)
             job.run()
-
-
-def _report_finished(folder: Path, config: TrainConfig) -> None:
-    """Repeat the score of a finished run; draw its figures in a format that is not there yet."""
-    from bci_decode.runs.figures import draw_run, figure_files
-    from bci_decode.runs.report import score_line
-
-    verify(folder, *RESULTS)
-    report = read_report(folder)
-    try:
-        line = score_line(report)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise damaged(folder / "metrics.json", error) from error
-    log.info("%s: finished already; overwrite=true trains again", folder)
-    log.info("%s", line)
-    files = figure_files(folder, config.figures)
-    complete = all(path.exists() and path.stat().st_size for path in files)
-    if complete and config.trajectory == TrajectoryConfig():
-        return
-    try:
-        check_writable(folder)
-    except BciDecodeError as error:
-        log.warning("no figures: %s", error)
-    else:
-        draw_run(folder, config.figures, config.trajectory)
 
 
 class _Job:
@@ -205,7 +178,7 @@ class _Job:
             fitted = fit_closed_form(decoder, data)
             return lambda _: write_closed_form(decoder, data, fitted, self.working, about)
         if self.typed.init_from and not self._resumes():
-            from bci_decode.runs.load import load_initial_weights
+            from bci_decode.runs.initial_weights import load_initial_weights
 
             load_initial_weights(decoder, Path(self.typed.init_from), data)
         return self._trainer(decoder, data, md5, about).fit

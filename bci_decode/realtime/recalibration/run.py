@@ -74,11 +74,13 @@ def recalibrated_run(
     known = parent_recording(run, request.parent_session)
     folder = _folder(run, session, request)
     settings = _settings(run, session, config, request, known)
-    with translate_errors(OPTIONS), locked(folder):
+    with translate_errors(OPTIONS), locked(folder) as refusal:
         if claim(folder, settings, request.overwrite) is None:
             check_same_data(folder, session.path)
             log.info("%s: finished already; --overwrite makes it again", folder)
             return folder, read_report(folder)
+        if refusal:
+            raise refusal
         found = recalibrate(
             run,
             session,
