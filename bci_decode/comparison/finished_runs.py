@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from bci_decode.comparison.old_runs import present_history, present_metrics, present_settings
-from bci_decode.config import flatten
 from bci_decode.data.catalog import monkeys
 from bci_decode.errors import BciDecodeError
-from bci_decode.runs.folder import FAILED, RUNNING, working_folder
+from bci_decode.runs.checksums import RUNNING, verify
+from bci_decode.runs.folder import FAILED, reason_in, working_folder
+from bci_decode.runs.reading import damaged, read_history, read_report, read_settings
 
+PREDICTIONS = "predictions.npz"
+TEXTS = ("session", "model", "experiment", "recording", "select_on", "selection_rule")
 SCORES = {"r2_x": "test_r2_x", "r2_y": "test_r2_y", "r2": "test_r2"}  # of a session: of a run
 # settings that runs must share before a table may hold both
 PROTOCOL = ("data.", "optimizer.", "scheduler.", "trainer.", "init_from")
@@ -162,18 +164,18 @@ class IncompleteRuns:
 
     failed: list[tuple[Path, str]]
     unfinished: list[Path]
-    damaged: list[Path]
+    damaged: list[tuple[Path, str]]
     failed_restarts: list[tuple[Path, str]]
 
     @property
     def folders(self) -> set[Path]:
-        return {*(path for path, _ in self.failed), *self.unfinished, *self.damaged}
+        return {*self.unfinished, *(path for path, _ in self.failed + self.damaged)}
 
     def lines(self) -> list[str]:
         remedy = "start it again, with overwrite=true if that does not mend it"
         lines = [f"failed: {path} ({reason})" for path, reason in self.failed]
         lines += [f"not finished: {path}" for path in self.unfinished]
-        return lines + [f"damaged: {path} ({remedy})" for path in self.damaged]
+        return lines + [f"damaged: {path} ({reason}; {remedy})" for path, reason in self.damaged]
 
 
 def read_runs(*folders: Path) -> tuple[list[Run], IncompleteRuns]:
@@ -190,14 +192,18 @@ def read_runs(*folders: Path) -> tuple[list[Run], IncompleteRuns]:
     incomplete = IncompleteRuns(
         failed=[(path, reason) for path in others if (reason := reasons[path])],
         unfinished=[path for path in others if not reasons[path]],
-        damaged=[path for path, run in runs.items() if run is None],
+        damaged=[
+            (path, f"{Path(str(run.file)).name} {run.problem}")
+            for path, run in runs.items()
+            if isinstance(run, BciDecodeError)
+        ],
         failed_restarts=[(path, reason) for path in finished if (reason := _restart(path))],
     )
     if len(incomplete.damaged) == len(finished):
         there = "; ".join(["", *incomplete.lines()[:3]])
         names = ", ".join(map(str, folders))
         raise BciDecodeError(f"holds no finished run{there}", file=names, remedy=remedy)
-    return [run for run in runs.values() if run is not None], incomplete
+    return [run for run in runs.values() if isinstance(run, Run)], incomplete
 
 
 def _begun(folders: tuple[Path, ...]) -> list[Path]:
@@ -215,10 +221,10 @@ def _without_mark(folder: Path) -> Path:
 
 def _reason(folder: Path) -> str:
     """Why the last start of a run failed; "" if it did not."""
-    for mark in (working_folder(folder) / FAILED, folder / FAILED):
-        if mark.is_file():
-            lines = mark.read_text(errors="replace", encoding="utf-8").splitlines()
-            return next((line for line in lines if line.strip()), "no reason given")
+    for place in (working_folder(folder), folder):
+        reason = reason_in(place)
+        if reason is not None:
+            return reason.splitlines()[0] if reason else "no reason given"
     return ""
 
 
@@ -226,33 +232,37 @@ def _restart(folder: Path) -> str:
     return _reason(folder) or "a later start is not finished" * working_folder(folder).is_dir()
 
 
-def _read_run(folder: Path) -> Run | None:
-    """The run in a folder; None if its files are damaged."""
+def _read_run(folder: Path) -> Run | BciDecodeError:
+    """The run in a folder, or what is wrong with its files."""
     try:
-        settings = present_settings(
-            flatten(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
-        )
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        history = present_history(pd.read_csv(folder / "history.csv"))
+        settings = present_settings(read_settings(folder))
+        metrics, history = read_report(folder), present_history(read_history(folder))
+        if "checksums" in metrics and not (folder / PREDICTIONS).is_file():
+            raise damaged(folder / PREDICTIONS, "it is missing")
+        verify(folder, PREDICTIONS)
         run = Run(folder, present_metrics(metrics, settings), history, settings)
         _check(run)
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        yaml.YAMLError,
-    ):
-        return None
+    except BciDecodeError as error:
+        return error
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+        return damaged(folder / "metrics.json", f"{type(error).__name__}: {error}")
     return run
 
 
 def _check(run: Run) -> None:
     """Everything that a comparison reads is there; raises any of the errors of `_read_run`."""
-    row = run.row()
-    run.metrics["selection_rule"], run.metrics["data"]["md5"]
-    whole = run.history["epoch"].iloc[-1] == run.metrics["epochs"]
-    if not whole or any(row[name] > 1 for name in SCORES.values()):
+    row, about = run.row(), run.metrics
+    texts = [about[key] for key in TEXTS] + [about["data"]["md5"], row["unit"], row["target"]]
+    counts = [about[key] for key in ("seed", "best_epoch", "epochs")] + [row["test_bins"]]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("a name is no text")
+    if not all(type(count) is int and count >= 0 for count in counts):
+        raise ValueError("an epoch, a seed or a number of bins is none")
+    if Path(about["session"]).name != about["session"]:
+        raise ValueError("the name of the session leads out of its folder")
+    whole = run.history["epoch"].iloc[-1] == about["epochs"] >= about["best_epoch"]
+    scores = [row[name] for name in SCORES.values()]
+    if not whole or any(score > 1 or math.isinf(score) for score in scores):
         raise ValueError("the files of the run contradict each other")
+    if not all(math.isfinite(row[key]) for key in ("test_loss", "plateau", "seconds")):
+        raise ValueError("a loss is no number")

@@ -5,14 +5,15 @@ Runs of earlier versions have no intervals in `metrics.json`, but they have thei
 
 from __future__ import annotations
 
-import zipfile
 import zlib
 from typing import Any
 
 import numpy as np
 
-from bci_decode.comparison.finished_runs import SCORES, Run
+from bci_decode.comparison.finished_runs import PREDICTIONS, SCORES, Run
+from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation.intervals import chance_level, r2_draws, r2_intervals
+from bci_decode.runs.reading import read_predictions
 
 NAN = float("nan")
 
@@ -63,10 +64,10 @@ def _predictions(run: Run) -> tuple[np.ndarray, np.ndarray, float] | None:
     Without the two axes of the scores, or with another number of bins, they are of something else.
     """
     try:
-        with np.load(run.folder / "predictions.npz") as file:
-            true, decoded, width = file["true"], file["decoded"], float(file["bin_width"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        read = read_predictions(run.folder / PREDICTIONS, ("true", "decoded", "bin_width"))
+    except BciDecodeError:
         return None
+    true, decoded, width = read["true"], read["decoded"], float(read["bin_width"])
     start, stop = run.metrics["protocol"]["split_bins"]["test"]
     fits = true.shape == decoded.shape == (stop - start, len(SCORES) - 1)
     return (true, decoded, width) if fits else None

@@ -5,6 +5,8 @@ Shapes: T bins, N units, D axes of the target.
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import Tags
@@ -82,6 +84,8 @@ class ClosedForm(RegressorMixin, BaseEstimator):
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Take over what another model of the same settings learned."""
         for name, values in arrays.items():
+            if not re.fullmatch(r"[a-z]\w*_", name):  # anything else would replace a method
+                raise ValueError(f"{name} is not learned by a model")
             setattr(self, name, values.item() if np.ndim(values) == 0 else values)
 
     def __sklearn_tags__(self) -> Tags:

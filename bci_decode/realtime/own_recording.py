@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from bci_decode.errors import BciDecodeError
 from bci_decode.files import md5_of
 from bci_decode.runs.load import LoadedRun
 
@@ -12,10 +12,8 @@ from bci_decode.runs.load import LoadedRun
 def recorded_path(run: LoadedRun) -> Path | None:
     """The path of the recording as the run's report has it; None without such a report."""
     try:
-        return Path(
-            json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))["data"]["file"]
-        )
-    except (OSError, ValueError, KeyError, TypeError):  # none, or one of an earlier version
+        return Path(run.metrics["data"]["file"])
+    except (BciDecodeError, KeyError, TypeError):  # none, or one of an earlier version
         return None
 
 

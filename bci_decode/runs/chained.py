@@ -7,6 +7,7 @@ Forward-chained cross-validation trains on all bins before a block and scores th
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 import math
@@ -20,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from bci_decode.config import SplitConfig
 from bci_decode.files import written_whole
 from bci_decode.runs.folder import run_folder
+from bci_decode.runs.reading import read_report
 
 log = logging.getLogger(__name__)
 TABLE = ("chained.csv", "chained.json")
@@ -85,7 +87,7 @@ def chained_table(folders: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def _row(folder: Path) -> dict[str, Any]:
-    report = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    report = read_report(folder)
     bins = report["protocol"]["split_bins"]
     scores = {
         name: math.nan if value is None else value
@@ -123,19 +125,19 @@ def _cell(value: Any) -> str:
 def _write(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Both files of the table; a score that is no number is empty in one and null in the other."""
     known = [{name: _number(value) for name, value in row.items()} for row in rows]
-    with (
-        written_whole(folder / TABLE[0]) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(known)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(known)
     *cuts, mean, error = known
     for summary in (mean, error):
         summary.pop("cut")
-    with written_whole(folder / TABLE[1]) as temporary:
-        content = {"cuts": cuts, "mean": mean, "se": error}
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    content = json.dumps({"cuts": cuts, "mean": mean, "se": error}, indent=2)
+    for name, text in zip(TABLE, (table.getvalue(), f"{content}\n"), strict=True):
+        path = folder / name
+        if not path.is_file() or path.read_bytes() != text.encode():  # else it may be read-only
+            with written_whole(path) as temporary:
+                temporary.write_text(text, newline="\n", encoding="utf-8")
 
 
 def _number(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from bci_decode.config import TrajectoryConfig
 from bci_decode.evaluation.intervals import r2_intervals
 from bci_decode.evaluation.metrics import r2
 from bci_decode.runs.folder import FIGURES
+from bci_decode.runs.reading import read_history, read_predictions, read_report
 from bci_decode.style import DECODED, PARTS, PLATEAU, TRUE, loss_limit, model_label, save_figure
 
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ def draw_run(folder: Path, kind: str = "png", trajectory: TrajectoryConfig | Non
     """Draw loss, R2 and trajectory of a finished run into its folder, and layers if monitored."""
     if kind == "none":
         return
-    history = pd.read_csv(folder / "history.csv")
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    history, metrics = read_history(folder), read_report(folder)
     title = run_title(metrics)
     unit = metrics["protocol"]["unit"]
     labels = {"loss": f"mean squared error, ({unit})²", "r2": "R² (mean of x and y)"}
@@ -48,12 +47,6 @@ def draw_run(folder: Path, kind: str = "png", trajectory: TrajectoryConfig | Non
     decoded = read_predictions(folder / "predictions.npz")
     figure = trajectory_figure(decoded, title, trajectory or TrajectoryConfig())
     save_figure(figure, folder / f"trajectory.{kind}")
-
-
-def read_predictions(path: Path) -> dict[str, np.ndarray]:
-    """Time, true and decoded target of a `predictions.npz`, with axes, unit and bin width."""
-    with np.load(path) as predictions:
-        return dict(predictions)
 
 
 def run_title(metrics: dict) -> str:

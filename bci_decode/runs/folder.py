@@ -15,16 +15,17 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from bci_decode.config import check_folder_name, default_settings, flatten
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import check_path, md5_of
+from bci_decode.runs.checksums import RUNNING, SUMS
+from bci_decode.runs.reading import read_report, read_settings
 from bci_decode.style import BIDIRECTIONAL
 
-RUNNING = ".running"
 FAILED = "failed.txt"
+MAX_REASON = 1 << 16  # bytes that are read of failed.txt
 MAX_NAME = 120  # characters: file systems take 255 bytes
 RESULTS = ("config.yaml", "history.csv", "metrics.json", "predictions.npz", "best.pt")
 FIGURES = ("loss", "r2", "trajectory")
@@ -127,21 +128,25 @@ def is_complete(folder: Path) -> bool:
         last_row = (folder / "history.csv").read_text(encoding="utf-8").splitlines()[-1]
         present = all((folder / name).stat().st_size for name in RESULTS)
         same = int(last_row.split(",")[0]) == metrics["epochs"]
-        return present and same and {"file", "md5"} <= metrics["data"].keys()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        summed = "checksums" not in metrics or (folder / SUMS).stat().st_size
+        return bool(present and summed and same and {"file", "md5"} <= metrics["data"].keys())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return False
 
 
 def changed_settings(folder: Path, settings: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Keys that differ between `config.yaml` of a folder and `settings`: (there, here) for each.
+    """Keys that differ between `config.yaml` of a folder and `settings`, as below."""
+    return different_settings(read_settings(folder), settings)
+
+
+def different_settings(
+    there: dict[str, Any], settings: dict[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Keys that differ between flat settings of a run and `settings`: (there, here) for each.
 
     A key that the folder's version did not have yet counts as its default, with which it does
     nothing.
     """
-    try:
-        there = flatten(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise conflict(folder, "a run whose config.yaml is damaged") from error
     here, absent = flatten(settings), "absent"
     defaults = default_settings()
     trained = any(key.startswith("model.recurrent.") for key in {**there, **here})
@@ -170,7 +175,7 @@ def settings_conflict(folder: Path, changed: dict[str, tuple[Any, Any]]) -> BciD
 
 def check_same_data(folder: Path, data: Path) -> None:
     """Refuse the folder of a finished run on other data; the data file may be gone."""
-    about = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["data"]
+    about = read_report(folder)["data"]
     if not data.is_file() or file_stat(data).items() <= about.items():
         return
     if md5_of(data) != about["md5"]:
@@ -198,8 +203,16 @@ def record_failure(folder: Path, reason: str | None) -> None:
 
 def failure(folder: Path) -> str | None:
     """Why the last start of this folder's run failed, None if it did not."""
-    path = working_folder(folder) / FAILED
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+    return reason_in(working_folder(folder))
+
+
+def reason_in(folder: Path) -> str | None:
+    """What the `failed.txt` of a folder says; None if there is none."""
+    path = folder / FAILED
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return file.read(MAX_REASON).decode(errors="replace").strip()
 
 
 def lock_file(folder: Path) -> Path:

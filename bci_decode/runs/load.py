@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +15,7 @@ from omegaconf import DictConfig
 
 from bci_decode.config import TARGETS, DataConfig
 from bci_decode.data.binning import BinnedSession, bin_session
-from bci_decode.data.dataset import Dataset, Scaler, Window
+from bci_decode.data.dataset import Scaler, Window
 from bci_decode.data.session import Session, read_session
 from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation.decoding import predictor
@@ -24,24 +23,30 @@ from bci_decode.evaluation.scores import score_table
 from bci_decode.files import expand_user, md5_of
 from bci_decode.models.decoder import TrainedDecoder
 from bci_decode.runs.build import build_model
+from bci_decode.runs.checksums import verify
+from bci_decode.runs.reading import read_history, read_report
 from bci_decode.runs.scored_bins import bins_within, scored_bins
-from bci_decode.training.checkpoint import load_weights, read_checkpoint
+from bci_decode.runs.targets import check_model
+from bci_decode.training.checkpoint import check_same_model, load_weights, read_checkpoint
 
+PROBED = 3  # bins that show whether a model in closed form has all that it needs
 log = logging.getLogger(__name__)
 
 KEYS = ("format", "names", "model", "data", "session", "units", "axes", "mean", "std", "epoch")
-TRUSTED = ("bci_decode.", "torch.nn.")  # what a checkpoint may name as its model's parts
 
 
 def load_run(folder: str | Path, *, trust: tuple[str, ...] = ()) -> LoadedRun:
     """The trained decoder of a run's folder, or of a `best.pt` alone.
 
-    A checkpoint names the classes of its model. Only those of this project and of `torch.nn` are
-    made, unless `trust` adds prefixes such as ("mylab.",). Raises `BciDecodeError` where the
-    checkpoint is missing, damaged or of an earlier version.
+    A checkpoint names the classes of its model. Only layers and models of this project and of
+    `torch.nn` are made, unless `trust` adds prefixes such as ("mylab.",). Raises `BciDecodeError`
+    where the checkpoint is missing, damaged, of an earlier version, or not as it was when the run
+    finished.
     """
     path = expand_user(folder)
-    path = path / "best.pt" if path.is_dir() else path
+    if path.is_dir():
+        verify(path, "best.pt")
+        path /= "best.pt"
     if not path.exists():
         raise _no_checkpoint(path)
     return run_of_checkpoint(read_checkpoint(path), path, trust=trust)
@@ -55,13 +60,32 @@ def run_of_checkpoint(state: dict, path: Path, *, trust: tuple[str, ...] = ()) -
             file=path,
             remedy="train again with overwrite=true",
         )
-    settings = DictConfig(state["model"]["settings"])
-    _check_targets(state["model"]["settings"], (*TRUSTED, *trust), path)
     about = state["model"]
-    sizes = about["input_size"], about["output_size"]
-    model = build_model(settings, *sizes, members=about.get("members", 1))
+    check_model(about["settings"], state["decoder"], path, trust)
+    model = _made(about, state["decoder"], path)
     restore_model(model, state, path)
     return LoadedRun(path.parent, model, state, path)
+
+
+def _made(about: dict[str, Any], weights: dict[str, torch.Tensor], path: Path) -> Any:
+    """The model of a checkpoint, untrained; refused before its weights take memory if others fit.
+
+    `about` is "model" of the checkpoint.
+    """
+    settings, members = DictConfig(about["settings"]), about.get("members", 1)
+    sizes = about["input_size"], about["output_size"]
+    try:
+        with torch.device("meta"):
+            outline = build_model(settings, *sizes, members=members)
+        if isinstance(outline, TrainedDecoder):
+            check_same_model(outline, weights, path)
+        return build_model(settings, *sizes, members=members)
+    except BciDecodeError as error:
+        if error.file is not None:
+            raise
+        raise BciDecodeError(
+            f"its model cannot be made ({error.problem})", file=path, remedy="use the original file"
+        ) from error
 
 
 def _no_checkpoint(path: Path) -> BciDecodeError:
@@ -82,60 +106,15 @@ def restore_model(model: Any, state: dict, path: Path) -> None:
         load_weights(model, state["decoder"], path)
         model.eval()
     else:
-        model.restore({name: values.numpy() for name, values in state["decoder"].items()})
-
-
-def load_initial_weights(decoder: TrainedDecoder, folder: Path, data: Dataset) -> None:
-    """Start a decoder from the weights of a run (`init_from`).
-
-    Inputs are matched by channel and row; those without a match keep their fresh weights. Raises
-    `BciDecodeError` where no unit matches, or where the models differ.
-    """
-    path = expand_user(folder) / "best.pt"
-    if decoder.encoder is not None:
-        raise BciDecodeError(
-            "cannot match units to the inputs of a model with an encoder",
-            field="init_from",
-            remedy="remove it",
-        )
-    if not path.exists():
-        raise BciDecodeError(
-            "no such run, or it has no best.pt",
-            file=folder,
-            field="init_from",
-            remedy="name the folder of a finished run",
-        )
-    state = read_checkpoint(path, keys=("units",))
-    there = {(channel, row): column for column, (channel, _, row) in enumerate(state["units"])}
-    keys = zip(data.units["channel"], data.units["row"], strict=True)
-    columns = torch.tensor([there.get((str(channel), int(row)), -1) for channel, row in keys])
-    matched = columns >= 0
-    if not matched.any():
-        raise BciDecodeError("has none of these units", file=path, field="init_from")
-    fresh, weights = decoder.state_dict(), dict(state["decoder"])
-    for name in weights:
-        # not the inner layers of a stack, whose inputs are no units
-        of_units = name.startswith("recurrent.weight_ih_l0") and name in fresh
-        if of_units and len(weights[name]) == len(fresh[name]):
-            mixed = fresh[name].clone()
-            mixed[:, matched] = weights[name][:, columns[matched]]
-            weights[name] = mixed
-    load_weights(decoder, weights, path)
-    log.info("%s: weights for %d of %d units", path, int(matched.sum()), len(matched))
-
-
-def _check_targets(settings: Any, trusted: tuple[str, ...], path: Path) -> None:
-    """Refuse a checkpoint that names other code than trusted one to be called."""
-    if isinstance(settings, dict):
-        target = settings.get("_target_")
-        if target is not None and not str(target).startswith(trusted):
-            raise BciDecodeError(
-                f"names {target} as a part of its model",
-                file=path,
-                remedy="if you trust the file, pass its prefix: load_run(..., trust=('PREFIX.',))",
-            )
-        for value in settings.values():
-            _check_targets(value, trusted, path)
+        try:
+            model.restore({name: values.numpy() for name, values in state["decoder"].items()})
+            decoded = model.predict(np.zeros((PROBED, len(state["units"])), np.float32))
+            fits = decoded.shape == (PROBED, len(state["axes"])) and np.isfinite(decoded).all()
+        except Exception:  # what a model makes of arrays of other names or shapes
+            fits = False
+        if not fits:
+            remedy = "use the model that wrote it, or start again with overwrite=true"
+            raise BciDecodeError("is of another model", file=path, remedy=remedy)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,12 +151,12 @@ class LoadedRun:
     @property
     def metrics(self) -> dict:
         """The run's `metrics.json`."""
-        return json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
+        return read_report(self.folder)
 
     @property
     def history(self) -> pd.DataFrame:
         """The run's `history.csv`: a row per epoch."""
-        return pd.read_csv(self.folder / "history.csv")
+        return read_history(self.folder)
 
     def scaler(self, name: str) -> Scaler:
         """The scaling of "counts" or "target", fitted on the training part."""

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import remove_parts, written_whole
+from bci_decode.runs.checksums import SUMS, verify
 from bci_decode.runs.folder import (
     FAILED,
     FIGURES,
@@ -32,7 +33,7 @@ from bci_decode.runs.folder import (
 from bci_decode.style import FORMATS
 
 RESUMED = ("history.csv", "best.pt", "last.pt", "train.log")  # what more epochs begin with
-RUN_FILES = (*RESULTS, "last.pt", "profile.csv", "train.log", FAILED)
+RUN_FILES = (*RESULTS, SUMS, "last.pt", "profile.csv", "train.log", FAILED)
 EVENTS = "events.out.tfevents*"  # TensorBoard's
 # keys that follow trainer.epochs
 SCHEDULE_LENGTHS = ("scheduler.T_max", "scheduler.epochs")
@@ -43,8 +44,12 @@ class RunBusy(BciDecodeError):
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep every other process out of the folder; one that comes second gets an error."""
+def locked(folder: Path) -> Iterator[BciDecodeError | None]:
+    """Keep every other process out of the folder; one that comes second gets an error.
+
+    A finished run can be read without a lock, on a read-only file system say: yields the error that
+    whoever wants to write must raise, or None.
+    """
     if folder.exists() and not folder.is_dir():
         raise BciDecodeError("is a file", file=folder, remedy="choose another output_dir=")
     lock = FileLock(lock_file(folder), timeout=0)
@@ -58,14 +63,15 @@ def locked(folder: Path) -> Iterator[None]:
             remedy="wait for it, or use another output_dir=",
         ) from error
     except OSError as error:
-        raise BciDecodeError(
-            f"cannot be written ({error.strerror})",
-            file=folder,
-            remedy="choose another output_dir=",
-        ) from error
+        problem = f"cannot be written ({error.strerror})"
+        refusal = BciDecodeError(problem, file=folder, remedy="choose another output_dir=")
+        if not is_complete(folder):
+            raise refusal from error
+        yield refusal
+        return
     try:
         recover(folder)
-        yield
+        yield None
     finally:
         remove_unused(folder)
         lock.release()
@@ -84,18 +90,24 @@ def claim(folder: Path, settings: dict[str, Any], overwrite: bool) -> Path | Non
         _adopt(folder, working)
     holds_run = any((folder / name).exists() for name in RUN_FILES)  # else files of the user
     finished = changed_settings(folder, settings) if holds_run else None
-    begun = (working / "config.yaml").exists()
-    changed = changed_settings(working, settings) if begun else {}
+    begun = _is_begun(working)
+    known = (working / "config.yaml").exists()  # else last.pt, which the training compares, knows
+    changed = changed_settings(working, settings) if known else {}
     if finished == {} and not (begun and not changed and (working / "last.pt").exists()):
         return None
-    if changed and not _more_epochs(changed):
+    if changed and not more_epochs(changed):
         raise settings_conflict(working, changed)
     if not begun and finished:
         _check_more_epochs(folder, finished)
     return working
 
 
-def _more_epochs(changed: dict[str, tuple[Any, Any]]) -> bool:
+def _is_begun(working: Path) -> bool:
+    """Whether a run trains there, so that it resumes."""
+    return any((working / name).exists() for name in ("config.yaml", "last.pt"))
+
+
+def more_epochs(changed: dict[str, tuple[Any, Any]]) -> bool:
     """Whether settings differ only in that more epochs are wanted here than there."""
     there, here = changed.get("trainer.epochs", (0, 0))
     return set(changed) == {"trainer.epochs"} and here > there
@@ -103,9 +115,10 @@ def _more_epochs(changed: dict[str, tuple[Any, Any]]) -> bool:
 
 def _check_more_epochs(folder: Path, changed: dict[str, tuple[Any, Any]]) -> None:
     """Refuse a finished run of other settings, unless more epochs can continue it."""
-    longer = _more_epochs({key: changed[key] for key in changed if key not in SCHEDULE_LENGTHS})
+    longer = more_epochs({key: changed[key] for key in changed if key not in SCHEDULE_LENGTHS})
     if not longer:
         raise settings_conflict(folder, changed)
+    verify(folder, "last.pt")
     if len(changed) > 1 or not (folder / "last.pt").exists():
         reason = "a schedule that depends on trainer.epochs" if len(changed) > 1 else "no last.pt"
         raise BciDecodeError(
@@ -137,15 +150,16 @@ def start(folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
     Overwriting forgets an earlier start; without one, a finished run is continued from a copy.
     """
     working = working_folder(folder)
-    if working.exists() and (overwrite or not (working / "config.yaml").exists()):
-        shutil.rmtree(working)  # without a config.yaml it is a start that failed at once
+    if working.exists() and (overwrite or not _is_begun(working)):
+        shutil.rmtree(working)  # without settings and weights it is a start that failed at once
     begun = working.exists()
     working.mkdir(parents=True, exist_ok=True)
     if (folder / "config.yaml").exists() and not begun and not overwrite:
         names = [*RESUMED, *(path.name for path in folder.glob(EVENTS))]
         for name in (name for name in names if (folder / name).exists()):
             shutil.copyfile(folder / name, working / name)
-    (working / FAILED).unlink(missing_ok=True)
+    for name in (FAILED, SUMS):
+        (working / name).unlink(missing_ok=True)
     with written_whole(working / "config.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
 

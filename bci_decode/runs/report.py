@@ -20,10 +20,12 @@ from bci_decode.config import TARGETS, DataConfig, TrainConfig
 from bci_decode.data.catalog import catalog
 from bci_decode.data.dataset import Dataset
 from bci_decode.data.split import enclosing
+from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation import metrics
 from bci_decode.evaluation.intervals import chance_level, r2_intervals
 from bci_decode.evaluation.scores import scores
 from bci_decode.files import written_whole
+from bci_decode.runs.checksums import SUMS, write_checksums
 
 RULES = {
     "val": "lowest loss on the validation part",
@@ -32,6 +34,7 @@ RULES = {
     "last": "none: the last epoch, fixed beforehand",
     "closed form": "none: fitted in closed form",
 }
+AGREES = 1e-3  # of a loss: float32 on another device differs by far less
 LIBRARIES = ("torch", "numpy", "h5py", "scipy", "pandas", "hydra-core")
 
 
@@ -43,11 +46,11 @@ def write_report(
     config: TrainConfig,
     about: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write `predictions.npz`, then `metrics.json`, and return what the latter holds.
+    """Write `predictions.npz`, `metrics.json` and all checksums; returns what `metrics.json` holds.
 
     `decoded` has every part but the training one, (T, D) in the target's unit, at the epoch
     `about["best_epoch"]`. `about` (session, model, seed, data file and the like) goes into
-    `metrics.json` as it is. That file is written last: a run that has it is finished.
+    `metrics.json` as it is. The checksums are written last: a run that has them is finished.
     """
     parts = [name for name in decoded if name not in enclosing(data.slices)]
     select_on = config.trainer.select_on
@@ -71,11 +74,33 @@ def write_report(
         "seconds": float(history["seconds"].sum()),
         "versions": {"python": platform.python_version(), "bci_decode": bci_decode.__version__}
         | {name: version(name) for name in LIBRARIES},
+        "checksums": SUMS,
     }
     write_predictions(folder / "predictions.npz", data, decoded["test"], config.data)
     with written_whole(folder / "metrics.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_checksums(folder)
     return report
+
+
+def check_agrees(
+    data: Dataset, decoded: dict[str, np.ndarray], history: pd.DataFrame, epoch: int, best: Path
+) -> None:
+    """Refuse a report of weights that do not decode with the losses that the history has of them.
+
+    `best` is the checkpoint of the selected `epoch` that the weights are from.
+    """
+    row = history[history["epoch"] == epoch]
+    for name, outputs in decoded.items():
+        loss, column = metrics.mse(data.parts[name].target, outputs), f"{name}_loss"
+        known = float(row[column].iloc[0]) if len(row) and column in row else math.nan
+        if column in history and not math.isclose(loss, known, rel_tol=AGREES):
+            raise BciDecodeError(
+                f"decodes the {name} part with a loss of {loss:.6g}, and history.csv has "
+                f"{known:.6g} at epoch {epoch}",
+                file=best,
+                remedy="start the same command again; if that does not help, with overwrite=true",
+            )
 
 
 def write_predictions(path: Path, data: Dataset, decoded: np.ndarray, config: DataConfig) -> None:

@@ -17,21 +17,24 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from bci_decode.config import TrainConfig, TrajectoryConfig
+from bci_decode.config import TrainConfig, flatten
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import expand_user, md5_of
 from bci_decode.runs.build import build_decoder, instantiate, session_file
 from bci_decode.runs.chained import run_cuts
 from bci_decode.runs.compose import plain, typed_config
+from bci_decode.runs.finished import report_finished
 from bci_decode.runs.folder import (
     check_same_data,
     decoder_name,
+    different_settings,
     file_stat,
     is_bidirectional,
     run_name,
+    settings_conflict,
     working_folder,
 )
-from bci_decode.runs.ownership import claim, finish, locked, start
+from bci_decode.runs.ownership import claim, finish, locked, more_epochs, start
 
 log = logging.getLogger(__name__)
 OnEpoch = Callable[[dict[str, float]], None]
@@ -67,12 +70,14 @@ def run_one(
     if typed.init_from:  # the same run from whatever folder the command is given in
         settings["init_from"] = str(expand_user(typed.init_from).resolve())
     config = DictConfig(settings)
-    with _disk_faults(folder), locked(folder):
+    with _disk_faults(folder), locked(folder) as refusal:
         working = claim(folder, settings, typed.overwrite)
+        if working is not None and refusal:
+            raise refusal
         data_file = session_file(config, words)
         if working is None:
             check_same_data(folder, data_file)
-            _report_finished(folder, typed)
+            report_finished(folder, typed)
         else:
             job = _Job(config, typed, settings, folder, data_file, words, progress)
             job.run()
@@ -91,22 +96,6 @@ def _disk_faults(folder: Path) -> Iterator[None]:
             file=error.filename or folder,
             remedy="free some space, or choose another place with output_dir=",
         ) from error
-
-
-def _report_finished(folder: Path, config: TrainConfig) -> None:
-    """Repeat the score of a finished run; draw its figures in a format that is not there yet."""
-    import json
-
-    from bci_decode.runs.figures import draw_run, figure_files
-    from bci_decode.runs.report import score_line
-
-    report = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    log.info("%s: finished already; overwrite=true trains again", folder)
-    log.info("%s", score_line(report))
-    files = figure_files(folder, config.figures)
-    complete = all(path.exists() and path.stat().st_size for path in files)
-    if not complete or config.trajectory != TrajectoryConfig():
-        draw_run(folder, config.figures, config.trajectory)
 
 
 class _Job:
@@ -204,7 +193,7 @@ class _Job:
             fitted = fit_closed_form(decoder, data)
             return lambda _: write_closed_form(decoder, data, fitted, self.working, about)
         if self.typed.init_from and not self._resumes():
-            from bci_decode.runs.load import load_initial_weights
+            from bci_decode.runs.initial_weights import load_initial_weights
 
             load_initial_weights(decoder, Path(self.typed.init_from), data)
         return self._trainer(decoder, data, md5, about).fit
@@ -231,8 +220,16 @@ class _Job:
             fingerprint=md5,
             stopwatch=self.stopwatch,
             about=about,
+            settings=self.settings,
+            check_settings=self._check_settings,
             progress=self.progress,
         )
+
+    def _check_settings(self, there: dict[str, Any]) -> None:
+        """Refuse a `last.pt` of a run with other settings, but for more epochs."""
+        changed = different_settings(flatten(there), self.settings)
+        if changed and not more_epochs(changed):
+            raise settings_conflict(self.working / "last.pt", changed)
 
     def _log_beginning(self, data, decoder) -> None:
         """What is trained on, and what a reader of the log must not overlook in the scores."""
@@ -255,7 +252,7 @@ class _Job:
         from bci_decode.evaluation.decoding import decode_parts
         from bci_decode.runs.figures import draw_run  # Matplotlib is not waited for before
         from bci_decode.runs.load import restore_model
-        from bci_decode.runs.report import recording_kind, write_report
+        from bci_decode.runs.report import check_agrees, recording_kind, write_report
         from bci_decode.training.checkpoint import read_checkpoint
 
         best = self.working / "best.pt"
@@ -275,6 +272,7 @@ class _Job:
             "parameters": sum(value.numel() for value in state["decoder"].values()),
             "device": str(getattr(decoder, "device", "cpu")),
         }
+        check_agrees(data, decoded, history, state["epoch"], best)
         report = write_report(self.working, data, decoded, history, self.typed, about)
         draw_run(self.working, self.typed.figures, self.typed.trajectory)
         return report

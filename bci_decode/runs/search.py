@@ -25,6 +25,7 @@ from bci_decode.files import expand_user, written_whole
 from bci_decode.runs.chained import chained_table, cut_configs
 from bci_decode.runs.compose import compose_config, typed_config
 from bci_decode.runs.messages import error_line
+from bci_decode.runs.reading import read_history, read_report
 from bci_decode.runs.search_space import draw, hydra_value, read_space
 
 log = logging.getLogger(__name__)
@@ -181,12 +182,8 @@ def validation_score(config: DictConfig) -> float:
     folders = list(cut_configs(config))
     if config.data.split.cuts is not None:
         return float(chained_table(folders)[-2]["r2"])
-    import json
-
-    best = json.loads((folders[0] / "metrics.json").read_text(encoding="utf-8"))["best_epoch"]
-    with (folders[0] / "history.csv").open(encoding="utf-8") as file:
-        row = next(row for row in csv.DictReader(file) if int(row["epoch"]) == best)
-    return float(row["val_r2"])
+    history = read_history(folders[0]).set_index("epoch")
+    return float(history.loc[read_report(folders[0])["best_epoch"], "val_r2"])
 
 
 def _earlier(path: Path) -> Rows:

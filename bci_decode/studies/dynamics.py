@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from bci_decode.layers.introspection import SATURATION_BAND, pre_activations
 from bci_decode.runs.build import build_decoder, load_data
 from bci_decode.runs.compose import compose_config
 from bci_decode.runs.folder import run_folder
+from bci_decode.runs.reading import read_history, read_report
 from bci_decode.studies.dynamics_figures import (
     draw_norms,
     draw_pre_activations,
@@ -86,7 +86,7 @@ def dynamics(output: Path, pair: Pair, jobs: int = 1) -> tuple[Path, str]:
     tasks = {folders[model]: (train, (words[model],)) for model in PAIR}
     with translate_errors(OPTIONS):
         train_all(tasks, dict.fromkeys(tasks, pair.epochs), jobs, "dynamics")
-    about = json.loads((folders[PAIR[0]] / "metrics.json").read_text(encoding="utf-8"))
+    about = read_report(folders[PAIR[0]])
     size = f"{about['protocol']['units_used']} units, {about['data']['seconds']:.0f} s"
     start, stop = about["protocol"]["split_bins"]["train"]
     title = f"{name} ({size}), first {stop - start} bins, seed {pair.seed}, {pair.recipe}"
@@ -97,9 +97,7 @@ def dynamics(output: Path, pair: Pair, jobs: int = 1) -> tuple[Path, str]:
 
 def show(folder: Path, runs: dict[str, Path], title: str) -> str:
     """Three figures and three tables of monitored runs, by model; returns the tables."""
-    histories = {
-        model: present_history(pd.read_csv(run / "history.csv")) for model, run in runs.items()
-    }
+    histories = {model: present_history(read_history(run)) for model, run in runs.items()}
     found = {model: load_pre_activations(run) for model, run in runs.items()}
     plain = all(is_plain_sgd(run) for run in runs.values())
     draw_pre_activations(folder / "pre_activations.png", found, title, SATURATION_BAND)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -22,6 +21,7 @@ from bci_decode.config import flatten
 from bci_decode.errors import BciDecodeError
 from bci_decode.runs.compose import resolved_config
 from bci_decode.runs.folder import working_folder
+from bci_decode.runs.reading import read_settings
 from bci_decode.studies.tables import append_table, save_table
 from bci_decode.style import OTHER_COLORS, save_figure
 
@@ -86,13 +86,11 @@ def run_table(runs: list[Run], diverged: list[Path]) -> pd.DataFrame:
         if run.metrics["experiment"] in (MODERN, SOURCE)
     ]
     for folder in diverged:
-        settings = yaml.safe_load(
-            (working_folder(folder) / "config.yaml").read_text(encoding="utf-8")
-        )
-        experiment = settings["names"]["experiment"]
+        settings = read_settings(working_folder(folder))
+        experiment = settings["names.experiment"]
         if experiment in (MODERN, SOURCE):
-            about = _about(experiment, settings["session"]["name"], settings["seed"], {})
-            rows.append(about | _about_settings(experiment, flatten(settings)) | {"diverged": True})
+            about = _about(experiment, settings["session.name"], settings["seed"], {})
+            rows.append(about | _about_settings(experiment, settings) | {"diverged": True})
     return pd.DataFrame(rows)
 
 

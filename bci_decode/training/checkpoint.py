@@ -12,6 +12,10 @@ Both hold tensors, numbers, text, and lists and dictionaries of them, so that
     axes              of the target
     mean, std         of counts and target: the scaling
     epoch, decoder    the selected epoch and its weights
+
+In `last.pt` these two are of the last epoch, and there is all that a resumed run depends on, so
+that no other file can change its results: settings of the run, best (the selected epoch and its
+weights), history, fingerprint of the data, states of optimizer, scheduler and random numbers.
 """
 
 from __future__ import annotations
@@ -28,8 +32,9 @@ import bci_decode
 from bci_decode.data.dataset import Dataset
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import written_whole
+from bci_decode.training.checkpoint_checks import check_archive, own_tensors, sealed, wrong_key
 
-FORMAT = 2
+FORMAT = 3
 
 
 def data_state(data: Dataset) -> dict[str, Any]:
@@ -52,16 +57,25 @@ def save_checkpoint(path: Path, state: dict, sync: bool = True) -> None:
     content = io.BytesIO()  # straight to a full disk, torch.save raises a RuntimeError
     torch.save(state, content)
     with written_whole(path, sync) as temporary:
-        temporary.write_bytes(content.getbuffer())
+        temporary.write_bytes(sealed(content.getvalue()))
 
 
-def read_checkpoint(path: Path, keys: Sequence[str] = ("epoch",)) -> dict:
-    """All that a checkpoint holds; `keys` at least must be there."""
-    if not path.exists():
+def read_checkpoint(path: Path, keys: Sequence[str] = ("epoch",)) -> dict[str, Any]:
+    """All that a checkpoint holds; `keys` at least must be there.
+
+    One that has "best" is a `last.pt`, which only this project may write. Raises `BciDecodeError`
+    where the file is damaged or holds anything of another form.
+    """
+    if not path.is_file():
         raise BciDecodeError("no such checkpoint", file=path, remedy="train with overwrite=true")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        own = check_archive(path)
+        # mapped, a tensor cannot reach outside the file, whatever size the file claims for it
+        state = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
         missing = [key for key in ("decoder", *keys) if key not in state]
+        own_tensors(state, path.stat().st_size)
+        if "best" in state and not own:
+            raise ValueError("it was changed by another program")
     except Exception as error:  # torch.load raises anything from EOFError to UnpicklingError
         raise BciDecodeError(
             "is damaged, or no checkpoint of this project",
@@ -72,7 +86,20 @@ def read_checkpoint(path: Path, keys: Sequence[str] = ("epoch",)) -> dict:
         raise BciDecodeError(
             f"lacks {', '.join(missing)}", file=path, remedy="start again with overwrite=true"
         )
+    check_content(state, path)
     return state
+
+
+def check_content(state: dict[str, Any], path: Path) -> None:
+    """Refuse the content of a checkpoint in which a value has another form than it should."""
+    wrong = wrong_key(state)
+    if wrong is not None:
+        raise BciDecodeError(
+            "is not as this project writes it",
+            file=path,
+            field=wrong,
+            remedy="bring back the original file, or start again with overwrite=true",
+        )
 
 
 def load_checkpoint(path: Path, decoder: nn.Module, keys: Sequence[str] = ("epoch",)) -> dict:
@@ -87,15 +114,24 @@ def load_weights(decoder: nn.Module, weights: dict[str, torch.Tensor], path: Pat
 
     `path` is where they are from.
     """
-    try:
-        decoder.load_state_dict(weights)
-    except RuntimeError as error:
-        mine = {name: tuple(value.shape) for name, value in decoder.state_dict().items()}
-        theirs = {name: tuple(value.shape) for name, value in weights.items()}
-        name = next(name for name in [*mine, *theirs] if mine.get(name) != theirs.get(name))
+    check_same_model(decoder, weights, path)
+    decoder.load_state_dict(weights)
+
+
+def check_same_model(decoder: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Refuse weights of other names, shapes or types than those of `decoder`."""
+    mine = {name: _form(values) for name, values in decoder.state_dict().items()}
+    theirs = {name: _form(values) for name, values in weights.items()}
+    for name in [*mine, *theirs]:
         there, here = theirs.get(name, "absent"), mine.get(name, "absent")
-        raise BciDecodeError(
-            f"is of another model ({name} is {there} there and {here} here)",
-            file=path,
-            remedy="use the model that wrote it, or start again with overwrite=true",
-        ) from error
+        if there != here:
+            raise BciDecodeError(
+                f"is of another model ({name} is {there} there and {here} here)",
+                file=path,
+                remedy="use the model that wrote it, or start again with overwrite=true",
+            )
+
+
+def _form(values: torch.Tensor) -> str:
+    kind = "" if values.dtype is torch.float32 else f" {str(values.dtype).removeprefix('torch.')}"
+    return f"{tuple(values.shape)}{kind}"

@@ -27,6 +27,7 @@ from bci_decode.evaluation.decoding import decode_parts
 from bci_decode.files import written_whole
 from bci_decode.layers.stacked import StackedRecurrent
 from bci_decode.models.decoder import TrainedDecoder, check_window
+from bci_decode.training import resume
 from bci_decode.training.augmentation import Augmentation
 from bci_decode.training.averaging import WeightAverage
 from bci_decode.training.checkpoint import data_state, load_checkpoint, save_checkpoint
@@ -60,8 +61,9 @@ class Trainer:
     schedule that is stepped once an epoch (`ReduceLROnPlateau` on the validation loss), or at each
     step of the optimizer if it has `per_step`.
     `fingerprint` identifies the data: a `last.pt` of other data is refused. `about` goes into the
-    checkpoints: all that a decoder needs besides its weights. Losses are mean squared errors in the
-    target's unit squared, averaged over the axes; the training uses the same in scaled units.
+    checkpoints: all that a decoder needs besides its weights. `settings` go into `last.pt`, and
+    `check_settings` refuses those of a `last.pt` of another run. Losses are mean squared errors in
+    the target's unit squared, averaged over the axes; the training uses the same in scaled units.
     """
 
     def __init__(
@@ -76,6 +78,8 @@ class Trainer:
         fingerprint: str = "",
         stopwatch: Stopwatch | None = None,
         about: dict[str, Any] | None = None,
+        settings: dict[str, Any] | None = None,
+        check_settings: Callable[[dict[str, Any]], None] | None = None,
         progress: bool = True,
     ):
         check_config(config, data)
@@ -103,9 +107,11 @@ class Trainer:
             self.scheduler.set_steps_per_epoch(steps)  # type: ignore[union-attr]
         self.fingerprint, self.stopwatch = fingerprint, stopwatch or Stopwatch()
         self.about, self.progress = about or {}, progress
+        self.settings, self.check_settings = settings or {}, check_settings
         self.on_epoch: Callable[[dict[str, float]], None] | None = None
         self.shuffle_rng = torch.Generator().manual_seed(seed)
         self.history: list[dict[str, float]] = []
+        self.best: dict[str, Any] = {}  # the selected epoch so far, and its weights
         self.monitor = None
         if config.monitor_layers and decoder.members[0].encoder is not None:
             raise BciDecodeError(
@@ -148,7 +154,11 @@ class Trainer:
         return pd.DataFrame(self.history, columns=self.columns)
 
     def _fit(self) -> None:
-        self._resume()
+        if (self.folder / "last.pt").exists():
+            resume.restore(self, self.folder / "last.pt")
+            # last.pt alone counts: these two may be of a later epoch, lost or damaged
+            self._write_best()
+            self._write_history()
         with self.stopwatch.part("load compiled layers"):
             for layer in self.decoder.modules():
                 if isinstance(layer, StackedRecurrent):
@@ -286,10 +296,14 @@ class Trainer:
             self._step_scheduler(row["val_loss"])
         with self.stopwatch.part("write"):
             if self.best_epoch() == row["epoch"]:
-                save_checkpoint(self.folder / "best.pt", self._decoder_state(), sync=False)
+                weights = self.scored.state_dict()
+                for name, values in weights.items():  # the next epoch changes the weights in place
+                    weights[name] = values.detach().clone()
+                self.best = {"epoch": int(row["epoch"]), "decoder": weights}
+                self._write_best()
             self._write_history()
             # an epoch counts once last.pt is safe on the disk; one wait for it is enough
-            save_checkpoint(self.folder / "last.pt", self._state())
+            save_checkpoint(self.folder / "last.pt", resume.training_state(self))
         if self.on_epoch is not None:
             self.on_epoch(row)
         self._log(row)
@@ -337,65 +351,17 @@ class Trainer:
         part = self.config.select_on
         return part if part != "last" else "val" if "val" in self.data.parts else "test"
 
-    def _decoder_state(self) -> dict:
+    def decoder_state(self, epoch: int, decoder: dict[str, Tensor]) -> dict[str, Any]:
         """All that decoding takes: see `training.checkpoint`."""
-        epoch = {"epoch": len(self.history) - 1, "decoder": self.scored.state_dict()}
-        return self.about | data_state(self.data) | epoch
+        return self.about | data_state(self.data) | {"epoch": epoch, "decoder": decoder}
 
-    def _state(self) -> dict:
-        """All that the next epoch depends on."""
-        more: dict[str, Any] = {"decoder": self.decoder.state_dict()}
-        if self.averaged:
-            more["averaged"] = self.averaged.state_dict()
-        if self.reconstruction:
-            more["reconstruction"] = self.reconstruction.state_dict()
-        return (
-            self._decoder_state()
-            | more
-            | {
-                "fingerprint": self.fingerprint,
-                "optimizer": self.optimizer.state_dict(),
-                "scheduler": self.scheduler.state_dict() if self.scheduler else {},
-                "history": self.history,
-                "random": torch.get_rng_state(),
-                "random_cuda": torch.cuda.get_rng_state(self.device)
-                if self.device.type == "cuda"
-                else None,
-                "shuffle_rng": self.shuffle_rng.get_state(),
-            }
-        )
+    def _write_best(self) -> None:
+        state = self.decoder_state(**self.best)
+        save_checkpoint(self.folder / "best.pt", state, sync=False)
 
     def _write_history(self) -> None:
         with written_whole(self.folder / "history.csv", sync=False) as temporary:
             pd.DataFrame(self.history, columns=self.columns).to_csv(temporary, index=False)
-
-    def _resume(self) -> None:
-        """Continue the run that `last.pt` left.
-
-        The result is the same to the bit as without a stop.
-        """
-        path = self.folder / "last.pt"
-        if not path.exists():
-            return
-        state = load_checkpoint(path, self.decoder, keys=tuple(self._state()))
-        if state["fingerprint"] != self.fingerprint:
-            raise BciDecodeError(
-                "was trained on other data", file=path, remedy="start again with overwrite=true"
-            )
-        if self.averaged:
-            self.averaged.load_state_dict(state["averaged"])
-        if self.reconstruction:
-            self.reconstruction.load_state_dict(state["reconstruction"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
-        torch.set_rng_state(state["random"])
-        if state["random_cuda"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["random_cuda"], self.device)
-        self.shuffle_rng.set_state(state["shuffle_rng"])
-        self.history = state["history"]
-        self._write_history()  # a row may have been written without its last.pt
-        log.info("resuming from epoch %d", state["epoch"])
 
 
 def _lines_above_the_bar(progress: bool) -> AbstractContextManager[None]:

@@ -102,7 +102,7 @@ def test_a_stream_is_decoded_from_every_step_th_bin(history, step, bins):
 
 
 def test_units_of_another_run_cannot_be_matched_through_an_encoder(tmp_path):
-    from bci_decode.runs.load import load_initial_weights
+    from bci_decode.runs.initial_weights import load_initial_weights
 
     with pytest.raises(BciDecodeError, match=r"init_from: cannot match units .* an encoder"):
         load_initial_weights(made(), tmp_path, None)

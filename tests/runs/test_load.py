@@ -20,7 +20,7 @@ from sklearn.exceptions import NotFittedError
 import bci_decode as bd
 from bci_decode.errors import BciDecodeError
 from bci_decode.runs.build import build_decoder, load_data
-from bci_decode.runs.load import load_initial_weights
+from bci_decode.runs.initial_weights import load_initial_weights
 from bci_decode.runs.run import run
 
 SMALL = ["trainer.epochs=2", "session.minutes=1", "model.recurrent.hidden_size=8"]

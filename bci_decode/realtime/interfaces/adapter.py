@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.graph import StepGraph
 from bci_decode.runs.load import load_run, run_of_checkpoint
+from bci_decode.training.checkpoint import check_content
 
 State = tuple[Tensor, ...]
 
@@ -51,7 +52,9 @@ class RunModule(nn.Module):
         if checkpoint is None:
             loaded = load_run(str(run))
         else:
-            loaded = run_of_checkpoint(checkpoint, Path(run or "best.pt"))
+            path = Path(run or "best.pt")
+            check_content(checkpoint, path)
+            loaded = run_of_checkpoint(checkpoint, path)
         outputs = {"output": output_size} if isinstance(output_size, int) else output_size
         sizes = {"output": len(loaded.axes)}
         for name, given, own in (

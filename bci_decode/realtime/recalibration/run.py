@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,10 +24,11 @@ from bci_decode.realtime.recalibration.fit import (
 )
 from bci_decode.realtime.recalibration.read_in import parent_recording, same_units
 from bci_decode.realtime.recalibration.seconds import first_seconds
-from bci_decode.runs.figures import read_predictions, run_title, trajectory_figure
+from bci_decode.runs.figures import run_title, trajectory_figure
 from bci_decode.runs.folder import check_same_data, file_stat, working_folder
 from bci_decode.runs.load import LoadedRun
 from bci_decode.runs.ownership import claim, finish, locked, start
+from bci_decode.runs.reading import read_predictions, read_report
 from bci_decode.runs.report import recording_kind, write_predictions, write_report
 from bci_decode.studies.training import translate_errors
 from bci_decode.style import save_figure
@@ -74,11 +74,13 @@ def recalibrated_run(
     known = parent_recording(run, request.parent_session)
     folder = _folder(run, session, request)
     settings = _settings(run, session, config, request, known)
-    with translate_errors(OPTIONS), locked(folder):
+    with translate_errors(OPTIONS), locked(folder) as refusal:
         if claim(folder, settings, request.overwrite) is None:
             check_same_data(folder, session.path)
             log.info("%s: finished already; --overwrite makes it again", folder)
-            return folder, json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+            return folder, read_report(folder)
+        if refusal:
+            raise refusal
         found = recalibrate(
             run,
             session,
@@ -172,7 +174,7 @@ def _write(
         trajectory_figure(shown, title, config.trajectory),
         folder / f"trajectory.{request.figures}",
     )
-    # its metrics.json comes last: a run that has it is finished
+    # its checksums come last: a run that has them is finished
     return write_report(folder, found.data, decoded, history, config, about)
 
 
