@@ -48,7 +48,8 @@ def read_trials(path: Path, seeds: int, cuts: int) -> list[Trial]:
         raise BciDecodeError(f"is {seeds}", field="--seeds", remedy="choose 1 or more")
     try:
         # a pipe would be waited for
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        content = yaml.safe_load(text)
         lists = {str(name): tuple(str(words or "").split()) for name, words in content.items()}
     except (OSError, AttributeError, ValueError, yaml.YAMLError) as error:
         remedy = "give a yaml file of lines NAME: words of the command line"
