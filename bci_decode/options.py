@@ -57,7 +57,7 @@ def number(low: float, high: float) -> Callable[[str], float]:
 def _within(value: Any, low: float, high: float) -> Any:
     if not low <= value <= high:
         limits = {"low": low, "high": high, "above": None, "below": None}
-        raise argparse.ArgumentTypeError(f"is {value}, choose {range_text(limits)}")
+        raise argparse.ArgumentTypeError(f"is {value}; give {range_text(limits)}")
     return value
 
 
