@@ -14,6 +14,7 @@ from bci_decode.files import expand_user
 
 MAX_SEED = 2**32 - 1
 MAX_JOBS = 1000  # at the same time
+MAX_SHOWN = 250  # characters of a message, which repeats the word that is wrong
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -28,7 +29,9 @@ class CommandParser(argparse.ArgumentParser):
         known = [option for action in self._actions for option in action.option_strings]
         near = difflib.get_close_matches(strange[0].partition("=")[0], known, 1) if strange else []
         remedy = f"did you mean {near[0]}?" if near else "--help lists the options"
-        raise BciDecodeError(message.removeprefix("argument "), remedy=remedy)
+        text = message.removeprefix("argument ")
+        shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+        raise BciDecodeError(shown, remedy=remedy)
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
@@ -54,7 +57,7 @@ def number(low: float, high: float) -> Callable[[str], float]:
 def _within(value: Any, low: float, high: float) -> Any:
     if not low <= value <= high:
         limits = {"low": low, "high": high, "above": None, "below": None}
-        raise argparse.ArgumentTypeError(f"is {value}, choose {range_text(limits)}")
+        raise argparse.ArgumentTypeError(f"is {value}; give {range_text(limits)}")
     return value
 
 

@@ -57,7 +57,7 @@ def _parse_args() -> argparse.Namespace:
         help="the session that RUN was trained on; default: the file that it was then, if it is "
         "still there. Without it, new units start without weights",
     )
-    option("--output", type=path, metavar="DIR", help="folder of the new run")
+    option("--output", metavar="DIR", help="folder of the new run")
     option("--overwrite", action="store_true", help="make it again although it is finished")
     option("--figures", choices=("png", "pdf", "svg"), default="png")
     option("--data-dir", default="data", metavar="DIR", help="where NAME.mat is")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bci_decode.errors import run_cli
+from bci_decode.files import made_folder
 from bci_decode.options import CommandParser, path, whole
 
 LIST = Path(__file__).resolve().parents[1] / "docs" / "trials.yaml"
@@ -21,7 +22,7 @@ def main() -> None:
     arguments = parser.parse_args()
     from bci_decode.studies.trials import read_trials, run_trials, text
 
-    arguments.table.parent.mkdir(parents=True, exist_ok=True)
+    made_folder(arguments.table.parent)
     trials = read_trials(arguments.list, arguments.seeds, cuts=3)
     print(text(run_trials(trials, arguments.session, arguments.table)))
 

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from bci_decode.data.dataset import Dataset
 from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation import metrics
+from bci_decode.files import made_folder
 from bci_decode.layers.norms import BatchNorm, Norm
 from bci_decode.models.decoder import Decoder
 from bci_decode.runs.build import load_data
@@ -121,7 +122,7 @@ def batch_norm(output: Path, comparison: Comparison, jobs: int = 1) -> tuple[Pat
     by_batch = pd.DataFrame(rows, columns=["norm", "batch_size", "seed", "statistics", "r2"])
     by_bins = pd.DataFrame(curves)
     folder = output / session_name(comparison.session)
-    folder.mkdir(parents=True, exist_ok=True)
+    made_folder(folder)
     by_batch.to_csv(folder / "batch_norm.csv", index=False)
     by_bins.to_csv(folder / "batch_norm_lengths.csv", index=False)
     title = f"{session_name(comparison.session)}, seeds {', '.join(map(str, comparison.seeds))}"

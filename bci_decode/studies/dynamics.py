@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from bci_decode.comparison.old_runs import present_history
+from bci_decode.files import made_folder
 from bci_decode.layers.introspection import SATURATION_BAND, pre_activations
 from bci_decode.runs.build import build_decoder, load_data
 from bci_decode.runs.compose import compose_config
@@ -91,7 +92,7 @@ def dynamics(output: Path, pair: Pair, jobs: int = 1) -> tuple[Path, str]:
     start, stop = about["protocol"]["split_bins"]["train"]
     title = f"{name} ({size}), first {stop - start} bins, seed {pair.seed}, {pair.recipe}"
     folder = output / name / pair.recipe
-    folder.mkdir(parents=True, exist_ok=True)
+    made_folder(folder)
     return folder, show(folder, folders, title)
 
 

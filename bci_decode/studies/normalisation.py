@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from bci_decode.comparison.finished_runs import Run, first_epoch_below, read_runs
 from bci_decode.config import flatten
 from bci_decode.errors import BciDecodeError
+from bci_decode.files import made_folder
 from bci_decode.runs.compose import resolved_config
 from bci_decode.runs.folder import working_folder
 from bci_decode.runs.reading import read_settings
@@ -48,7 +49,7 @@ def normalisation(folders: Iterable[Path], output: Path) -> str:
             file=", ".join(map(str, folders)),
             remedy=f"train with -m experiment={MODERN}",
         )
-    output.mkdir(parents=True, exist_ok=True)
+    made_folder(output)
     forms = form_table(table)
     forms.to_csv(output / "forms.csv", index=False)
     texts = [append_table(output, "forms", shown(forms))]

@@ -16,7 +16,7 @@ import pandas as pd
 
 from bci_decode.comparison.finished_runs import half_plateau_epoch
 from bci_decode.data.dataset import Dataset
-from bci_decode.files import md5_of
+from bci_decode.files import made_folder, md5_of
 from bci_decode.runs.build import build_decoder, instantiate, load_data
 from bci_decode.runs.compose import compose_config, typed_config
 from bci_decode.runs.report import target_variance
@@ -159,7 +159,7 @@ def plateau(output: Path, grid: Grid, jobs: int = 1, overwrite: bool = False) ->
     order = ["batch_size", "history", "model", "seed"]
     table = pd.DataFrame(rows).sort_values(order, ignore_index=True)
     folder = output / name
-    folder.mkdir(parents=True, exist_ok=True)
+    made_folder(folder)
     table.to_csv(folder / "plateau.csv", index=False)
     seeds = f"seed{'s' * (len(grid.seeds) > 1)} {', '.join(map(str, grid.seeds))}"
     title = f"{name}, {seeds}, {EXPERIMENT}, first {grid.bins} bins"
@@ -187,7 +187,7 @@ def plateau_run(folder: Path, point: Point) -> dict[str, Any]:
     typed = typed_config(config)
     data = with_short_test(load_data(config), TEST_BINS)
     decoder, optimizer = build_decoder(config, data), instantiate(config.optimizer, "optimizer")
-    folder.mkdir(parents=True, exist_ok=True)
+    made_folder(folder)
     trainer = PlateauTrainer(
         decoder, data, folder, typed.trainer, optimizer, seed=point.seed, progress=False
     )

@@ -47,9 +47,11 @@ def read_trials(path: Path, seeds: int, cuts: int) -> list[Trial]:
     if seeds < 1:
         raise BciDecodeError(f"is {seeds}", field="--seeds", remedy="choose 1 or more")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # a pipe would be waited for
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        content = yaml.safe_load(text)
         lists = {str(name): tuple(str(words or "").split()) for name, words in content.items()}
-    except (OSError, AttributeError, yaml.YAMLError) as error:
+    except (OSError, AttributeError, ValueError, yaml.YAMLError) as error:
         remedy = "give a yaml file of lines NAME: words of the command line"
         raise BciDecodeError("is no list of trials", file=path, remedy=remedy) from error
     return [

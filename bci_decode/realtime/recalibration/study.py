@@ -17,6 +17,7 @@ from bci_decode.data.session import Session, read_session
 from bci_decode.data.simulate import Recording, simulated_session, write_recording
 from bci_decode.data.simulated_units import ROWS, TURNOVER
 from bci_decode.errors import BciDecodeError
+from bci_decode.files import made_folder
 from bci_decode.realtime.recalibration.run import Request, recalibrated_run
 from bci_decode.realtime.recalibration.study_tables import (
     AFTER,
@@ -72,7 +73,7 @@ def excerpt_pairs(file: Path, folder: Path, seeds: int) -> Iterator[Pair]:
     the second half is scored.
     """
     session = read_session(file)
-    folder.mkdir(parents=True, exist_ok=True)
+    made_folder(folder)
     middle = float(session.t[0] + session.duration / 2)
     first = folder / f"{session.name}_first_half.mat"
     own = dict(zip(_cells(session), session.spike_times, strict=True))
@@ -192,7 +193,7 @@ def recalibration_study(
         raise BciDecodeError("are too few pairs or seeds", remedy="give 1 or more of each")
     if minutes * 60 * 0.8 < SECONDS[-1]:
         raise BciDecodeError(f"is {minutes}", field="--minutes", remedy="give 2.5 or more")
-    output.mkdir(parents=True, exist_ok=True)
+    made_folder(output)
     todo = list(simulated_pairs(data, pairs, minutes, seeds))
     todo += excerpt_pairs(excerpt, data, seeds) if excerpt else []
     rows = [row for pair in todo for row in score_pair(pair, output / "runs", words)]
