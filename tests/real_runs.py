@@ -180,6 +180,11 @@ def _content(path: Path) -> Any:
         return _timeless(torch.load(path, weights_only=True))
     if path.suffix == ".json":
         return _timeless(json.loads(path.read_text()))
+    if path.suffix == ".npz":
+        import numpy as np
+
+        with np.load(path) as arrays:
+            return {key: arrays[key].tobytes() for key in arrays if "latency" not in key}
     if path.name == "history.csv":
         return [row | {"seconds": ""} for row in csv.DictReader(path.read_text().splitlines())]
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -67,6 +67,9 @@ def search(
             _remove_empty(folder)
         rows[number] = {"trial": number, "score": score, "failure": reason} | texts
         log.info("trial %d: %s, %s", number, reason or f"score {score:.4f}", " ".join(setting))
+        if not (output / "search.yaml").exists():
+            remedy = "the same command begins again"
+            raise BciDecodeError("was removed while the search ran", file=output, remedy=remedy)
         _write(output / "trials.csv", [rows[one] for one in sorted(rows)])
     return [rows[number] for number in sorted(rows)]
 
@@ -121,7 +124,8 @@ def _resumed(output: Path, about: dict[str, Any]) -> Rows:
     same = known == "".join(text.values())
     differs = [] if same else [key for key in text if text[key] not in known] or list(text)
     scored = any(not math.isnan(row["score"]) for row in rows.values())
-    if differs and (scored or any(output.glob("trial[0-9]*"))):
+    # a run that a folder of a trial holds is compared with its own settings
+    if differs and (scored or (known and any(output.glob("trial[0-9]*")))):
         raise BciDecodeError(
             f"is of a search with other {' and '.join(differs)}",
             file=path,
