@@ -156,7 +156,7 @@ def _text(path: Path, file: h5py.File, reference: h5py.Reference) -> str:
     _check_stored(path, "chan_names", dataset)
     if _kind(dataset) == "S":
         return "".join(_strings(path, dataset))
-    if _is_empty(dataset):
+    if _is_marked_empty(dataset):
         return ""
     check_size(path, "chan_names", 8 * prod(dataset.shape))
     codes = np.ravel(h5py.Dataset(dataset)[()])
@@ -185,8 +185,10 @@ def _filled_cells(
         dataset = h5py.h5r.dereference(reference, file.id)
         if not isinstance(dataset, Dataset):
             check_cell(path, cell, "", "a group", ())
+        if _is_marked_empty(dataset):
+            continue
         _check_stored(path, cell_name(*cell), dataset)
-        if _is_empty(dataset):
+        if 0 in dataset.shape:
             continue
         dtype = dataset.dtype
         check_cell(path, cell, dtype.kind, str(dtype), dataset.shape)
@@ -199,19 +201,19 @@ def _filled_cells(
         yield cell, dataset
 
 
-def _is_empty(dataset: Dataset) -> bool:
-    """Whether a cell is empty.
+def _is_marked_empty(dataset: Dataset) -> bool:
+    """Whether a cell is empty by the attribute MATLAB_empty.
 
-    Only the attribute MATLAB_empty tells an empty cell, whose dataset holds its MATLAB dimensions,
-    from a unit with two spikes: both have two values.
+    It alone tells an empty cell, whose dataset holds its MATLAB dimensions, from a unit with two
+    spikes: both have two values.
     """
-    if 0 in dataset.shape:
-        return True
     if not h5py.h5a.exists(dataset, b"MATLAB_empty"):
         return False
     mark = h5py.h5a.open(dataset, b"MATLAB_empty")
-    if mark.dtype.kind not in "iub" or prod(mark.shape) != 1:
+    number = mark.get_type()
+    whole = number.get_class() in (h5py.h5t.INTEGER, h5py.h5t.ENUM)
+    if not whole or mark.get_storage_size() != number.get_size():
         raise ValueError("an attribute MATLAB_empty is no number")
-    value = np.empty(mark.shape, mark.dtype)
-    mark.read(value)
-    return bool(value.any())
+    value = np.empty(mark.shape, f"V{number.get_size()}")
+    mark.read(value, number)
+    return any(value.tobytes())
