@@ -92,7 +92,7 @@ def odd_cell(draw: Draw, found: Variables) -> None:
     spikes = found.get("spikes")
     if isinstance(spikes, np.ndarray) and spikes.dtype == object and spikes.size:
         cell = draw(st.integers(0, spikes.size - 1))
-        before = np.asarray(spikes.flat[cell])
+        before = np.atleast_1d(spikes.flat[cell])
         nested = np.empty((1, 1), object)
         nested[0, 0] = np.ones((2, 1))
         choices = [np.zeros(shape) for shape in ((0, 0), (0, 1), (1, 0), (3, 3), (1, 2))]

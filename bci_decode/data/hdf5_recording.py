@@ -6,17 +6,16 @@ file is read.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
-from itertools import product
 from math import ceil, prod
 from pathlib import Path
 
 import h5py
 import numpy as np
+from h5py.h5d import DatasetID as Dataset
 
+from bci_decode.data.hdf5_values import FILTERS, chunks, filters_of, read_values
 from bci_decode.data.recording_variables import (
-    MB,
     POSITIONS,
     VARIABLES,
     RawRecording,
@@ -31,11 +30,6 @@ from bci_decode.data.recording_variables import (
     check_variables,
 )
 from bci_decode.errors import BciDecodeError
-
-Dataset = h5py.h5d.DatasetID
-FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32)
-MAX_CHUNK = 64 * MB
-SMALL_CHUNK = 1 << 17  # bytes; zlib makes at most 1030 times as many of them
 
 
 def read_hdf5(path: Path) -> RawRecording:
@@ -62,16 +56,16 @@ def read_hdf5(path: Path) -> RawRecording:
         check_size(path, "spikes", 8 * (values + sum(lengths)))
         spikes = np.empty(sum(lengths))
         for (_, dataset), end, length in zip(filled, np.cumsum(lengths), lengths, strict=True):
-            dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, spikes[end - length : end])
-        positions = {  # the angles stay on disk
-            field: _float64(datasets[field])[: min(columns)] for field, columns in POSITIONS.items()
-        }
-        t = _float64(datasets["t"])[()].ravel()
-    return RawRecording(t, positions, channels, [cell for cell, _ in filled], spikes, lengths)
-
-
-def _float64(dataset: Dataset):
-    return h5py.Dataset(dataset).astype(np.float64)
+            read_values(dataset, spikes[end - length : end].reshape(dataset.shape))
+        positions = {}
+        for field, columns in POSITIONS.items():
+            positions[field] = np.empty((min(columns), samples))  # the angles stay on disk
+            read_values(datasets[field], positions[field])
+        t = np.empty(shapes["t"])
+        read_values(datasets["t"], t)
+    return RawRecording(
+        t.ravel(), positions, channels, [cell for cell, _ in filled], spikes, lengths
+    )
 
 
 def _opened(path: Path, file: h5py.File, name: str) -> Dataset | None:
@@ -89,8 +83,10 @@ def _kind(dataset: Dataset) -> str:
     dtype = dataset.dtype
     if h5py.check_string_dtype(dtype):
         return "S"
-    other = dtype.kind == "O" and h5py.check_ref_dtype(dtype) is not h5py.Reference
-    return "" if other else dtype.kind
+    if dtype.kind == "O":
+        return "O" if h5py.check_ref_dtype(dtype) is h5py.Reference else ""
+    # numbers of 12 bits, say, are none of NumPy's
+    return dtype.kind if dataset.get_type().equal(h5py.h5t.py_create(dtype)) else ""
 
 
 def _check_stored(path: Path, field: str, dataset: Dataset) -> None:
@@ -113,30 +109,22 @@ def _check_stored(path: Path, field: str, dataset: Dataset) -> None:
     needed = prod(ceil(size / part) for size, part in zip(shape, chunk, strict=True))
     if dataset.get_num_chunks() < needed:
         raise refused(f"stores {dataset.get_num_chunks()} of {needed} chunks")
-    if prod(chunk) * width > MAX_CHUNK:
-        problem = f"has chunks of {prod(chunk) * width / MB:.0f} MB"
-        raise refused(problem, f"store it in chunks of {MAX_CHUNK // MB} MB at most")
-    filters = [how.get_filter(number)[0] for number in range(how.get_nfilters())]
-    unknown = [code for code in filters if code not in FILTERS or filters.count(code) > 1]
+    if dataset.get_storage_size() > path.stat().st_size:
+        raise refused("stores more bytes than the file has")
+    check_size(path, field, prod(chunk) * width)
+    codes = filters_of(dataset)
+    unknown = [code for code in codes if code not in FILTERS or codes.count(code) > 1]
     if unknown:
         problem = f"is stored with filter {unknown[0]} of HDF5"
         raise refused(problem, "store it plain or with gzip, as MATLAB does")
-    if h5py.h5z.FILTER_DEFLATE in filters and _bursts(dataset, chunk, width):
-        raise refused("has a compressed chunk that is larger than it should be")
 
 
-def _bursts(dataset: Dataset, chunk: tuple[int, ...], width: int) -> bool:
-    """Whether a chunk has more bytes than it should: HDF5 would make memory for all of them."""
-    if dataset.get_storage_size() <= SMALL_CHUNK:
-        return False
-    most = prod(chunk) * width + 64  # a checksum may be in it
-    for start in product(*map(range, (0,) * len(chunk), dataset.shape, chunk)):
-        _, stored = dataset.read_direct_chunk(start)
-        if len(stored) > SMALL_CHUNK:
-            inflated = zlib.decompressobj().decompress(stored, most + 1)
-            if len(inflated) > most:
-                return True
-    return False
+def _objects(dataset: Dataset) -> h5py.Dataset:
+    """References or strings, which HDF5 itself reads; their chunks are tried before."""
+    if dataset.get_create_plist().get_layout() == h5py.h5d.CHUNKED:
+        for _ in chunks(dataset, dataset.shape):
+            pass
+    return h5py.Dataset(dataset)
 
 
 def _channel_names(path: Path, file: h5py.File, names: Dataset) -> list[str]:
@@ -144,7 +132,7 @@ def _channel_names(path: Path, file: h5py.File, names: Dataset) -> list[str]:
     check_channels(path, prod(names.shape))
     if _kind(names) == "S":
         return check_names(path, _strings(path, names))
-    cells = h5py.Dataset(names)[()].ravel()
+    cells = _objects(names)[()].ravel()
     return check_names(path, [_text(path, file, reference) for reference in cells])
 
 
@@ -159,15 +147,18 @@ def _text(path: Path, file: h5py.File, reference: h5py.Reference) -> str:
     if _is_marked_empty(dataset):
         return ""
     check_size(path, "chan_names", 8 * prod(dataset.shape))
-    codes = np.ravel(h5py.Dataset(dataset)[()])
-    return codes.astype(np.uint16, casting="same_kind").tobytes().decode("utf-16")
+    codes = np.empty(dataset.shape)
+    read_values(dataset, codes)
+    if not ((codes >= 0) & (codes < 1 << 16)).all():
+        raise ValueError("a channel name is no text")
+    return codes.astype("<u2").tobytes().decode("utf-16-le")
 
 
 def _strings(path: Path, dataset: Dataset) -> list[str]:
     """HDF5's own strings, one at a time: of many long ones only the first is read."""
     check_channels(path, prod(dataset.shape))
     check_size(path, "chan_names", prod(dataset.shape) * dataset.get_type().get_size())
-    texts = h5py.Dataset(dataset).asstr()
+    texts = _objects(dataset).asstr()
     return [check_names(path, [str(texts[place])])[0] for place in np.ndindex(dataset.shape)]
 
 
@@ -179,7 +170,7 @@ def _filled_cells(
     Low-level h5py, because its high level takes longer than the reading.
     """
     seen: dict[int, tuple[int, int]] = {}
-    for cell, reference in np.ndenumerate(h5py.Dataset(spikes)[()].T):
+    for cell, reference in np.ndenumerate(_objects(spikes)[()].T):
         if not reference:  # a null reference: MATLAB writes none, but it means the same
             continue
         dataset = h5py.h5r.dereference(reference, file.id)
@@ -190,8 +181,7 @@ def _filled_cells(
         _check_stored(path, cell_name(*cell), dataset)
         if 0 in dataset.shape:
             continue
-        dtype = dataset.dtype
-        check_cell(path, cell, dtype.kind, str(dtype), dataset.shape)
+        check_cell(path, cell, _kind(dataset), str(dataset.dtype), dataset.shape)
         other = seen.setdefault(h5py.h5o.get_info(dataset).addr, cell)
         if other != cell:
             problem = f"is the same data set as {cell_name(*other)}"

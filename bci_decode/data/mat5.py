@@ -28,8 +28,8 @@ MATRIX, COMPRESSED = 14, 15  # data types of variables
 NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8"}
 NUMBERS |= {12: "i8", 13: "u8"}
 TEXTS = {1: "latin-1", 2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
-CLASSES = ("", "cell", "struct", "object", "char", "sparse", "double", "single", "int8", "uint8")
-CLASSES += ("int16", "uint16", "int32", "uint32", "int64", "uint64", "function", "opaque")
+CLASSES = ["", "cell", "struct", "object", "char", "sparse", "double", "single", "int8", "uint8"]
+CLASSES += ["int16", "uint16", "int32", "uint32", "int64", "uint64", "function", "opaque"]
 KINDS = {"cell": "O", "char": "U", "double": "f", "single": "f"}
 KINDS |= {name: name[0] for name in CLASSES if "int" in name}
 COMPLEX = 0x0800
@@ -176,7 +176,7 @@ class _Compressed:
                 raise ValueError("a compressed variable is cut short")
             inflated[place : place + len(piece)] = np.frombuffer(piece, np.uint8)
             place += len(piece)
-        return memoryview(inflated)
+        return inflated.data
 
 
 def _element(data: memoryview, place: int, order: str) -> tuple[int, memoryview, int]:

@@ -39,11 +39,11 @@ def most_bytes(path: Path) -> int:
     """The bytes that the variables of a file may take in memory.
 
     Compression makes real recordings two or three times smaller, standing positions a hundred
-    times. A file that is 50 times smaller than what it announces is damaged, or made to fill the
+    times. A file that is 32 times smaller than what it announces is damaged, or made to fill the
     memory; zlib could make it 1030 times smaller. No compressed file may announce more than 4 GB.
     """
     size = path.stat().st_size
-    return min(64 * MB + 50 * size, max(4096 * MB, 3 * size))
+    return min(64 * MB + 32 * size, max(4096 * MB, 3 * size))
 
 
 def check_size(path: Path, field: str, announced: int) -> None:
@@ -120,7 +120,7 @@ def check_names(path: Path, names: list[str]) -> list[str]:
         if len(name) > MAX_NAME:
             problem = f"name {number + 1} has {len(name)} characters"
         elif not name.isprintable():
-            problem = f"name {number + 1} is {ascii(name)}, which cannot be printed"
+            problem = f"name {number + 1} is {name!a}, which cannot be printed"
         if problem:
             raise BciDecodeError(
                 problem, file=path, field="chan_names", remedy='name it as "M1 001"'
