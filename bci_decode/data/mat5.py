@@ -22,7 +22,7 @@ HEADER = 128  # bytes at the beginning of a file
 BEGINNING = 1024  # bytes of a variable in which its name is
 MAX_VARIABLES = 10_000
 MAX_DIMENSIONS = 32
-PIECE = 1 << 20  # bytes that are inflated at once
+PIECE = 1 << 16  # bytes that are read and inflated at once, to 16 times as many at most
 
 MATRIX, COMPRESSED = 14, 15  # data types of variables
 NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8"}
@@ -171,7 +171,7 @@ class _Compressed:
         while place < length:
             stored = inflater.unconsumed_tail or self.file.read(min(left, PIECE))
             left -= 0 if inflater.unconsumed_tail else len(stored)
-            piece = inflater.decompress(stored, min(length - place, PIECE))
+            piece = inflater.decompress(stored, min(length - place, 16 * PIECE))
             if not piece and (inflater.eof or not stored):
                 raise ValueError("a compressed variable is cut short")
             inflated[place : place + len(piece)] = np.frombuffer(piece, np.uint8)

@@ -124,8 +124,8 @@ def _check_positions(path: Path, raw: RawRecording) -> None:
     """Refuse a place where no hand can be; NaN and Inf stand for samples that are not known."""
     for field, (unit, scale) in IN_MM.items():
         position = raw.positions[field]
-        far = np.isfinite(position) & (np.abs(position) > MAX_POSITION / scale)
-        if far.any():
+        far = np.abs(position) > MAX_POSITION / scale
+        if far.any() and (far := far & np.isfinite(position)).any():
             column, sample = np.argwhere(far)[0]
             raise BciDecodeError(
                 f"is {position[column, sample]:.6g} {unit} at sample {sample}",
