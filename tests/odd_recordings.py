@@ -62,8 +62,17 @@ def another_shape(draw: Draw, found: Variables) -> None:
         values = found[name]
         found[name] = draw(
             st.sampled_from(
-                [values.T, values[:-1], values[:, :0], values[:1], values.reshape(-1, 1)]
-                + [values[None], np.zeros((0, 0)), np.float64(3.0), np.repeat(values, 2, axis=0)]
+                [
+                    values.T,
+                    values[:-1],
+                    values[:, :0],
+                    values[:1],
+                    values.reshape(-1, 1),
+                    values[None],
+                    np.zeros((0, 0)),
+                    np.float64(3.0),
+                    np.repeat(values, 2, axis=0),
+                ]
             )
         )
 
@@ -74,8 +83,18 @@ def another_clock(draw: Draw, found: Variables) -> None:
         with np.errstate(all="ignore"):
             found["t"] = draw(
                 st.sampled_from(
-                    [t[::-1].copy(), t * 0, t * 1000, t * 1e300, t / 1e6, t - t[:1], np.floor(t)]
-                    + [np.where(np.arange(t.size).reshape(t.shape) > t.size // 2, t + 1e9, t)]
+                    [
+                        t[::-1].copy(),
+                        t * 0,
+                        t * 1000,
+                        t * 1e300,
+                        t / 1000000.0,
+                        t - t[:1],
+                        np.floor(t),
+                        np.where(
+                            np.arange(t.size).reshape(t.shape) > t.size // 2, t + 1000000000.0, t
+                        ),
+                    ]
                 )
             )
 

@@ -67,8 +67,14 @@ def test_damaged_journals(folder, seed, times):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("bin_width", "NaN"), ("bin_width", "1e9"), ("lag", "1e300"), ("units", '[["a", 1000000000]]')]
-    + [("target", '"path"'), ("units", "[" * 100_000)],
+    [
+        ("bin_width", "NaN"),
+        ("bin_width", "1e9"),
+        ("lag", "1e300"),
+        ("units", '[["a", 1000000000]]'),
+        ("target", '"path"'),
+        ("units", "[" * 100000),
+    ],
 )
 def test_a_header_that_asks_for_too_much_is_damaged(folder, key, value):
     words = {"units": '[["a", 0]]', "bin_width": "0.1", "lag": "0", "target": '"velocity"'}
