@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from bci_decode.style import BIDIRECTIONAL
 RUNNING = ".running"
 FAILED = "failed.txt"
 MAX_NAME = 120  # characters: file systems take 255 bytes
+MAX_SESSION = 240  # bytes
 RESULTS = ("config.yaml", "history.csv", "metrics.json", "predictions.npz", "best.pt")
 FIGURES = ("loss", "r2", "trajectory")
 # keys that do not change the figures: a run continues, or counts as finished, though they differ
@@ -70,6 +72,12 @@ def run_folder(config: DictConfig) -> Path:
             f"is {session!r}",
             field="session.name",
             remedy="give a name without slashes: it names the run's folder",
+        )
+    if len(os.fsencode(session)) > MAX_SESSION or "\0" in session:
+        raise BciDecodeError(
+            f"is no name of a folder: {session[:20]!r}... of {len(session)} characters",
+            field="session.name",
+            remedy="give a short one",
         )
     target = config.data.target
     name = decoder_name(config.names.model, is_bidirectional(config))

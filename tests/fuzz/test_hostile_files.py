@@ -298,6 +298,15 @@ def test_no_command_reads_a_device(tmp_path):
             assert "is a device, a pipe or a socket" in ends(tmp_path, "train", *words)
 
 
+def test_no_command_takes_a_path_that_is_too_long(tmp_path):
+    path = f"{tmp_path}/{'x' * 5000}.mat"
+    assert "cannot be opened" in ends(tmp_path, "cli", "inspect", path)
+    if FULL:
+        words = ["session=local", f"session.path={path}", "model=wiener"]
+        assert "session.name: is no name of a folder" in ends(tmp_path, "train", *words)
+        assert "cannot be opened" in ends(tmp_path, "train", *words, "session.name=x")
+
+
 FAILS = """
 import sys
 from pathlib import Path
