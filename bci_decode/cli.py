@@ -155,9 +155,10 @@ def inspect() -> None:
 def recording_file(choice: str, data_dir: str) -> Path:
     """The file behind FILE or NAME; for a published session that is absent, how to fetch it."""
     from bci_decode.data.catalog import catalog, downloaded_file, similar_names
-    from bci_decode.files import expand_user
+    from bci_decode.files import check_regular, expand_user
 
     path = expand_user(choice)
+    check_regular(path)
     if path.exists():
         return path
     if choice in catalog():

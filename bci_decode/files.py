@@ -7,11 +7,13 @@ import hashlib
 import os
 import platform
 import re
+import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event
 
 from bci_decode.errors import BciDecodeError
 
@@ -146,10 +148,58 @@ def expand_user(path: str | os.PathLike[str]) -> Path:
         return Path(path)
 
 
-def md5_of(path: Path) -> str:
-    """MD5 of a file in hex digits, as the published catalogue of sessions lists it."""
+def is_regular(path: Path) -> bool:
+    """Whether a file is there, and no folder, device or pipe, the reading of which may not end."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a path that is too long, or with a zero byte
+        return False
+
+
+def check_regular(path: Path) -> None:
+    """Refuse a device, a pipe or a socket, the reading of which may never end.
+
+    So is a path that no file can have. A missing file and a folder pass: to open them fails.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:  # too long, with a zero byte, in a closed folder
+        problem = f"cannot be opened ({getattr(error, 'strerror', None) or error})"
+        name = repr(str(path))[1:-1]
+        shown = name if len(name) <= 300 else f"{name[:150]}...{name[-150:]}"
+        raise BciDecodeError(problem, file=shown, remedy="check the path") from error
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        problem = "is a device, a pipe or a socket, no regular file"
+        raise BciDecodeError(problem, file=path, remedy="name a file on disk")
+
+
+def md5_of(path: Path, stop: Event | None = None) -> str:
+    """MD5 of a file in hex digits, as the published catalogue of sessions lists it.
+
+    What it returns after `stop` is set, which another thread does, means nothing.
+    """
+    check_regular(path)
     digest = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
+        while (block := file.read(1 << 20)) and not (stop and stop.is_set()):
             digest.update(block)
     return digest.hexdigest()
+
+
+@contextmanager
+def md5_meanwhile(path: Path) -> Iterator[Callable[[], str]]:
+    """Yield a function that waits for the MD5 of a file, which a thread takes meanwhile.
+
+    An error inside the block does not wait for it.
+    """
+    from concurrent.futures import ThreadPoolExecutor  # a run alone needs it
+
+    stop = Event()
+    with ThreadPoolExecutor(1) as pool:
+        md5 = pool.submit(md5_of, path, stop)
+        try:
+            yield md5.result
+        finally:
+            stop.set()

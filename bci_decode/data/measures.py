@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bci_decode.data.recording_file import POSITIONS
+from bci_decode.data.recording_variables import POSITIONS
 from bci_decode.data.session import Session, area_of, clock_gaps
 
 REST_SPEED = 10.0  # mm/s; slower is rest

@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bci_decode.data.recording_file import RawRecording, cell_name, read_recording
+from bci_decode.data.recording_file import read_recording
+from bci_decode.data.recording_variables import RawRecording, cell_name
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import expand_user
 
 MAX_STEP = 0.2  # s between two samples of t; a slower clock does not follow a hand
+MAX_POSITION = 1e6  # mm from the origin; a kilometer is beyond any hand
+IN_MM = {"finger_pos": ("cm", 10.0), "cursor_pos": ("mm", 1.0), "target_pos": ("mm", 1.0)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +71,7 @@ def read_session(path: str | Path, name: str | None = None) -> Session:
     raw = read_recording(path)
     _check_clock(path, raw.t)
     _check_spikes(path, raw)
+    _check_positions(path, raw)
     ends = np.cumsum(raw.lengths, dtype=int)
     spike_times = tuple(np.split(raw.spikes, ends[:-1])) if raw.lengths else ()
     z, minus_x, minus_y = raw.positions["finger_pos"]  # cm
@@ -114,6 +118,21 @@ def _check_spikes(path: Path, raw: RawRecording) -> None:
         raise BciDecodeError(
             "NaN or Inf among the times", file=path, field=field, remedy="remove it"
         )
+
+
+def _check_positions(path: Path, raw: RawRecording) -> None:
+    """Refuse a place where no hand can be; NaN and Inf stand for samples that are not known."""
+    for field, (unit, scale) in IN_MM.items():
+        position = raw.positions[field]
+        far = np.abs(position) > MAX_POSITION / scale
+        if far.any() and (far := far & np.isfinite(position)).any():
+            column, sample = np.argwhere(far)[0]
+            raise BciDecodeError(
+                f"is {position[column, sample]:.6g} {unit} at sample {sample}",
+                file=path,
+                field=field,
+                remedy="repair it, or mark it with NaN",
+            )
 
 
 def _unit_table(raw: RawRecording, spike_times: tuple[np.ndarray, ...]) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bci_decode.errors import BciDecodeError
-from bci_decode.files import md5_of
+from bci_decode.files import is_regular, md5_of
 from bci_decode.runs.load import LoadedRun
 
 
@@ -27,6 +27,6 @@ def own_recording(run: LoadedRun) -> Path | None:
     if path is None:
         return None
     places = [path, *(above / path for above in run.folder.resolve().parents)]
-    files = (place for place in dict.fromkeys(places) if place.is_file())
+    files = (place for place in dict.fromkeys(places) if is_regular(place))
     md5 = run.state["session"]["md5"]
     return next((file.absolute() for file in files if md5_of(file) == md5), None)

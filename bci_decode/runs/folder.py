@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bci_decode.config import check_folder_name, default_settings, flatten
 from bci_decode.errors import BciDecodeError
-from bci_decode.files import check_path, md5_of
+from bci_decode.files import check_path, is_regular, md5_of
 from bci_decode.runs.checksums import RUNNING, SUMS
 from bci_decode.runs.reading import read_report, read_settings
 from bci_decode.style import BIDIRECTIONAL
@@ -176,7 +176,7 @@ def settings_conflict(folder: Path, changed: dict[str, tuple[Any, Any]]) -> BciD
 def check_same_data(folder: Path, data: Path) -> None:
     """Refuse the folder of a finished run on other data; the data file may be gone."""
     about = read_report(folder)["data"]
-    if not data.is_file() or file_stat(data).items() <= about.items():
+    if not is_regular(data) or file_stat(data).items() <= about.items():
         return
     if md5_of(data) != about["md5"]:
         raise conflict(folder, f"a run on other data, {about['file']} as it was then")

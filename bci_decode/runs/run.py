@@ -10,7 +10,6 @@ import gc
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from omegaconf import DictConfig
 
 from bci_decode.config import TrainConfig, flatten
 from bci_decode.errors import BciDecodeError
-from bci_decode.files import expand_user, md5_of
+from bci_decode.files import expand_user, md5_meanwhile
 from bci_decode.runs.build import build_decoder, instantiate, session_file
 from bci_decode.runs.chained import run_cuts
 from bci_decode.runs.compose import plain, typed_config
@@ -154,8 +153,7 @@ class _Job:
     def _load(self):
         """The data set, and checksum and duration of its recording."""
         # the checksum of a large file takes as long as PyTorch's import, and waits for nothing
-        with ThreadPoolExecutor(1) as pool:
-            md5 = pool.submit(md5_of, self.data_file)
+        with md5_meanwhile(self.data_file) as md5:
             with self.stopwatch.part("import"):
                 import_libraries(recurrent="recurrent" in self.settings["model"])
                 from bci_decode.data.binning import bin_session
@@ -168,7 +166,7 @@ class _Job:
                 grids = keys.window.grids
                 data = prepare(bin_session(session, **keys.binning_kwargs(), grids=grids), keys)
             with self.stopwatch.part("wait for the checksum"):
-                return data, {"md5": md5.result(), "seconds": session.duration}
+                return data, {"md5": md5(), "seconds": session.duration}
 
     def _about(self, data, md5: str) -> dict[str, Any]:
         """What a checkpoint holds besides weights, units and scaling: see `training.checkpoint`."""

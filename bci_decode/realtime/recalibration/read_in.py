@@ -18,7 +18,7 @@ from bci_decode.data.binning import BinnedSession, kinematics
 from bci_decode.data.dataset import Dataset
 from bci_decode.data.session import Session
 from bci_decode.errors import BciDecodeError
-from bci_decode.files import expand_user, md5_of
+from bci_decode.files import expand_user, is_regular, md5_of
 from bci_decode.realtime.own_recording import own_recording, recorded_path
 from bci_decode.runs.load import LoadedRun
 
@@ -112,13 +112,13 @@ def parent_recording(run: LoadedRun, file: str | Path | None = None) -> Path | N
             log.warning("%s: not there, or has changed; %s", place, WITHOUT)
         return path
     path, about = expand_user(file).absolute(), run.state["session"]
-    if path.is_file() and md5_of(path) == about["md5"]:
+    if is_regular(path) and md5_of(path) == about["md5"]:
         return path
     known = recorded_path(run)
     was = f", then {known}," if known is not None else ""
     problem = f"is not the session that {run.folder} was trained on"
     raise BciDecodeError(
-        problem if path.is_file() else "no such file",
+        problem if is_regular(path) else "no such file",
         file=path,
         field="--parent-session",
         remedy=f"name the file of {about['name']}{was} of MD5 {about['md5']}, or leave it out",

@@ -11,13 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from bci_decode.config import TARGETS
+from bci_decode.data.grid import MIN_WIDTH
 from bci_decode.errors import BciDecodeError
+from bci_decode.files import check_regular
 
 MAGIC = b"bci_decode journal 1\n"
 EVENTS, BIN = b"E", b"B"  # kinds of records
 HEAD = struct.Struct("<cI")  # of a record: its kind, and the bytes that follow
 EVENT = np.dtype([("time", "<f8"), ("column", "<i4")])
-HEADER = ("units", "bin_width", "lag", "target")  # keys that a header has
+MAX_SECONDS, MAX_ROWS = 1000.0, 1000  # of a bin or a lag, and of units on a channel
 EVERY = 1.0  # s after which what was written is handed to the system
 
 
@@ -67,6 +70,7 @@ def read_journal(path: Path) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
 
     A record that a kill cut short is left out, with all that follows; so is a damaged one.
     """
+    check_regular(path)
     with path.open("rb") as file:
         content = memoryview(file.read())
     head = bytes(content[: 1 << 20]).split(b"\n", 2)
@@ -78,19 +82,33 @@ def read_journal(path: Path) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
         records[kind].append(record)
     events = np.frombuffer(b"".join(records[EVENTS]), EVENT)
     events = events[(events["column"] >= 0) & (events["column"] < len(header["units"]))]
+    events = events[np.isfinite(events["time"])]
     bins = np.frombuffer(b"".join(records[BIN]), "<f8")
-    width = len(records[BIN][0]) // 8 if records[BIN] else 1
-    return header, events, bins.reshape(-1, width)
+    bins = bins.reshape(-1, len(records[BIN][0]) // 8 if records[BIN] else 6)
+    if bins.shape[1] < 6 or bins.shape[1] % 2 or not _follow(bins[:, 1], header["bin_width"]):
+        raise BciDecodeError("its bins are damaged", file=path, remedy="move it away")
+    return header, events, bins
 
 
 def _header(line: bytes, path: Path) -> dict[str, Any]:
     try:
         header = json.loads(line)
-        for key in HEADER:
-            header[key]
-    except (ValueError, KeyError, TypeError) as error:
+        width, lag = float(header["bin_width"]), float(header["lag"])
+        whole = MIN_WIDTH <= width <= MAX_SECONDS and abs(lag) <= MAX_SECONDS
+        for channel, row in header["units"]:
+            whole &= isinstance(channel, str) and type(row) is int and -1 <= row < MAX_ROWS
+        if not whole or header["target"] not in TARGETS:
+            raise ValueError
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise BciDecodeError("its header is damaged", file=path, remedy="move it away") from error
     return header
+
+
+def _follow(ends: np.ndarray, width: float) -> bool:
+    """Whether bins that end at these times (s) can have that width."""
+    steps = np.diff(ends)
+    increase = bool(np.isfinite(ends).all() and (steps > 0).all())
+    return increase and (len(ends) < 2 or float(np.median(steps)) > 0.5 * width)
 
 
 def _records(content: memoryview) -> Iterator[tuple[bytes, memoryview]]:
