@@ -22,7 +22,7 @@ from multiprocessing.context import SpawnProcess
 from threading import Thread
 from typing import Any
 
-from bci_decode.errors import BciDecodeError, one_line, silence_stdout
+from bci_decode.errors import BciDecodeError, one_line
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 POLL, GRACE = 0.5, 3.0  # seconds: between looks at the workers; for a worker to end by itself
@@ -127,8 +127,10 @@ def _end(workers: list[_Worker]) -> None:
 
 @contextmanager
 def sigterm_exits() -> Iterator[None]:
-    """Let SIGTERM raise SystemExit meanwhile, so that what is open is closed."""
-    before = signal.signal(signal.SIGTERM, _exit)
+    """Let SIGTERM raise SystemExit meanwhile, unless it raises something already."""
+    before = signal.getsignal(signal.SIGTERM)
+    if before == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _exit)
     try:
         yield
     finally:
@@ -168,8 +170,8 @@ def _work(pipe: connection.Connection, threads: int) -> None:
             pipe.send(_result(function, arguments))
     try:
         sys.stdout.flush()
-    except OSError:
-        silence_stdout()
+    except OSError:  # its reader is gone, which Python would report at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _result(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
