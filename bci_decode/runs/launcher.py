@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.core.utils import (
     JobReturn,
@@ -33,6 +34,9 @@ def register_launcher() -> None:
     Plugins.instance().register(ProcessLauncher)
     plugins = sys.modules.setdefault("hydra_plugins", ModuleType("hydra_plugins"))
     vars(plugins)["bci_decode"] = sys.modules[__name__]
+    # a plugin of this name, which earlier versions needed, would come before the file in `conf/`
+    launchers = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {})
+    launchers.pop("joblib.yaml", None)
 
 
 class ProcessLauncher(Launcher):

@@ -166,7 +166,9 @@ def end_of_sweep(sweep: Sweep, interrupted: bool = False) -> bool:
 
     Returns True if any run failed or is open.
     """
-    if sweep.slurm:
+    if sweep.slurm and interrupted:
+        print("jobs that SLURM has go on; squeue lists them, scancel ends them")
+    elif sweep.slurm:
         _wait_for_slurm(sweep)
     found = outcomes(sweep, interrupted)
     width = max(len(str(folder)) for folder in found)
