@@ -97,13 +97,14 @@ def until_gone(main: int) -> float:
 
 
 def await_moment(process: subprocess.Popen, folder: Path, chance: random.Random) -> None:
-    """Wait for the first whole epoch or, in the full form, for a chance moment of the sweep."""
+    """Wait for the first whole epoch or, in the full form, for a chance number of epochs of all."""
     deadline = time.monotonic() + TIMEOUT
-    begun = re.compile("#1: " if FULL else r"epoch +[1-9]")
-    while process.poll() is None and not begun.search((folder / "said").read_text()):
+    lines = chance.randrange(1, 60) if FULL else 1
+    begun = re.compile(r"#1: |epoch +\d" if FULL else r"epoch +[1-9]")
+    while process.poll() is None and len(begun.findall((folder / "said").read_text())) < lines:
         assert time.monotonic() < deadline
-        time.sleep(0.01)
-    time.sleep(chance.uniform(0, 8) if FULL else 0)
+        time.sleep(0.001)
+    time.sleep(chance.uniform(0, 0.2) if FULL else 0)
 
 
 def strike(process: subprocess.Popen, target: str, number: int, chance: random.Random) -> None:
