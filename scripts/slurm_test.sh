@@ -143,11 +143,13 @@ kill_requeue_and_time_out() {
   scontrol update JobId="$job" TimeLimit=20; echo "let the time of the run in $run run out"
 }
 
-fail_node() {
+fail_node() {  # all that SLURM has there ends at once
   catch 2
+  kill -9 "$(cat "$D/slurmd.pid")" $(pgrep -f "^slurmstepd: \[$(value "$process" SLURM_JOB_ID)\.") "$process"
   scontrol update NodeName="$host" State=DOWN Reason=test; echo "failed the node of the run in $run"
   wait_for "the job of the failed node" restarts "$job"
-  scontrol update NodeName="$host" State=RESUME
+  sleep 6  # SLURM trusts no credential of a requeued job that is younger
+  slurmd -f "$SLURM_CONF" -N "$host"
 }
 
 expect() { grep -q -- "$2" "$1" || { echo "expected '$2' in:"; cat "$1"; exit 1; }; }
