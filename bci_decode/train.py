@@ -32,6 +32,7 @@ from bci_decode.errors import BciDecodeError, one_line, run_cli
 from bci_decode.runs.chained import run_cuts
 from bci_decode.runs.compose import CONF, hydra_word, register_configs
 from bci_decode.runs.folder import record_failure, remove_empty_parents, run_name
+from bci_decode.runs.launcher import register_launcher
 from bci_decode.runs.messages import error_line
 from bci_decode.runs.ownership import RunBusy
 from bci_decode.runs.run import run_one
@@ -40,14 +41,17 @@ from bci_decode.runs.sweep import SweepReport, end_of_sweep
 log = logging.getLogger(__name__)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
-def _job(config: DictConfig) -> None:
+def job(config: DictConfig) -> None:
     """What one command line trains, alone or of a sweep: a run, or one for each cut."""
     logging.raiseExceptions = False  # a reader that closed the pipe (`head`, say) stops no run
     try:
         run_cuts(config, _run)
     except (BciDecodeError, OmegaConfBaseException) as mistake:
         _exit(error_line(mistake))
+
+
+# a name of its own, since the processes of a sweep import `job`
+_composed_job = hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(job)
 
 
 def _run(config: DictConfig, folder: Path) -> bool:
@@ -111,7 +115,7 @@ def main() -> None:
     sys.argv = [sys.argv[0], *_normalize_argv(words)]
     _check_options(sys.argv[1:])
     try:
-        _job()
+        _composed_job()
     except BrokenPipeError:
         raise  # of standard output: see `run_cli`
     except KeyboardInterrupt as stop:  # while a launcher waits for processes, or before a run
@@ -131,9 +135,10 @@ def main() -> None:
 
 
 def _report_sweep(stop: BaseException | None) -> None:
-    interrupted = isinstance(stop, SystemExit) and stop.code in (130, 143)
+    code = stop.code if isinstance(stop, SystemExit) else None
+    interrupted = code in (130, 143)
     if SweepReport.sweep is not None and end_of_sweep(SweepReport.sweep, interrupted):
-        sys.exit(stop.code if interrupted else 1)  # type: ignore[union-attr]
+        sys.exit(code if interrupted else 1)
 
 
 def _check_options(words: list[str]) -> None:
@@ -163,7 +168,9 @@ class _CallableCommand(ModuleType):
 
 
 sys.modules[__name__].__class__ = _CallableCommand
-register_configs()  # here, since the processes of a sweep import this module and call no main
+# here, since the processes of a sweep import this module and call no main
+register_configs()
+register_launcher()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Sweep on a real SLURM: one node with accounting, started here without systemd, used, killed at, and taken down.
 #   scripts/slurm_test.sh [PYTHON]      as root, with slurm-wlm, munge, slurmdbd and mariadb-server (Debian packages)
-# Two sessions x two models; one job is killed with SIGKILL: the sweep has to report it, a second one to finish it alone.
+# Two sessions x two models. One job is killed with SIGKILL, one requeued, one runs out of time: the first is reported,
+# the others resume. A second sweep finishes the first alone, though its node fails meanwhile.
 # Exit code 0: all seen; 1: not; 77: this machine cannot (no root or no packages), and why.
 set -euo pipefail
 python=$(readlink -f "$(dirname "${1:-.venv/bin/python}")")/$(basename "${1:-.venv/bin/python}")
@@ -43,7 +44,8 @@ SlurmctldHost=$host(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket=$D/munge.sock
+AuthInfo=socket=$D/munge.sock,cred_expire=5
+KillWait=2
 CredType=cred/munge
 SlurmctldPort=$port
 SlurmdPort=$((port + 1))
@@ -105,21 +107,49 @@ sweep() {  # two sessions x two models; enough epochs to be caught at it
      session.minutes=1 model=gru,lngru model.recurrent.hidden_size=16 trainer.epochs=150 trainer.patience=null)
 }
 
-kill_one() {  # the first run that has an epoch on disk, whichever it is
-  for _ in $(seq 600); do
+value() { tr '\0' '\n' < "/proc/$1/environ" | sed -n "s/^$2=//p"; }
+
+catch() {  # the next run with an epoch on disk that was not caught before: its name, process and job
+  for _ in $(seq 900); do
     for last in "$D"/work/outputs/default/*/*/seed0.running/last.pt; do
       [ -e "$last" ] || continue
-      victim=$(dirname "$last"); [ -e "$victim/metrics.json" ] && continue
-      lock=$(dirname "$victim")/.seed0.lock
+      folder=$(dirname "$last"); [ -e "$folder/metrics.json" ] && continue
+      run=${folder#"$D"/work/outputs/default/}
+      grep -qsx "$run" "$D/work/caught$1" && continue
       for process in $(pgrep -f submitit.core._submit); do
-        if ls -l "/proc/$process/fd" 2>/dev/null | grep -q "$lock\$"; then
-          kill -9 "$process" && echo "killed the run in ${victim#"$D"/work/}" && return 0
+        if ls -l "/proc/$process/fd" 2>/dev/null | grep -q "$(dirname "$folder")/.seed0.lock\$"; then
+          job=$(value "$process" SLURM_ARRAY_JOB_ID)_$(value "$process" SLURM_ARRAY_TASK_ID)
+          echo "$run" >> "$D/work/caught$1"
+          return 0
         fi
       done
     done
     sleep 0.1
   done
-  return 1
+  echo "no run was caught"; return 1
+}
+
+restarts() { scontrol show job "$1" | grep -q "Restarts=1"; }
+
+kill_requeue_and_time_out() {
+  catch 1
+  kill -9 "$process"; echo "killed the run in $run"
+  catch 1
+  scontrol requeue "$job"; wait_for "the requeued job" restarts "$job"; echo "requeued the run in $run"
+  catch 1  # it stands still until SLURM, which looks at the time every 30 s, warns it
+  kill -STOP "$process"
+  scontrol update JobId="$job" TimeLimit=1
+  wait_for "the job that ran out of time" restarts "$job"
+  scontrol update JobId="$job" TimeLimit=20; echo "let the time of the run in $run run out"
+}
+
+fail_node() {  # all that SLURM has there ends at once
+  catch 2
+  kill -9 "$(cat "$D/slurmd.pid")" $(pgrep -f "^slurmstepd: \[$(value "$process" SLURM_JOB_ID)\.") "$process"
+  scontrol update NodeName="$host" State=DOWN Reason=test; echo "failed the node of the run in $run"
+  wait_for "the job of the failed node" restarts "$job"
+  sleep 6  # SLURM trusts no credential of a requeued job that is younger
+  slurmd -f "$SLURM_CONF" -N "$host"
 }
 
 expect() { grep -q -- "$2" "$1" || { echo "expected '$2' in:"; cat "$1"; exit 1; }; }
@@ -129,14 +159,20 @@ export SLURM_CONF="$D/slurm.conf"
 bring_up
 echo "SLURM $(sinfo --version | cut -d' ' -f2) is up: node $host, $(nproc) processors"
 
-kill_one > "$D/work/kill.out" & killer=$!
+(cd "$D/work" && kill_requeue_and_time_out) > "$D/work/faults1.out" 2>&1 & faults=$!
 sweep > "$D/work/first.out" 2>&1 && { echo "the first sweep reported no failure"; cat "$D/work/first.out"; exit 1; }
-wait $killer || { echo "no run was caught"; exit 1; }
-cat "$D/work/kill.out"; tail -n 5 "$D/work/first.out"
+wait $faults || { cat "$D/work/faults1.out"; exit 1; }
+cat "$D/work/faults1.out"; tail -n 5 "$D/work/first.out"
 expect "$D/work/first.out" "sweep: 3 done, 0 skipped, 1 failed"
+expect "$D/work/first.out" "killed or out of memory; the same command resumes it"
 
+fail_node > "$D/work/faults2.out" 2>&1 & faults=$!
 sweep > "$D/work/second.out" 2>&1 || { cat "$D/work/second.out"; exit 1; }
-tail -n 5 "$D/work/second.out"
+wait $faults || { cat "$D/work/faults2.out"; exit 1; }
+cat "$D/work/faults2.out"; tail -n 5 "$D/work/second.out"
 expect "$D/work/second.out" "sweep: 1 done, 3 skipped, 0 failed"
-sacct -n -X -o JobID%12,State%12 | sed 's/^/accounting: /'
+while read -r run; do
+  expect "$D/work/outputs/default/${run%.running}/train.log" "resuming from epoch"
+done < "$D/work/caught1"
+sacct -n -X --duplicates -o JobID%12,State%12 | sed 's/^/accounting: /'
 echo "slurm test passed"

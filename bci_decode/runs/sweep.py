@@ -30,8 +30,10 @@ from bci_decode.runs.folder import (
     record_failure,
     working_folder,
 )
+from bci_decode.runs.processes import jobs_at_a_time
 from bci_decode.runs.swept_keys import naming_words
 
+KILLED = "killed or out of memory; the same command resumes it"
 NO_RUN = "check its glob() and range(); own files are named one by one, session.path=a.mat,b.mat"
 OWN_FOLDER = "name each run once, or give each its own output_dir="
 
@@ -59,6 +61,8 @@ class SweepReport(Callback):
             with read_write(config), open_dict(config):
                 config.hydra.overrides.task += _naming_words(config)
             folders = _folders(config)
+            if "n_jobs" in config.hydra.launcher:
+                jobs_at_a_time(config.hydra.launcher.n_jobs)
         except (HydraException, OmegaConfBaseException):
             return  # the first run of the sweep fails with it, in one line
         except BciDecodeError as mistake:  # not the first run's, perhaps
@@ -114,11 +118,25 @@ def _folders(config: DictConfig) -> list[Path]:
     loader = GlobalHydra.instance().config_loader()
     folders: list[Path] = []
     for job in _jobs(config):
-        composed = loader.load_sweep_config(config, job)
-        HydraConfig.instance().set_config(composed)  # `names` are made of `hydra:` values
-        folders += cut_configs(composed)
+        folders += _folders_of_job(loader.load_sweep_config(config, job))
     HydraConfig.instance().set_config(config)
     return folders
+
+
+def _folders_of_job(composed: DictConfig) -> list[Path]:
+    HydraConfig.instance().set_config(composed)  # `names` are made of `hydra:` values
+    return list(cut_configs(composed))
+
+
+def note_killed(composed: DictConfig) -> None:
+    """Record that the process of a job was killed: the failure of the run that it was at."""
+    if SweepReport.sweep is None:
+        return
+    found = outcomes(SweepReport.sweep)
+    for folder in _folders_of_job(composed):
+        if found[folder][0] == "open" or found[folder][1] == KILLED:
+            record_failure(folder, KILLED)
+            return
 
 
 def outcomes(sweep: Sweep, interrupted: bool = False) -> dict[Path, tuple[str, str]]:
@@ -136,9 +154,8 @@ def outcomes(sweep: Sweep, interrupted: bool = False) -> dict[Path, tuple[str, s
         elif after is not None and not sweep.overwrite:
             found[folder] = ("skipped", "")
         elif (working_folder(folder) / "config.yaml").exists():
-            killed = ("failed", "killed or out of memory")
-            state, how = ("open", "interrupted") if interrupted else killed
-            found[folder] = (state, f"{how}; the same command resumes it")
+            stopped = ("open", "interrupted; the same command resumes it")
+            found[folder] = stopped if interrupted else ("failed", KILLED)
         else:
             found[folder] = ("open", "not begun; the same command begins it")
     return found
@@ -149,7 +166,9 @@ def end_of_sweep(sweep: Sweep, interrupted: bool = False) -> bool:
 
     Returns True if any run failed or is open.
     """
-    if sweep.slurm:
+    if sweep.slurm and interrupted:
+        print("jobs that SLURM has go on; squeue lists them, scancel ends them")
+    elif sweep.slurm:
         _wait_for_slurm(sweep)
     found = outcomes(sweep, interrupted)
     width = max(len(str(folder)) for folder in found)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +11,7 @@ from bci_decode.errors import BciDecodeError
 from bci_decode.runs.build import session_file
 from bci_decode.runs.compose import compose_config
 from bci_decode.runs.folder import working_folder
+from bci_decode.runs.processes import Died, call_all
 from bci_decode.runs.run import run
 from bci_decode.style import BASELINE, LAYER_NORM
 
@@ -65,39 +62,32 @@ def train_all(
     """Call the tasks, `jobs` at a time in processes, with one bar for the epochs of all.
 
     The folders, keys of `tasks`, are those that the tasks train in. Returns what the tasks return.
+    The first error ends all processes; one that is killed costs its own task only, and the error
+    that says so comes after the others.
     """
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes
-    quiet_end = signal.SIGINT, signal.SIG_DFL
-    spawn = get_context("spawn")
-    with ProcessPoolExecutor(jobs, spawn, signal.signal, quiet_end) as pool:
-        futures = {folder: pool.submit(call, *args) for folder, (call, args) in tasks.items()}
-        return _wait_with_progress(futures, epochs, name)
-
-
-def _wait_with_progress(
-    futures: dict[Path, Future], epochs: dict[Path, int], name: str
-) -> list[Any]:
     from tqdm import tqdm
 
-    try:
-        with tqdm(total=sum(epochs.values()), desc=name, unit="epoch", disable=None) as bar:
-            while True:
-                pending = wait(futures.values(), timeout=1).not_done
-                counts = {folder: _trained_epochs(folder) for folder in futures}
-                # a run that stopped early has no more epochs
-                bar.total = sum(
-                    counts[folder] if future.done() else epochs[folder]
-                    for folder, future in futures.items()
-                )
-                bar.n = sum(counts.values())
-                bar.refresh()
-                failed = [one for one in futures.values() if one.done() and one.exception()]
-                if failed or not pending:
-                    break
-        return [future.result() for future in [*failed, *futures.values()]]
-    finally:
-        for future in futures.values():
-            future.cancel()
+    folders, results = list(tasks), dict[Path, Any]()
+
+    def on_end(number: int, outcome: Any) -> None:
+        if isinstance(outcome, Exception):
+            raise outcome
+        results[folders[number]] = outcome
+
+    def show() -> None:
+        counts = {folder: _trained_epochs(folder) for folder in folders}
+        # a run that stopped early has no more epochs
+        bar.total = sum((counts if folder in results else epochs)[folder] for folder in folders)
+        bar.n = sum(counts.values())
+        bar.refresh()
+
+    with tqdm(total=sum(epochs.values()), desc=name, unit="epoch", disable=None) as bar:
+        call_all(tasks.values(), jobs, 1, on_end, show)
+    for folder, outcome in results.items():
+        if isinstance(outcome, Died):
+            remedy = "the same command trains what is missing"
+            raise BciDecodeError(str(outcome), file=folder, remedy=remedy)
+    return [results[folder] for folder in folders]
 
 
 def _trained_epochs(folder: Path) -> int:

@@ -36,9 +36,10 @@ def table(done: subprocess.CompletedProcess) -> list[list[str]]:
     return [[line[0], *Path(line[1]).parts[-2:]] for line in lines]
 
 
-@pytest.mark.parametrize(
-    "launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]], ids=["here", "joblib"]
-)
+PROCESSES = ["hydra/launcher=processes", "hydra.launcher.n_jobs=2"]
+
+
+@pytest.mark.parametrize("launcher", [[], PROCESSES], ids=["here", "processes"])
 def test_a_failed_run_is_recorded_and_the_rest_goes_on(tmp_path, launcher):
     finished = tmp_path / "outputs/default/simulated/gru/seed0"
     blocked = tmp_path / "outputs/default/simulated/gru/seed1"
@@ -95,11 +96,7 @@ def test_an_overwriting_sweep_says_what_it_did(tmp_path):
     assert done.returncode == 0 and "sweep: 2 done, 0 skipped, 0 failed" in done.stdout
 
 
-@pytest.mark.parametrize(
-    "launcher",
-    [[], *(["hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}"] for jobs in (1, 2))],
-    ids=["here", "joblib", "two processes"],
-)
+@pytest.mark.parametrize("launcher", [[], PROCESSES], ids=["here", "processes"])
 def test_an_interrupted_sweep_says_what_is_open(tmp_path, launcher):
     command = [
         sys.executable,
@@ -125,8 +122,7 @@ def test_an_interrupted_sweep_says_what_is_open(tmp_path, launcher):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130 and "sweep: 0 done, 0 skipped, 0 failed, 2 open" in out
-    one_by_one = "hydra.launcher.n_jobs=2" not in launcher
-    assert ("seed1  not begun; the same command begins it" in out) or not one_by_one
+    assert ("seed1  not begun; the same command begins it" in out) or launcher
     assert not list(tmp_path.rglob("failed.txt"))
 
 
@@ -257,6 +253,21 @@ def test_swept_files_and_recordings_are_named_too(tmp_path):
     names |= {tuple(name.split("/")) for name in run_folders(tmp_path)}
     assert {name[0] for name in names} == {"simulated_minutes1", "simulated_minutes2"}
     assert {name[2].split(",optimizer=")[1] for name in names} == {"adamw", "sgd"}
+
+
+def test_the_launcher_keeps_its_former_name(tmp_path):
+    former = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]
+    done = sweep(tmp_path, *former, "model=wiener", "seed=0,1", "session.minutes=1")
+    assert done.returncode == 0 and "sweep: 2 done" in done.stdout, done.stdout + done.stderr
+    assert "2 runs, 1 at a time" in done.stdout
+
+
+@pytest.mark.parametrize("jobs", ["0", "-2", "1.5", "many", "null"])
+def test_a_senseless_number_of_processes_is_one_line(tmp_path, jobs):
+    done = sweep(tmp_path, "hydra/launcher=processes", f"hydra.launcher.n_jobs={jobs}", "seed=0,1")
+    said = f"hydra.launcher.n_jobs: is {None if jobs == 'null' else jobs}; give a number of"
+    assert done.returncode == 2 and said in done.stderr, done.stdout + done.stderr
+    assert "sweep:" not in done.stdout and "Traceback" not in done.stderr
 
 
 def test_a_launcher_that_is_not_installed_says_where_more_are(tmp_path):
