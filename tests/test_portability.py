@@ -115,7 +115,7 @@ def _opens(name: str, method: str) -> bool:
     """Whether a call opens a file, perhaps as text."""
     if name in {"open", "io.open", "io.TextIOWrapper", "os.fdopen", "codecs.open"}:
         return True
-    return method == "open" and name.split(".")[0] not in {"os", "zipfile", "webbrowser", "opener"}
+    return method == "open" and name.split(".")[0] not in {"h5py", "os", "zipfile", "opener"}
 
 
 def test_it_runs_on_every_system():

@@ -74,7 +74,7 @@ def _opened(path: Path, file: h5py.File, name: str) -> Dataset | None:
         raise BciDecodeError(
             "is a link to another place", file=path, field=name, remedy="store the array itself"
         )
-    opened = h5py.h5o.open(file.id, name.encode(), encoding="utf-8")
+    opened = h5py.h5o.open(file.id, name.encode())
     return opened if isinstance(opened, Dataset) else None
 
 
@@ -199,7 +199,7 @@ def _is_marked_empty(dataset: Dataset) -> bool:
     """
     if not h5py.h5a.exists(dataset, b"MATLAB_empty"):
         return False
-    mark = h5py.h5a.open(dataset, b"MATLAB_empty", encoding="utf-8")
+    mark = h5py.h5a.open(dataset, b"MATLAB_empty")
     number = mark.get_type()
     whole = number.get_class() in (h5py.h5t.INTEGER, h5py.h5t.ENUM)
     if not whole or mark.get_storage_size() != number.get_size():
