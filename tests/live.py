@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from recordings import ROOT, recording, write_mat73
 
+from bci_decode.runs.checksums import write_checksums
 from bci_decode.runs.estimator import train
 from bci_decode.runs.load import LoadedRun, load_run
 
@@ -36,6 +37,7 @@ def with_data(run: LoadedRun, folder: Path, **changes: object) -> LoadedRun:
     state = torch.load(run.folder / "best.pt", map_location="cpu", weights_only=True)
     state["data"] |= changes
     torch.save(state, folder / "best.pt")
+    write_checksums(folder)
     return load_run(folder)
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bci_decode.errors import BciDecodeError
 from bci_decode.files import is_regular, md5_of
 from bci_decode.runs.load import LoadedRun
 
 
 def recorded_path(run: LoadedRun) -> Path | None:
     """The path of the recording as the run's report has it; None without such a report."""
+    if not (run.folder / "metrics.json").exists():
+        return None
+    report = run.metrics  # a damaged one is refused: without the recording, results may differ
     try:
-        return Path(run.metrics["data"]["file"])
-    except (BciDecodeError, KeyError, TypeError):  # none, or one of an earlier version
+        return Path(report["data"]["file"])
+    except (KeyError, TypeError):  # none, or one of an earlier version
         return None
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MAX_SETTINGS, MAX_HISTORY, MAX_ARRAYS = 1 << 20, 512 << 20, 1 << 30  # bytes
 MAX_KEYS = 100_000  # of settings; aliases in a small file may stand for any number
 PREDICTIONS = ("time", "true", "decoded", "axes", "target", "unit", "bin_width")
-Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # compiled where there is one
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     path = folder / "config.yaml"
     text = _text(path, MAX_SETTINGS)
     try:
-        tree = yaml.load(text, Loader)  # one of the two safe loaders
+        tree = yaml.load(text, SafeLoader)
         if not isinstance(tree, dict) or _is_large(tree):
             raise ValueError("it holds no settings")
         return flatten(tree)

@@ -284,7 +284,8 @@ def called(capsys, monkeypatch, *words) -> tuple[int, str, str]:
 def test_the_command_uses_the_runs_own_recording(made, recording, tmp_path, capsys, monkeypatch):
     run, path = made("gru"), tmp_path / "out.onnx"
     md5 = hashlib.md5(recording.read_bytes()).hexdigest()
-    state = torch.load(run.folder / "best.pt") | {"session": {"name": "s", "md5": md5}}
+    state = torch.load(run.folder / "best.pt")
+    state["session"] |= {"name": "s", "md5": md5}
     own = tmp_path / "own"
     own.mkdir()
     torch.save(state, own / "best.pt")

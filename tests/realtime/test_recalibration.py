@@ -45,6 +45,7 @@ from bci_decode.realtime.recalibration.read_out import (
 )
 from bci_decode.realtime.recalibration.run import Request, recalibrated_run
 from bci_decode.realtime.recalibration.seconds import first_seconds
+from bci_decode.runs.checksums import write_checksums
 from bci_decode.runs.folder import is_complete
 from bci_decode.runs.load import LoadedRun
 from bci_decode.runs.run import run as run_config
@@ -374,6 +375,7 @@ def test_a_session_that_is_gone_or_another_one_is_noticed(
     metrics = json.loads((run / "metrics.json").read_text())
     metrics["data"]["file"] = str(tmp_path / "gone.mat")
     (run / "metrics.json").write_text(json.dumps(metrics))
+    write_checksums(run)
     assert parent_recording(bd.load_run(run)) is None
     assert "gone.mat: not there, or has changed; without the session" in caplog.text
     assert parent_recording(bd.load_run(run), first_day.path) == first_day.path
@@ -387,6 +389,7 @@ def test_a_relative_path_is_looked_for_above_the_run(parent, first_day, tmp_path
     metrics = json.loads((run / "metrics.json").read_text())
     metrics["data"]["file"] = "data/day.mat"
     (run / "metrics.json").write_text(json.dumps(metrics))
+    write_checksums(run)
     assert parent_recording(bd.load_run(run)) == file
 
 
