@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from numba import njit
 
+from bci_decode.layers.cpu.linking import KernelCompiler
 from bci_decode.layers.cpu.product import (
     JIT,
     add_product,
@@ -57,7 +58,7 @@ CHUNK = 128  # rows whose gradients are multiplied together; more would leave th
 
 
 def _hash_of_sources() -> str:
-    names = "kernels.py", "rows.py", "product.py"
+    names = "kernels.py", "linking.py", "rows.py", "product.py"
     text = b"".join(Path(__file__).with_name(name).read_bytes() for name in names)
     return hashlib.sha256(text).hexdigest()
 
@@ -68,9 +69,9 @@ SOURCES = _hash_of_sources()
 def _kernel(function: Callable) -> Callable:
     """Compile a function; keep the code on disk if numba finds a folder that it can write to."""
     try:
-        return njit(cache=True, **JIT)(function)
+        return njit(cache=True, pipeline_class=KernelCompiler, **JIT)(function)
     except RuntimeError:
-        return njit(**JIT)(function)
+        return njit(pipeline_class=KernelCompiler, **JIT)(function)
 
 
 class Kernels(NamedTuple):
