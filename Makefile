@@ -34,7 +34,7 @@ endif
 NEUROBENCH = indy_20160622_01 indy_20160630_01 indy_20170131_02 loco_20170210_03 loco_20170215_02 loco_20170301_05
 
 .PHONY: help setup train compare explain data data-all data-list data-neurobench inspect simulation-table \
-	test test-export test-faults test-fuzz test-loggers test-oldest test-onnx-examples test-page lint docs bench bench-layers bench-study bench-stream clean
+	test test-export test-faults test-fuzz test-loggers test-newest test-oldest test-onnx-examples test-page lint docs bench bench-layers bench-study bench-stream clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sort \
@@ -95,8 +95,11 @@ test-faults: $(READY)  ## kill, interrupt and damage real runs and sweeps, in fu
 test-fuzz: $(READY)  ## damaged recordings and senseless settings, thousands of them
 	TESTED_GUARANTEES=all $(BIN)/python -m pytest tests/fuzz $(ARGS)
 
-test-oldest: $(READY)  ## run the tests with the oldest supported versions of all dependencies
-	scripts/oldest_test.sh $(ARGS)
+test-oldest test-newest: $(READY)
+	$(BIN)/python scripts/versions_test.py $(@:test-%=%) $(PYTHON) \
+		$(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX)) $(ARGS)
+test-oldest:  ## run the tests with the oldest versions of all dependencies; PYTHON=python3.10
+test-newest:  ## run the tests with the newest versions; PYTHON="python3.10 python3.13"
 
 test-export: $(READY)  ## test the export of every model to ONNX: two minutes
 	TESTED_EXPORTS=all $(BIN)/python -m pytest tests/realtime/test_export.py $(ARGS)
@@ -128,4 +131,4 @@ bench-stream: $(READY)  ## measure live decoding: latency of each engine; ARGS="
 	$(BIN)/python scripts/bench/stream.py $(ARGS)
 
 clean:  ## remove .venv, site and caches; data/ and outputs/ stay
-	rm -rf $(VENV) .venv-mlflow .venv-wandb site .pytest_cache .ruff_cache .mypy_cache dist
+	rm -rf $(VENV) .venv-mlflow .venv-newest .venv-oldest .venv-wandb site .pytest_cache .ruff_cache .mypy_cache dist

@@ -5,6 +5,7 @@ The command around `runs.run`: Hydra composes the configuration, errors become o
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import re
@@ -113,6 +114,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own many lines and exits with 1
     os.environ.setdefault("MPLBACKEND", "Agg")
     sys.argv = [sys.argv[0], *_normalize_argv(words)]
+    _accept_help_that_is_no_str()
     _check_options(sys.argv[1:])
     try:
         _composed_job()
@@ -132,6 +134,12 @@ def main() -> None:
         print(f"error: {line}", file=sys.stderr)
     finally:
         _report_sweep(sys.exc_info()[1])
+
+
+def _accept_help_that_is_no_str() -> None:
+    """Let Hydra 1.3 describe an option by an object, which argparse refuses from Python 3.14 on."""
+    if hasattr(argparse.ArgumentParser, "_check_help"):
+        argparse.ArgumentParser._check_help = lambda parser, action: None
 
 
 def _report_sweep(stop: BaseException | None) -> None:

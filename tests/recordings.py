@@ -9,7 +9,10 @@ from __future__ import annotations
 import importlib
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -51,17 +54,8 @@ def recording(
     }
 
 
-def hdf5storage():
-    """The library, whose import warns of deprecated parts of NumPy with some versions of it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return importlib.import_module("hdf5storage")
-
-
 def write_mat73(path: Path, variables: dict[str, np.ndarray]) -> Path:
-    library = hdf5storage()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _hdf5storage() as library:
         library.savemat(
             str(path),
             variables,
@@ -71,3 +65,16 @@ def write_mat73(path: Path, variables: dict[str, np.ndarray]) -> Path:
             matlab_compatible=True,
         )
     return path
+
+
+def read_mat73(path: Path | str) -> dict[str, np.ndarray]:
+    with _hdf5storage() as library:
+        return library.loadmat(str(path))
+
+
+@contextmanager
+def _hdf5storage() -> Iterator[ModuleType]:
+    """The library, which warns of deprecated parts of NumPy or distutils in some versions."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield importlib.import_module("hdf5storage")

@@ -1,9 +1,11 @@
-"""The wheel and its command, which work in any folder, and the Makefile."""
+"""The wheel and its command, which work in any folder, its requirements, and the Makefile."""
 
 from __future__ import annotations
 
+import ast
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -77,6 +79,70 @@ def test_the_installed_commands_list_sessions_and_models(installed, tmp_path, pr
     assert done.returncode == 0, done.stderr
     assert "lngru, " in done.stdout and "indy_20160927_04" in done.stdout
     assert not any(tmp_path.iterdir())
+
+
+VERSIONS = runpy.run_path(str(ROOT / "scripts" / "versions_test.py"))
+PROJECT = VERSIONS["tomllib"].loads((ROOT / "pyproject.toml").read_text())["project"]
+OPTIONAL = PROJECT["optional-dependencies"]
+DISTRIBUTIONS = {
+    "hydra": "hydra-core",
+    "mlflow": "mlflow-skinny",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
+PARTS = {"llvmlite": "numba", "triton": "torch"}  # what brings them, in the version that it needs
+
+
+def libraries() -> set[str]:
+    """The distributions of other projects that the package imports, by a statement or by name."""
+    found = set()
+    for path in (ROOT / "bci_decode").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add(node.module)
+            elif isinstance(node, ast.Call) and called(node) in ("import_module", "library"):
+                found |= {word.value for word in node.args if isinstance(word, ast.Constant)}
+    names = {name.split(".")[0] for name in found} - sys.stdlib_module_names - {"bci_decode"}
+    return {DISTRIBUTIONS.get(name, PARTS.get(name, name)) for name in names}
+
+
+def called(call: ast.Call) -> str:
+    return getattr(call.func, "id", getattr(call.func, "attr", ""))
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {VERSIONS["name"](requirement) for requirement in requirements}
+
+
+def test_pyproject_requires_every_library_that_the_package_imports():
+    optional = {name for extra in OPTIONAL if extra not in ("dev", "docs")
+                for name in names(OPTIONAL[extra])}  # fmt: skip
+    assert libraries() - optional == names(PROJECT["dependencies"]) - optional
+    assert {"numba", "pylsl", "onnxruntime", "wandb"} <= libraries() & optional
+
+
+@pytest.mark.parametrize("extra", [None, *OPTIONAL])
+def test_every_requirement_has_a_lower_bound(extra):
+    for requirement in OPTIONAL[extra] if extra else PROJECT["dependencies"]:
+        assert re.match(r"[\w.-]+(\[\w+\])?>=\d", requirement), requirement
+
+
+def test_the_oldest_versions_are_the_lower_bounds():
+    exact = VERSIONS["exact"](["a>=1.2,<3", "b[c]>=0.1; python_version < '3.14'", "d>=4"])
+    assert exact == ["a==1.2", "b[c]==0.1; python_version < '3.14'", "d==4"]
+    tested = VERSIONS["requirements"](VERSIONS["EXTRAS"])
+    assert len(names(tested)) == len(set(tested))  # no package has two bounds
+    assert {*VERSIONS["EXTRAS"], *VERSIONS["SEPARATE"]} == set(OPTIONAL)
+
+
+def test_the_classifiers_name_the_supported_versions_of_python():
+    words = [one.rpartition(" :: ")[2] for one in PROJECT["classifiers"]]
+    minors = [int(word.removeprefix("3.")) for word in words]
+    assert minors == list(range(minors[0], minors[-1] + 1))
+    assert PROJECT["requires-python"] == f">=3.{minors[0]}"
+    assert sys.version_info.minor in minors
 
 
 def bci_decode(*words: str) -> subprocess.CompletedProcess:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from recordings import hdf5storage
+from recordings import read_mat73
 
 from bci_decode.data.matfile import write_matfile
 
@@ -15,7 +15,7 @@ def test_other_software_reads_matrices_vectors_and_cells(tmp_path):
     cells = [["M1 001", times], ["é", empty], [single, single]]
     path = tmp_path / "folder" / "some.mat"
     write_matfile(path, {"matrix": matrix, "vector": times, "cells": cells})
-    content = hdf5storage().loadmat(str(path))
+    content = read_mat73(path)
     np.testing.assert_array_equal(content["matrix"], matrix)
     np.testing.assert_array_equal(content["vector"], times[:, None])
     assert content["cells"].shape == (3, 2)

@@ -5,7 +5,7 @@ from itertools import pairwise
 import h5py
 import numpy as np
 import pytest
-from recordings import hdf5storage
+from recordings import read_mat73
 
 from bci_decode.data.simulate import (
     VERSION,
@@ -239,7 +239,7 @@ def test_channel_names_are_columns_of_characters(file):
 
 
 def test_a_reader_of_other_hands_reads_the_file(file):
-    content = hdf5storage().loadmat(file.filename)
+    content = read_mat73(file.filename)
     assert content["t"].shape == (7500, 1)
     assert content["spikes"].shape == (24, 5)
     assert content["chan_names"].shape == (24, 1)

@@ -40,6 +40,8 @@ y = layer(x)[0]
 y.sum().backward()
 print("numba" in sys.modules, float(y.detach().abs().sum()) > 0)
 """
+# it comes after 2 s, which a busy machine also takes to load what is kept
+COMPILING = "compiling the recurrent layer for this processor takes some seconds, once"
 
 RESULTS = """
 import hashlib
@@ -176,7 +178,7 @@ def test_a_loop_that_is_not_vectorized_is_noticed(monkeypatch):
 
 
 def test_compiled_code_is_kept_for_the_next_process(tmp_path):
-    """The first says that it compiles and how long it took; the second is silent.
+    """The first says that it compiles and how long it took; the second compiles nothing.
 
     All give the same bits, so that a run may compile at its first start and load when it resumes.
     """
@@ -186,7 +188,8 @@ def test_compiled_code_is_kept_for_the_next_process(tmp_path):
     assert re.search(r"compiled the recurrent layer in \d+ s", first.stderr)
     kept = sorted(path.name for path in tmp_path.rglob("*.nbc"))
     second = python(program, NUMBA_CACHE_DIR=str(tmp_path))
-    assert (second.stdout, second.stderr) == (first.stdout, "")
+    said = second.stderr.replace(f"{COMPILING}\n", "")
+    assert (second.stdout, said) == (first.stdout, "")
     assert sorted(path.name for path in tmp_path.rglob("*.nbc")) == kept != []
     indices = list(tmp_path.rglob("*.nbi"))
     for index in indices:
@@ -322,4 +325,5 @@ def test_a_fork_between_two_steps():
     print(same, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     """
     done = python(textwrap.dedent(program))
-    assert (done.stdout, done.stderr) == ("True 0\n", "")
+    said = done.stderr.replace(f"{COMPILING}\n", "")
+    assert (done.stdout, said) == ("True 0\n", "")
