@@ -91,7 +91,7 @@ def test_a_kalman_filter_of_another_target(words, target):
         ("wiener", "model.alpha=-1", "model.alpha: is -1"),
         ("cascade", "model.degree=0", "model.degree: is 0"),
         ("kalman", "model.lag=-2", "model.lag: is -2"),
-        ("kalman", "model.lag=100000", "model.lag: is 100000, for which 656 bins"),
+        ("kalman", "model.lag=10000", "model.lag: is 10000, for which 656 bins"),
         ("kalman_velocity", "data.target=position", "model.state: lacks position, the target"),
     ],
 )

@@ -128,6 +128,6 @@ def test_the_trajectory_shows_the_chosen_time_and_its_r2(words):
     r2 = 1 - ((true - guess) ** 2).sum() / ((true - true.mean()) ** 2).sum()
     assert f"x: R² {r2:.3f} here" in panel.get_title(loc="right")
     plt.close(figure)
-    late = trajectory_figure(decoded, "title", TrajectoryConfig(start=1e9, seconds=1e9))
+    late = trajectory_figure(decoded, "title", TrajectoryConfig(start=1e9, seconds=86400))
     np.testing.assert_array_equal(late.axes[0].lines[0].get_xdata(), decoded["time"])
     plt.close(late)

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import train_here
 from recordings import recording, write_mat73
 
 from bci_decode.comparison.finished_runs import read_runs
@@ -22,8 +23,7 @@ SMALL = ["session.minutes=1", "trainer.epochs=1", "model.recurrent.hidden_size=8
 
 
 def sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "bci_decode.train", "-m", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    return train_here(folder, "-m", *arguments)
 
 
 def table(done: subprocess.CompletedProcess) -> list[list[str]]:

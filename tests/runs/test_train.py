@@ -29,6 +29,7 @@ RUN_FILES = {
     "predictions.npz",
     "best.pt",
     "last.pt",
+    "SHA256SUMS",
     "loss.png",
     "r2.png",
     "trajectory.png",
