@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import bci_decode
 from bci_decode.errors import BciDecodeError, one_line, run_cli
-from bci_decode.runs.chained import run_cuts
+from bci_decode.runs.chained import cut_configs, run_cuts
 from bci_decode.runs.compose import CONF, hydra_word, register_configs
 from bci_decode.runs.folder import record_failure, remove_empty_parents, run_name
 from bci_decode.runs.launcher import register_launcher
@@ -45,10 +45,16 @@ log = logging.getLogger(__name__)
 def job(config: DictConfig) -> None:
     """What one command line trains, alone or of a sweep: a run, or one for each cut."""
     logging.raiseExceptions = False  # a reader that closed the pipe (`head`, say) stops no run
+    folders: list[Path] = []
     try:
+        folders += cut_configs(config)
         run_cuts(config, _run)
     except (BciDecodeError, OmegaConfBaseException) as mistake:
-        _exit(error_line(mistake))
+        line = error_line(mistake)
+        if not (folders and _in_sweep()):
+            _exit(line)
+        record_failure(folders[-1], line)  # the table of the cuts could not be made, say
+        log.error("%s", line)
 
 
 # a name of its own, since the processes of a sweep import `job`
@@ -57,7 +63,7 @@ _composed_job = hydra.main(version_base="1.3", config_path=str(CONF), config_nam
 
 def _run(config: DictConfig, folder: Path) -> bool:
     """Whether a run is finished; an error is one line, and in a sweep also in failed.txt."""
-    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    in_sweep = _in_sweep()
     try:
         if in_sweep:
             _name_lines(run_name(folder).partition("/")[2])
@@ -83,6 +89,10 @@ def _run(config: DictConfig, folder: Path) -> bool:
         line = f"{type(fault).__name__}: {one_line(fault)}"
         record_failure(folder, f"{line}\n{traceback.format_exc()}")
     return False
+
+
+def _in_sweep() -> bool:
+    return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def _name_lines(run_name: str) -> None:

@@ -79,7 +79,7 @@ def build_model(
 
 
 def instantiate(config: DictConfig | None, key: str, words: Sequence[str] = (), **sizes) -> Any:
-    """Make what `config` names; a partial one, an optimiser say, is made later and as well guarded.
+    """Make what `config` names; a partial one, an optimizer say, is made later and as well guarded.
 
     Whatever its constructor says of a wrong argument becomes one line with the `words` of the
     command line that set it.

@@ -11,14 +11,14 @@ import pandas as pd
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
-from bci_decode.config import DataConfig
+from bci_decode.config import DataConfig, flatten
 from bci_decode.data.catalog import catalog
 from bci_decode.data.dataset import Dataset, Part, Scaler, Window
 from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation.decoding import predictor
 from bci_decode.runs.build import build_decoder, instantiate
 from bci_decode.runs.chained import cut_configs
-from bci_decode.runs.compose import compose_config, typed_config
+from bci_decode.runs.compose import compose_config, plain, typed_config
 from bci_decode.runs.load import LoadedRun, load_run
 from bci_decode.runs.run import run
 
@@ -50,7 +50,9 @@ def train(
         words = ([f"session={session}"] if known else own) + words
     config = compose_config(*words)
     run(config, words=words, progress=progress)
-    return load_run(list(cut_configs(config))[-1])
+    model_settings = flatten(plain(config)["model"])
+    named = {value for key, value in model_settings.items() if key.endswith("_target_")}
+    return load_run(list(cut_configs(config))[-1], trust=tuple(named))  # the caller named them
 
 
 class RNNDecoder(RegressorMixin, BaseEstimator):

@@ -62,23 +62,21 @@ class ProcessLauncher(Launcher):
         Path(str(hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         jobs = min(jobs_at_a_time(self.n_jobs), len(job_overrides))
         log.info("%d runs, %d at a time", len(job_overrides), jobs)
-        configs: list[DictConfig] = []
         returns = [JobReturn(job, status=JobStatus.COMPLETED) for job in job_overrides]
 
         def calls() -> Iterator[Call]:
             for number, overrides in enumerate(job_overrides, initial_job_idx):
                 log.info("#%d: %s", number, " ".join(filter_overrides(overrides)))
-                configs.append(self._composed(overrides, number))
-                yield _train, (self.task, self.context, configs[-1])
+                yield _train, (self.task, self.context, self._composed(overrides, number))
 
         def on_end(number: int, outcome: Any) -> None:
             if isinstance(outcome, Exception):
                 returns[number].status = JobStatus.FAILED
                 returns[number].return_value = outcome
             if isinstance(outcome, Died):
-                words = " ".join(filter_overrides(job_overrides[number]))
-                log.error("#%d: %s: %s", initial_job_idx + number, words, outcome)
-                note_killed(configs[number])
+                overrides, job = job_overrides[number], initial_job_idx + number
+                log.error("#%d: %s: %s", job, " ".join(filter_overrides(overrides)), outcome)
+                note_killed(self._composed(overrides, job))
 
         call_all(calls(), jobs, max(cores() // jobs, 1), on_end)
         return returns

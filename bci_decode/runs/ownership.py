@@ -110,7 +110,8 @@ def _is_begun(working: Path) -> bool:
 def more_epochs(changed: dict[str, tuple[Any, Any]]) -> bool:
     """Whether settings differ only in that more epochs are wanted here than there."""
     there, here = changed.get("trainer.epochs", (0, 0))
-    return set(changed) == {"trainer.epochs"} and here > there
+    numbers = type(there) is type(here) is int  # a file that was edited may hold anything
+    return set(changed) == {"trainer.epochs"} and numbers and here > there
 
 
 def _check_more_epochs(folder: Path, changed: dict[str, tuple[Any, Any]]) -> None:

@@ -12,6 +12,7 @@ import _thread
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +20,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process, resource_tracker
 from multiprocessing.context import SpawnProcess
-from threading import Thread
 from typing import Any
 
 from bci_decode.errors import BciDecodeError, one_line
@@ -127,14 +127,19 @@ def _end(workers: list[_Worker]) -> None:
 
 @contextmanager
 def sigterm_exits() -> Iterator[None]:
-    """Let SIGTERM raise SystemExit meanwhile, unless it raises something already."""
-    before = signal.getsignal(signal.SIGTERM)
-    if before == signal.SIG_DFL:
+    """Let SIGTERM raise SystemExit meanwhile, unless something handles it already.
+
+    Only the main thread may change that; in another one nothing is changed.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    default = main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if default:
         signal.signal(signal.SIGTERM, _exit)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if default:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _exit(*_: object) -> None:
@@ -161,7 +166,7 @@ def _work(pipe: connection.Connection, threads: int) -> None:
     signal.signal(signal.SIGTERM, _exit)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     for name in THREADS:  # before anything is imported that reads them
         os.environ.setdefault(name, str(threads))
     with suppress(EOFError, OSError):  # no more calls, or the parent is gone

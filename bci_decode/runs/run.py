@@ -310,9 +310,8 @@ def logged_to(path: Path) -> Iterator[None]:
     logger.setLevel(min(before or logging.INFO, logging.INFO))
     try:
         yield
-    except BaseException as fault:
-        if not isinstance(fault, KeyboardInterrupt):
-            handler.handle(_fault_record(fault))
+    except Exception as fault:  # signals are none
+        handler.handle(_fault_record(fault))
         raise
     finally:
         logger.removeHandler(handler)
@@ -328,7 +327,7 @@ class _LogFile(logging.FileHandler):
         pass
 
 
-def _fault_record(fault: BaseException) -> logging.LogRecord:
+def _fault_record(fault: Exception) -> logging.LogRecord:
     """A mistake of the user as its line, a fault of the code with its traceback."""
     mistake = isinstance(fault, BciDecodeError)
     info = None if mistake else (type(fault), fault, fault.__traceback__)

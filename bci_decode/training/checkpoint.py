@@ -32,7 +32,7 @@ import bci_decode
 from bci_decode.data.dataset import Dataset
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import written_whole
-from bci_decode.training.checkpoint_checks import check_archive, own_tensors, sealed, wrong_key
+from bci_decode.training.checkpoint_checks import check_archive, own_tensors, seal, wrong_key
 
 FORMAT = 3
 
@@ -56,8 +56,9 @@ def save_checkpoint(path: Path, state: dict, sync: bool = True) -> None:
     """Write `state` (tensors, numbers, text, and lists and dicts of them) whole or not at all."""
     content = io.BytesIO()  # straight to a full disk, torch.save raises a RuntimeError
     torch.save(state, content)
+    seal(content)
     with written_whole(path, sync) as temporary:
-        temporary.write_bytes(sealed(content.getvalue()))
+        temporary.write_bytes(content.getbuffer())
 
 
 def read_checkpoint(path: Path, keys: Sequence[str] = ("epoch",)) -> dict[str, Any]:

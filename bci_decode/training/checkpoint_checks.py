@@ -7,6 +7,7 @@ claims, and whatever passes can be loaded without a traceback.
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import re
 import zipfile
@@ -26,14 +27,20 @@ SEAL = b"sha256:"
 PLAIN = (str, bool, int, float, type(None))
 
 
-def sealed(content: bytes) -> bytes:
-    """An archive of `torch.save` whose comment is the SHA-256 of all the rest.
+def seal(archive: io.BytesIO) -> None:
+    """Make the SHA-256 of an archive of `torch.save` its comment, in place.
 
     A checkpoint that any other program wrote has none.
     """
-    mark = SEAL + hashlib.sha256(content).hexdigest().encode()
+    with archive.getbuffer() as content:
+        mark = _mark(content)
     # an archive ends with the length of its comment, two bytes, and the comment
-    return content[:-2] + len(mark).to_bytes(2, "little") + mark
+    archive.seek(-2, io.SEEK_END)
+    archive.write(len(mark).to_bytes(2, "little") + mark)
+
+
+def _mark(content: bytes | memoryview) -> bytes:
+    return SEAL + hashlib.sha256(content).hexdigest().encode()
 
 
 def check_archive(path: Path) -> bool:
@@ -53,8 +60,7 @@ def check_archive(path: Path) -> bool:
             raise ValueError("its content is damaged")
         if mark.startswith(SEAL):
             file.seek(0)
-            plain = file.read()[: -len(mark) - 2] + bytes(2)
-            if not sealed(plain).endswith(mark):
+            if _mark(file.read()[: -len(mark) - 2] + bytes(2)) != mark:
                 raise ValueError("it was changed")
     return mark.startswith(SEAL)
 

@@ -57,7 +57,7 @@ class Trainer:
 
     `history.csv`, `best.pt` and `last.pt` are written to `folder` each epoch.
 
-    `optimizer(parameters)` makes a `torch.optim` optimiser, `scheduler(optimizer)` a learning-rate
+    `optimizer(parameters)` makes a `torch.optim` optimizer, `scheduler(optimizer)` a learning-rate
     schedule that is stepped once an epoch (`ReduceLROnPlateau` on the validation loss), or at each
     step of the optimizer if it has `per_step`.
     `fingerprint` identifies the data: a `last.pt` of other data is refused. `about` goes into the

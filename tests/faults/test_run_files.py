@@ -246,6 +246,15 @@ def test_a_damaged_file_changes_no_result(runs, tmp_path, state, name, number):
     gives(lambda: rerun(runs, folder), runs.result)
 
 
+@pytest.mark.parametrize("value", ["many", "null", "[4]", "true", "-1.5"])
+def test_settings_of_an_interrupted_run_that_were_edited_are_one_line(runs, tmp_path, value):
+    folder = shutil.copytree(runs.home / "interrupted", tmp_path / "interrupted") / "seed0"
+    path = folder.with_name("seed0.running") / "config.yaml"
+    path.write_text(path.read_text().replace("  epochs: 4\n", f"  epochs: {value}\n"))
+    with pytest.raises(BciDecodeError, match="other settings .trainer.epochs=.*, here 4"):
+        rerun(runs, folder)
+
+
 def test_a_finished_run_is_reported_where_no_lock_can_be_made(runs, tmp_path):
     """As on a read-only file system; more epochs are refused and change nothing."""
     folder = shutil.copytree(runs.home / "finished", tmp_path / "finished") / "seed0"

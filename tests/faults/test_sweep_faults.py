@@ -147,7 +147,8 @@ def check_fault(fault: str, folder: Path, data: Path, chance: random.Random) -> 
     rows = [line.split(maxsplit=2) for line in said.splitlines() if "gru/seed" in line]
     states = [row[0] for row in rows if row[0] in ("done", "failed", "open")]
     print(f"{fault}: code {code}, {states}, all gone after {seconds:.1f} s")
-    assert code in (code_of_fault, 0) and "Traceback" not in said, said
+    logs = "".join(path.read_text() for path in folder.rglob("train.log"))
+    assert code in (code_of_fault, 0) and "Traceback" not in said + logs, said + logs
     assert FULL or code, "nothing was struck"
     if target != "worker":
         assert set(states) <= {"done", "open"}, said

@@ -105,6 +105,21 @@ def test_a_cut_that_fails_stops_no_other(home, tmp_path):
     assert done.stdout.count("test R2 of 3 cuts") == 1  # of the other seed
 
 
+@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=processes", "hydra.launcher.n_jobs=1"]])
+def test_a_table_that_cannot_be_written_fails_one_job_of_a_sweep(home, tmp_path, launcher):
+    shutil.copytree(home, tmp_path, dirs_exist_ok=True)
+    table = seed_folder(tmp_path) / "chained.csv"
+    table.unlink()
+    table.mkdir()
+    words = ["-m", "seed=0,1", *SMALL, "data.split.cuts=3", *launcher]
+    done = train(tmp_path, *words)
+    assert done.returncode == 1 and "sweep: 3 done, 2 skipped, 1 failed" in done.stdout, done.stdout
+    assert "chained.csv: cannot be written" in done.stdout.rpartition("sweep:")[0]
+    table.rmdir()
+    assert "sweep: 0 done, 6 skipped, 0 failed" in train(tmp_path, *words).stdout
+    assert table.is_file() and not list(tmp_path.rglob("*.running"))
+
+
 @pytest.mark.parametrize("cuts", [0, -1])
 def test_no_cut_at_all_is_one_line(tmp_path, cuts):
     line = f"error: data.split.cuts: is {cuts}; choose 1 to 100\n"

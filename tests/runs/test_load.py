@@ -243,6 +243,18 @@ def test_train_is_the_command_as_a_function(tmp_path):
     assert bd.train(file, "gru", overrides, output_dir=tmp_path / "out").folder == loaded.folder
 
 
+def test_train_loads_the_parts_that_its_caller_named(tmp_path, monkeypatch):
+    """A part of one's own is made; who loads the run later has to trust it."""
+    (tmp_path / "mylab.py").write_text("import torch\nclass Head(torch.nn.Linear): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    words = [*SMALL, "model.head._target_=mylab.Head", f"data_dir={tmp_path}"]
+    loaded = bd.train(None, "gru", words, output_dir=tmp_path / "out", progress=False)
+    assert type(loaded.model.head).__module__ == "mylab"
+    with pytest.raises(BciDecodeError, match="names mylab.Head as a part of its model"):
+        bd.load_run(loaded.folder)
+    assert bd.load_run(loaded.folder, trust=("mylab.",)).axes == loaded.axes
+
+
 @pytest.mark.parametrize("axes", [1, 2, 3])
 def test_an_estimator_learns_from_arrays(axes):
     rng = np.random.default_rng(0)

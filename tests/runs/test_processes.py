@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,12 @@ def test_a_process_that_dies_costs_its_call_only(capfd):
 
 def test_a_process_takes_call_after_call():
     assert len(set(outcomes([(os.getpid, ())] * 4, 1))) == 1
+
+
+def test_calls_from_another_thread():
+    """As from a notebook's or a server's, where no signal can be handled."""
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(outcomes, [(math.sqrt, (4.0,))], 1).result() == [2.0]
 
 
 def test_an_exception_here_ends_the_processes():

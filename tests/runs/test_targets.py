@@ -84,7 +84,8 @@ def test_nothing_is_resolved(best, tmp_path, part):
     [
         ("hidden_size", 2_000_000_000, "a size of 2000000000"),
         ("num_layers", 1_000_000, "a size of 1000000"),
-        ("hidden_size", 9_000, "is of another model"),  # its weights would take 2 GB
+        ("hidden_size", 3_000, "is of another model"),  # its weights would take 150 MB
+        ("hidden_size", 9_000, "its model cannot be made .is 9000 in 2 layers"),
         ("hidden_size", -1, "its model cannot be made"),
         ("hidden_size", "many", "its model cannot be made"),
         ("unknown", 1, "its model cannot be made"),
