@@ -163,8 +163,8 @@ def test_positions_of_any_type_are_computed_in_double_precision(tmp_path, dtype)
 @pytest.mark.parametrize("filters", [{"compression": "lzf"}, {"scaleoffset": 3}])
 def test_other_filters_are_named(tmp_path, filters):
     path = write_hdf5(tmp_path / "filtered.mat", SMALL, {"chunks": True} | filters)
-    known = r": is stored with filter \d+ of HDF5 \((lzf|scaleoffset)\); store it plain or with gzip"
-    assert re.search(known, refused(path))
+    named = r": is stored with filter \d+ of HDF5 \((lzf|scaleoffset)\); store it plain"
+    assert re.search(named, refused(path))
 
 
 def test_names_of_channels_are_short_and_can_be_printed(tmp_path):
@@ -330,11 +330,11 @@ def test_no_command_reads_a_device(tmp_path):
 
 def test_no_command_takes_a_path_that_is_too_long(tmp_path):
     path = f"{tmp_path}/{'x' * 5000}.mat"
-    assert "cannot be opened" in ends(tmp_path, "cli", "inspect", path)
+    assert "is too long: " in ends(tmp_path, "cli", "inspect", path)
     if FULL:
         words = ["session=local", f"session.path={path}", "model=wiener"]
-        assert "session.name: is no name of a folder" in ends(tmp_path, "train", *words)
-        assert "cannot be opened" in ends(tmp_path, "train", *words, "session.name=x")
+        assert "is too long: " in ends(tmp_path, "train", *words)
+        assert "is too long: " in ends(tmp_path, "train", *words, "session.name=x")
 
 
 FAILS = """
