@@ -226,8 +226,6 @@ def download() -> None:
     if arguments.list:
         print(catalog_table(folder, entries))
         return
-    if arguments.jobs < 1:
-        raise BciDecodeError("must be above 0", field="--jobs")
     url = arguments.base_url
     if url and not url.startswith(("http://", "https://")):
         raise BciDecodeError("must begin with http:// or https://", field="--base-url")

@@ -31,6 +31,8 @@ from bci_decode.data.recording_variables import (
 )
 from bci_decode.errors import BciDecodeError
 
+MAX_SHOWN = 60  # characters of the name of a filter
+
 
 def read_hdf5(path: Path) -> RawRecording:
     """Read the variables of a file of version 7.3; raises `BciDecodeError` on a bad one."""
@@ -113,9 +115,11 @@ def _check_stored(path: Path, field: str, dataset: Dataset) -> None:
         raise refused("stores more bytes than the file has")
     check_size(path, field, prod(chunk) * width)
     codes = filters_of(dataset)
-    unknown = [code for code in codes if code not in FILTERS or codes.count(code) > 1]
-    if unknown:
-        problem = f"is stored with filter {unknown[0]} of HDF5"
+    for number, code in enumerate(codes):
+        if code in FILTERS and codes.count(code) == 1:
+            continue
+        name = how.get_filter(number)[3].decode(errors="replace")
+        problem = f"is stored with filter {code} of HDF5 ({name[:MAX_SHOWN] or 'without a name'})"
         raise refused(problem, "store it plain or with gzip, as MATLAB does")
 
 
@@ -142,6 +146,8 @@ def _text(path: Path, file: h5py.File, reference: h5py.Reference) -> str:
     if not isinstance(dataset, Dataset):
         raise BciDecodeError("a cell holds no text", file=path, field="chan_names")
     _check_stored(path, "chan_names", dataset)
+    if _kind(dataset) == "O":
+        raise BciDecodeError("a cell holds cells, not text", file=path, field="chan_names")
     if _kind(dataset) == "S":
         return "".join(_strings(path, dataset))
     if _is_marked_empty(dataset):

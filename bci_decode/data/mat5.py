@@ -202,13 +202,17 @@ def _array(data: memoryview, order: str) -> Array:
     if not len(data):  # how MATLAB stores [] in a cell
         return Array("", "double", (0, 0), data, order)
     _, flags, place = _element(data, 0, order)
-    _, sizes, place = _element(data, place, order)
-    _, name, place = _element(data, place, order)
-    if len(flags) != 8 or len(sizes) % 4 or not 8 <= len(sizes) <= 4 * MAX_DIMENSIONS:
-        raise ValueError("the header of an array is damaged")
-    flag = struct.unpack_from(order + "I", flags)[0]
-    shape = struct.unpack(f"{order}{len(sizes) // 4}i", sizes)
-    if min(shape) < 0 or flag & 0xFF >= len(CLASSES):
+    flag = struct.unpack(order + "II", flags)[0] if len(flags) == 8 else 0xFF
+    if flag & 0xFF >= len(CLASSES):
         raise ValueError("the header of an array is damaged")
     class_ = ("complex " if flag & COMPLEX else "") + CLASSES[flag & 0xFF]
+    shape: tuple[int, ...] = ()
+    if class_ != "opaque":  # a string, a table or a date of MATLAB has no shape
+        _, sizes, place = _element(data, place, order)
+        if len(sizes) % 4 or not 8 <= len(sizes) <= 4 * MAX_DIMENSIONS:
+            raise ValueError("the header of an array is damaged")
+        shape = struct.unpack(f"{order}{len(sizes) // 4}i", sizes)
+        if min(shape) < 0:
+            raise ValueError("the header of an array is damaged")
+    _, name, place = _element(data, place, order)
     return Array(str(name, "latin-1"), class_, shape, data[place:], order)

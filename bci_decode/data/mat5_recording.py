@@ -21,6 +21,7 @@ from bci_decode.data.recording_variables import (
     check_size,
     check_variables,
 )
+from bci_decode.errors import BciDecodeError
 
 
 def read_mat5(path: Path) -> RawRecording:
@@ -57,13 +58,14 @@ def read_mat5(path: Path) -> RawRecording:
 def _channel_names(path: Path, names: Array) -> list[str]:
     """Names from cells of characters, or from the rows of one array of characters."""
     check_channels(path, max(names.shape) if names.kind == "U" else prod(names.shape))
-    rows = [names.rows()] if names.kind == "U" else [_text(cell) for cell in names.cells()]
+    rows = [names.rows()] if names.kind == "U" else [_text(path, cell) for cell in names.cells()]
     return check_names(path, [row.rstrip() for rows_ in rows for row in rows_])
 
 
-def _text(cell: Array) -> list[str]:
+def _text(path: Path, cell: Array) -> list[str]:
     if cell.kind != "U" or (0 not in cell.shape and cell.shape[0] != 1):
-        raise ValueError(f"a channel name is {cell.class_} of shape {cell.shape}")
+        problem = f"a cell holds {cell.class_} of shape {cell.shape}, not a row of characters"
+        raise BciDecodeError(problem, file=path, field="chan_names")
     return cell.rows() or [""]
 
 

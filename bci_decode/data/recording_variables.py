@@ -114,7 +114,11 @@ def check_channels(path: Path, channels: int) -> None:
 
 
 def check_names(path: Path, names: list[str]) -> list[str]:
-    """The names of the channels, refused where they are too long or cannot be printed."""
+    """The names of the channels, refused where they are too long or cannot be printed.
+
+    Zeros at the end, with which programs in C fill up a text, are left out.
+    """
+    names = [name.rstrip("\0") for name in names]
     for number, name in enumerate(names):
         problem = None
         if len(name) > MAX_NAME:

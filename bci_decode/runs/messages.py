@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable
 
 import yaml
 from omegaconf.errors import OmegaConfBaseException
 
 from bci_decode.config import described_keys, flatten
 from bci_decode.errors import BciDecodeError, one_line
+
+LISTED = "; --help lists all keys"
 
 
 def error_line(mistake: BaseException) -> str:
@@ -37,9 +40,9 @@ def error_line(mistake: BaseException) -> str:
     if found := re.search(r"BciDecodeError raised while resolving interpolation: (.*)", text):
         return found[1]
     if found := re.search(r"Could not (?:override|append to config|delete)[^']*'([^'=]+)", text):
-        return f"{found[1]}: no such key{suggestion(found[1])}"
+        return f"{found[1]}: {_no_such_key(found[1])}"
     if found := re.search(r"Key '(\S+)' (?:is not in struct|not in '\w+')\s+full_key: (\S+)", text):
-        return f"{found[2]}: no such key{suggestion(found[2])}"
+        return f"{found[2]}: {_no_such_key(found[2])}"
     if re.match(r"(Cannot find primary|Primary) config ", text):
         return "--config-name, --config-path: there is no such configuration; leave them out"
     if isinstance(mistake, OSError):
@@ -52,6 +55,13 @@ def error_line(mistake: BaseException) -> str:
     return _hydra_line(mistake)
 
 
+def _no_such_key(key: str) -> str:
+    hint = suggestion(key)
+    if hint == LISTED and key.startswith(("model.", "optimizer.", "scheduler.")):
+        hint += f"; +{key}=... adds one that its class takes"
+    return f"no such key{hint}"
+
+
 def suggestion(key: str) -> str:
     """ "; did you mean ...?" for a key that does not exist, else where all keys are listed."""
     if key == "session.path":
@@ -62,11 +72,14 @@ def suggestion(key: str) -> str:
     described = [name for name, _, _ in described_keys()]
     groups = [group for group in _groups() if group.count(".") == key.count(".")]
     known = [*described, *parts, *groups]
-    last = [name for name in described if name.split(".")[-1] == key.split(".")[-1]]
-    near = last or _nearest(key, known)
+    near = _same_last_word(key, described) or _nearest(key, known) or _same_last_word(key, parts)
     if near:
         return f"; did you mean {' or '.join(near)}?"
-    return "; --help lists all keys"
+    return LISTED
+
+
+def _same_last_word(key: str, known: Iterable[str]) -> list[str]:
+    return [one for one in known if one.split(".")[-1] == key.split(".")[-1]]
 
 
 def _nearest(key: str, known: list[str]) -> list[str]:

@@ -167,8 +167,8 @@ def _check_weights(recurrent: dict[Any, Any], inputs: int, members: int) -> None
     """Refuse recurrent layers with more weights than a decoder could use."""
     hidden, layers = recurrent.get("hidden_size", 1), recurrent.get("num_layers", 1)
     directions = 1 + bool(recurrent.get("bidirectional", False))
-    inner = layers * directions * hidden * (1 + directions)
-    weights = members * GATES * hidden * (inner + directions * inputs)
+    columns = inputs + hidden + (layers - 1) * (directions + 1) * hidden  # of the matrices
+    weights = members * GATES * directions * hidden * columns
     if weights > MAX_WEIGHTS:
         raise BciDecodeError(
             f"is {hidden} in {layers} layers of {members} models, up to {weights:.2g} weights",

@@ -15,6 +15,7 @@ from contextlib import suppress
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from composing import compose
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -34,11 +35,12 @@ from bci_decode.config import DataConfig, SplitConfig, WindowConfig, described_k
 from bci_decode.data.binning import BinnedSession
 from bci_decode.data.dataset import prepare
 from bci_decode.errors import BciDecodeError
+from bci_decode.runs import part_settings
 from bci_decode.runs.build import build_model, session_file
 from bci_decode.runs.compose import CONF, typed_config
 from bci_decode.runs.folder import run_folder
 from bci_decode.runs.messages import error_line
-from bci_decode.runs.part_settings import RANGES
+from bci_decode.runs.part_settings import RANGES, check_part
 from bci_decode.runs.run import run
 from bci_decode.runs.search_space import read_space
 
@@ -152,6 +154,8 @@ def test_the_suite_knows_every_key_with_a_type():
         ("scheduler.facto=1", "scheduler.facto: no such key; did you mean scheduler.factor?"),
         ("model.recurrent.norm=rms", "is a key of model=aegru, "),
         ("epochs=3", "epochs: no such key; did you mean trainer.epochs?"),
+        ("lr=0.1", "lr: no such key; did you mean optimizer.lr?"),
+        ("optimizer.betas=[0.8,0.9]", "+optimizer.betas=... adds one that its class takes"),
         ("+data.foo=1", "data.foo: nothing reads this key"),
         ("+data.window.lenght=1", "nothing reads this key; remove it; did you mean data.window.l"),
         ("+trainer.x=1", "trainer.x: nothing reads this key; remove it"),
@@ -190,7 +194,7 @@ def test_a_mistyped_key_is_one_line(checks, words, line):
     [
         (["model.recurrent.num_layers=1000000"], "num_layers: is 1000000; choose 1 to 100"),
         (["model.recurrent.hidden_size=1000000000"], "hidden_size: is 1000000000; choose 1 to"),
-        (["model.recurrent.hidden_size=9999"], "up to 1.6e+09 weights; choose less"),
+        (["model.recurrent.hidden_size=9999"], "up to 1.2e+09 weights; choose less"),
         (["model.recurrent.hidden_size=2000", "ensemble=100"], "of 100 models, up to"),
         (["session.minutes=0.6", "data.window.length=8", "model.recurrent.num_layers=0"], "is 0"),
     ],
@@ -199,6 +203,18 @@ def test_a_model_that_no_memory_holds_is_refused_before_it_is_made(words, line):
     with pytest.raises(BciDecodeError) as refusal:
         typed_config(compose("model=gru", *words))
     assert line in str(refusal.value)
+
+
+def test_the_weights_of_a_model_are_counted_before_it_is_made(monkeypatch):
+    words = ("hidden_size=6", "num_layers=3", "bidirectional=true")
+    config = compose("model=lstm", *(f"model.recurrent.{word}" for word in words)).model
+    layers = torch.nn.LSTM(5, 6, num_layers=3, bidirectional=True, bias=False)
+    number = sum(weight.numel() for weight in layers.parameters())
+    monkeypatch.setattr(part_settings, "MAX_WEIGHTS", 2 * number)
+    check_part("model", config, inputs=5, members=2)
+    monkeypatch.setattr(part_settings, "MAX_WEIGHTS", 2 * number - 1)
+    with pytest.raises(BciDecodeError, match="of 2 models, up to"):
+        check_part("model", config, inputs=5, members=2)
 
 
 def test_a_checkpoint_cannot_name_such_a_model_either():

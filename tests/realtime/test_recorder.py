@@ -202,6 +202,23 @@ def test_a_stream_without_bins_leaves_no_file(tmp_path, caplog):
     assert list(tmp_path.iterdir()) == [] and "no bin was recorded" in caplog.text
 
 
+def test_bins_that_come_in_bursts_are_recorded(tmp_path):
+    """A sender that stamps ten bins as it sends them: most steps are much shorter than a bin."""
+    recorder = Recorder(tmp_path / "live.mat", UNITS, 0.1, from_counts=True)
+    for number in range(100):
+        time = 50.0 + number // 10 + 0.0001 * (number % 10)
+        recorder.write(Decoded(Bin(number, time, np.array([1, 2])), np.zeros(2), 0.001, False))
+    recorder.close()
+    assert sum(map(len, read_session(tmp_path / "live.mat").spike_times)) == 300
+
+
+def test_units_that_no_session_file_holds_are_refused_first(tmp_path):
+    many = UNITS.assign(row=[0, 100_000])
+    with pytest.raises(BciDecodeError, match="no recording can hold these units"):
+        Recorder(tmp_path / "live.mat", many, 0.1)
+    assert not journal_of(tmp_path / "live.mat").exists()
+
+
 def test_acceleration_has_no_path(tmp_path):
     recorder = Recorder(tmp_path / "live.mat", UNITS, 0.1, target="acceleration")
     written(recorder, [Bin(0, 0.1, np.array([1, 0]))])

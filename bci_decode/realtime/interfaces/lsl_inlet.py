@@ -82,7 +82,8 @@ class Inlet:
     `info` is the full description. liblsl itself recovers a stream with the same source_id. A
     sender that comes back with another one (pylsl makes a random one where none is given) is found
     by its name. Where several streams have the name, a warning lists them. All samples that a
-    sender pushes while it has this consumer arrive, unless more than `BUFFERED` wait.
+    sender pushes while it has this consumer arrive, unless more than `BUFFER` s of them or
+    `BUFFERED` wait; of a stream without a rate, liblsl keeps 100 `BUFFER`.
 
     Time stamps (s) are those of the sender on the same computer. From another computer they are
     mapped to the clock of this one, so that all streams of this computer share a clock.

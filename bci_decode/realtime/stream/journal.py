@@ -13,6 +13,7 @@ import numpy as np
 
 from bci_decode.config import TARGETS
 from bci_decode.data.grid import MIN_WIDTH
+from bci_decode.data.recording_variables import MAX_CELLS
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import check_regular
 
@@ -20,7 +21,7 @@ MAGIC = b"bci_decode journal 1\n"
 EVENTS, BIN = b"E", b"B"  # kinds of records
 HEAD = struct.Struct("<cI")  # of a record: its kind, and the bytes that follow
 EVENT = np.dtype([("time", "<f8"), ("column", "<i4")])
-MAX_SECONDS, MAX_ROWS = 1000.0, 1000  # of a bin or a lag, and of units on a channel
+MAX_SECONDS = 1000.0  # of a bin or a lag
 EVERY = 1.0  # s after which what was written is handed to the system
 
 
@@ -30,6 +31,9 @@ class Journal:
     def __init__(self, path: Path, header: dict[str, Any]) -> None:
         self.path = path
         self._flushed = perf_counter()
+        if not _is_sound(header):  # now, not when all is recorded
+            problem = "no recording can hold these units, bins, lag or target"
+            raise BciDecodeError(problem, file=path, remedy="leave out --record")
         try:
             self._file = path.open("xb")
             self._file.write(MAGIC + json.dumps(header).encode() + b"\n")
@@ -93,22 +97,31 @@ def read_journal(path: Path) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
 def _header(line: bytes, path: Path) -> dict[str, Any]:
     try:
         header = json.loads(line)
-        width, lag = float(header["bin_width"]), float(header["lag"])
-        whole = MIN_WIDTH <= width <= MAX_SECONDS and abs(lag) <= MAX_SECONDS
-        for channel, row in header["units"]:
-            whole &= isinstance(channel, str) and type(row) is int and -1 <= row < MAX_ROWS
-        if not whole or header["target"] not in TARGETS:
+        if not _is_sound(header):
             raise ValueError
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise BciDecodeError("its header is damaged", file=path, remedy="move it away") from error
     return header
 
 
+def _is_sound(header: dict[str, Any]) -> bool:
+    """Whether a session file can be made, and read, of what has this header."""
+    width, lag, rows = float(header["bin_width"]), float(header["lag"]), 0
+    sound = MIN_WIDTH <= width <= MAX_SECONDS and abs(lag) <= MAX_SECONDS
+    for channel, row in header["units"]:
+        sound &= isinstance(channel, str) and type(row) is int and row >= -1
+        rows = max(rows, row + 1)
+    channels = len({channel for channel, _ in header["units"]})
+    return sound and channels * rows <= MAX_CELLS and header["target"] in TARGETS
+
+
 def _follow(ends: np.ndarray, width: float) -> bool:
-    """Whether bins that end at these times (s) can have that width."""
-    steps = np.diff(ends)
-    increase = bool(np.isfinite(ends).all() and (steps > 0).all())
-    return increase and (len(ends) < 2 or float(np.median(steps)) > 0.5 * width)
+    """Whether bins that end at these times (s) can have that width.
+
+    The mean of the steps tells: where a sender gives many bins at once, most steps are short.
+    """
+    increase = bool(np.isfinite(ends).all() and (np.diff(ends) > 0).all())
+    return increase and bool((ends[-1:] - ends[:1] >= 0.5 * width * (len(ends) - 1)).all())
 
 
 def _records(content: memoryview) -> Iterator[tuple[bytes, memoryview]]:
