@@ -23,7 +23,10 @@ SMALL = ["session.minutes=1", "trainer.epochs=1", "model.recurrent.hidden_size=8
 
 
 def sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    return train_here(folder, "-m", *arguments)
+    if not any(word.startswith("hydra/launcher") for word in arguments):
+        return train_here(folder, "-m", *arguments)
+    command = [sys.executable, "-m", "bci_decode.train", "-m", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
 def table(done: subprocess.CompletedProcess) -> list[list[str]]:
