@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,11 +35,14 @@ def real_file() -> Path:
     return REAL
 
 
-def pytest_terminal_summary(terminalreporter) -> None:
-    """Add up what the suites of faults say they tried: `record_property("tried", (50, "kills"))`.
+@pytest.fixture
+def tried(record_property) -> Callable[[int, str], None]:
+    """Count what a test tries: `tried(50, "killed runs")`; the summary adds up what passed."""
+    return lambda number, what: record_property("tried", (number, what))
 
-    The property is a number and what was tried that often.
-    """
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Print how much the suites of faults tried, each thing once for all tests."""
     tried: Counter[str] = Counter()
     for report in terminalreporter.stats.get("passed", []):
         for name, value in report.user_properties:

@@ -49,9 +49,6 @@ class Unbroken:
         self.words.append(f"data_dir={home / 'data'}")
         self.home, self.folder = home, home / "unbroken"
         self.folder.mkdir()
-        if FULL:  # a process that compiles the layers rounds otherwise than one that loads them
-            (home / "first").mkdir()
-            assert command(home / "first", self.words)[0] == 0
         if recipe == "overwrite":  # a finished run of other settings is in the place
             assert command(self.folder, [*self.words, "trainer.epochs=1"])[0] == 0
         self.before = shutil.copytree(self.folder, home / "before")
@@ -121,7 +118,7 @@ def stage_of(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("recipe", list(RECIPES)[: cases(1, len(RECIPES))])
-def test_a_broken_run_finishes_equal_to_the_bit(recipe, tmp_path):
+def test_a_broken_run_finishes_equal_to_the_bit(recipe, tmp_path, tried):
     rng = np.random.default_rng(list(RECIPES).index(recipe))
     unbroken, stages = Unbroken(tmp_path, recipe), Counter()
     last = max(  # that of the last epoch: what is half-written is left
@@ -139,6 +136,7 @@ def test_a_broken_run_finishes_equal_to_the_bit(recipe, tmp_path):
         _, length = unbroken.broken(None, delay=60.0)
         for share in rng.uniform(0, 1.0, 4):
             stages["SIGKILL, timed", unbroken.broken(None, share * length)[0]] += 1
-    print(f"{recipe}: {stages.total()} broken and finished equal")
+    tried(stages.total(), "broken runs")
+    tried(sum(number for (kind, _), number in stages.items() if "SIGKILL" in kind), "killed runs")
     for (kind, stage), number in sorted(stages.items()):
         print(f"    {number} {kind} {stage}")

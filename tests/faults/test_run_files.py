@@ -228,7 +228,8 @@ def all_cases() -> list[tuple[str, str, int]]:
 
 
 @pytest.mark.parametrize(("state", "name", "number"), all_cases())
-def test_a_damaged_file_changes_no_result(runs, tmp_path, state, name, number):
+def test_a_damaged_file_changes_no_result(runs, tmp_path, state, name, number, tried):
+    tried(1, f"damaged files of {state} runs")
     shutil.copytree(runs.home / state, tmp_path / state)
     folder = tmp_path / state / "seed0"
     place = folder if state == "finished" else folder.with_name("seed0.running")

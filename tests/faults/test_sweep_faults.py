@@ -121,7 +121,8 @@ def strike(process: subprocess.Popen, target: str, number: int, chance: random.R
 
 
 @pytest.mark.parametrize(("faults", "moment"), CASES if FULL else QUICK)
-def test_a_sweep_survives(faults, moment, unbroken, tmp_path):
+def test_a_sweep_survives(faults, moment, unbroken, tmp_path, tried):
+    tried(len(faults), "signals to sweeps")
     chance = random.Random(f"{faults} {moment}")
     for fault in faults:
         check_fault(fault, tmp_path, unbroken / "data", chance)

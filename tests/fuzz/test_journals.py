@@ -56,7 +56,8 @@ def test_the_whole_journal_becomes_a_session(folder):
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-def test_damaged_journals(folder, seed, times):
+def test_damaged_journals(folder, seed, times, tried):
+    tried(1, "journals of recorded streams")
     whole = (folder / "whole").read_bytes()
     content = damaged(whole[:130], seed, times) + whole[130:] if seed % 2 else whole
     content = content if seed % 2 else damaged(whole, seed, times, 130)

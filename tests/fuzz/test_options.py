@@ -118,7 +118,7 @@ def all_options() -> list[tuple[str, str]]:
     return [one for one in found if one != ("explain.py", "--output") and one[1] not in ELSEWHERE]
 
 
-def test_every_number_that_makes_no_sense_is_one_line(places):
+def test_every_number_that_makes_no_sense_is_one_line(places, tried):
     """A command without a run ends where its options are read, or else says what it lacks."""
     places = places | {"run": f"{places['file']}/x", "session": f"{places['file']}/x"}
     places["outputs"] = places["made"]
@@ -135,6 +135,7 @@ def test_every_number_that_makes_no_sense_is_one_line(places):
         if names(refusal(command, given(command, places, option, "word")), option)
     ]
     assert len(numbers) >= cases(5, 25)
+    tried(len(numbers) * len(NUMBERS), "options")
     for command, option in numbers:
         for value in NUMBERS:
             line = refusal(command, given(command, places, option, value))
@@ -153,7 +154,7 @@ def impossible(places: dict[str, str], recording: bool) -> list[str]:
     return found
 
 
-def test_every_path_that_leads_nowhere_is_one_line_or_does_no_harm(places):
+def test_every_path_that_leads_nowhere_is_one_line_or_does_no_harm(places, tried):
     tried = [
         (command, option, value)
         for command, option in all_options()
@@ -164,6 +165,7 @@ def test_every_path_that_leads_nowhere_is_one_line_or_does_no_harm(places):
         line = refusal(command, given(command, places, option, value))
         short = line is None or ("\n" not in line and len(line) < 400)
         assert short, (command, option, value, line)
+        tried(1, "options")
         assert Path(places["file"]).read_text() == "not a folder"
 
 

@@ -23,6 +23,8 @@ from recordings import recording, write_mat73
 from sizes import cases
 from watched_reader import WatchedReader
 
+RECORDINGS = "recordings"
+
 
 def files(quick: int, full: int):
     """Settings of Hypothesis for so many files, the same ones each time."""
@@ -83,7 +85,7 @@ def test_the_whole_files_are_read(read, folder, whole):
 
 @given(st.data())
 @files(45, 1400)
-def test_odd_files_of_version_7_3(read, folder, data):
+def test_odd_files_of_version_7_3(read, folder, data, tried):
     path = folder / "odd73.mat"
     found = data.draw(variables())
     try:
@@ -93,11 +95,12 @@ def test_odd_files_of_version_7_3(read, folder, data):
     except (TypeError, ValueError, OSError, RuntimeError):  # h5py does not write everything
         assume(False)
     read(path)
+    tried(1, RECORDINGS)
 
 
 @given(st.data())
 @files(45, 1400)
-def test_odd_files_of_version_5(read, folder, data):
+def test_odd_files_of_version_5(read, folder, data, tried):
     mat = Mat5(data.draw(st.sampled_from("<>")))
     found = data.draw(variables())
     try:
@@ -109,18 +112,21 @@ def test_odd_files_of_version_5(read, folder, data):
     elif data.draw(st.booleans()):
         content = mat.header() + odd_element(data.draw, mat) + content[128:]
     read(written(folder / "odd5.mat", content))
+    tried(1, RECORDINGS)
 
 
 @given(number=st.integers(0, 8), seed=st.integers(0, 2**40), times=st.integers(1, 4))
 @files(75, 2000)
-def test_damaged_bytes(read, folder, whole, number, seed, times):
+def test_damaged_bytes(read, folder, whole, number, seed, times, tried):
+    tried(1, RECORDINGS)
     first = 512 * (number < 4)  # of HDF5's own bytes
     read(written(folder / "damaged.mat", damaged(whole[number], seed, times, first)))
 
 
 @given(seed=st.integers(0, 2**40), times=st.integers(1, 4), order=st.sampled_from("<>"))
 @files(35, 700)
-def test_damage_before_the_compression(read, folder, seed, times, order):
+def test_damage_before_the_compression(read, folder, seed, times, order, tried):
+    tried(1, RECORDINGS)
     some = recording(channels=2, rows=2, samples=60)
     content = Mat5(order).file(some, True, bool(seed % 2), lambda e: damaged(e, seed, times))
     read(written(folder / "inside.mat", content))

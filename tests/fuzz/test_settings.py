@@ -70,7 +70,7 @@ def chosen() -> Iterator[tuple[str, str, str]]:
     yield from random.Random(0).sample(every, cases(60, len(every)))
 
 
-def test_every_numeric_key_with_every_kind_of_value(tmp_path):
+def test_every_numeric_key_with_every_kind_of_value(tmp_path, tried):
     """One process tries all; where it dies or hangs, the last line that it wrote is the case."""
     try:
         done = subprocess.run(
@@ -84,6 +84,7 @@ def test_every_numeric_key_with_every_kind_of_value(tmp_path):
         pytest.fail(f"hangs: {said[-1] if said else 'nothing was tried'}")
     lines = done.stdout.splitlines()
     assert done.returncode == 0, (lines[-1:], done.stderr[-2000:])
+    tried(len(lines), "settings")
     wrong = [line for line in lines if not line.endswith(": fine")]
     assert not wrong
     assert len(lines) >= cases(60, 1500)
