@@ -69,9 +69,6 @@ def test_the_kernels_compute_what_the_loop_does():
 @needs_triton
 def test_the_kernels_compile_for_a_gpu(tmp_path):
     """Which the interpreter does not show. No GPU is needed."""
-    version = importlib.metadata.version("triton").split(".")
-    if [int(number) for number in version[:2]] < [3, 3]:
-        pytest.skip("older versions describe a kernel's arguments in another way")
     done = python("-c", COMPILE, TRITON_CACHE_DIR=str(tmp_path), TRITON_INTERPRET="0")
     assert len(done.stdout.splitlines()) == 4, done.stderr
 

@@ -18,9 +18,8 @@ from bci_decode.layers.cuda import kernels
 from bci_decode.layers.kernel_limits import refuse_second_derivatives
 from bci_decode.layers.weights import GateWeights
 
-# Sequences of a program: the fewest that give each multiprocessor one program at most. Older
-# versions cannot multiply tiles of fewer than 16 rows.
-TILES = (4, 8) if tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 5) else (16,)
+# sequences of a program: the fewest that give each multiprocessor one program at most
+TILES = (4, 8)
 
 
 def fused_gru_cuda(

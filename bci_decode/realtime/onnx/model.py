@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +25,6 @@ from bci_decode.runs.load import LoadedRun
 
 OPSETS = range(18, 24)  # what the exporter writes and onnxruntime reads
 OPSET = 20
-MIN_TORCH = (2, 10)  # the exporter of 2.9 fails at a number of streams that is left open
 
 
 def onnx_model(run: LoadedRun, opset: int = OPSET) -> Any:
@@ -38,7 +36,6 @@ def onnx_model(run: LoadedRun, opset: int = OPSET) -> Any:
     """
     onnx = library("onnx")
     library("onnxscript")
-    _check_version()
     if opset not in OPSETS:
         remedy = f"choose {OPSETS.start} to {OPSETS.stop - 1}"
         raise BciDecodeError(f"is {opset}", field="--opset", remedy=remedy)
@@ -148,16 +145,6 @@ def _forget_sources(graph: Any) -> None:
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 _forget_sources(attribute.g)
-
-
-def _check_version() -> None:
-    found = tuple(int(number) for number in re.findall(r"\d+", torch.__version__)[:2])
-    if found < MIN_TORCH:
-        needed = ".".join(map(str, MIN_TORCH))
-        raise BciDecodeError(
-            f"PyTorch {torch.__version__} cannot export the step of a decoder",
-            remedy=f"install torch {needed} or later",
-        )
 
 
 def node_count(graph: Any) -> int:
