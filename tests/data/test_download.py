@@ -574,7 +574,7 @@ def test_the_command_fetches_lists_and_sums_up(command, server):
             f"error: indy_20160927_05: no session has this name; "
             f"is it {NAMES[1]} or {NAMES[0]}? (--list",
         ),
-        ([NAME, "--jobs", "0"], "error: --jobs: must be above 0"),
+        ([NAME, "--jobs", "0"], "error: --jobs: is 0; give 1 to 1000"),
         (
             [NAME, "--base-url", "file:///tmp"],
             "error: --base-url: must begin with http:// or https://",

@@ -6,6 +6,7 @@ process with little memory and little time tries them, one after another.
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -75,6 +76,7 @@ def test_every_numeric_key_with_every_kind_of_value(tmp_path, tried):
     try:
         done = subprocess.run(
             [sys.executable, __file__, str(tmp_path)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             capture_output=True,
             text=True,
             timeout=LIMIT * cases(4, 60),

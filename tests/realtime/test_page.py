@@ -14,7 +14,12 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidMessage,
+    InvalidStatus,
+    WebSocketException,
+)
 from websockets.sync.client import connect
 
 from bci_decode.errors import BciDecodeError
@@ -258,7 +263,7 @@ def test_more_connections_than_any_user_needs_are_refused(page):
         with pytest.raises((OSError, InvalidMessage)):  # the server hangs up
             stream(page)
     while True:  # until the server has seen that they are gone
-        with suppress(OSError, InvalidMessage), stream(page) as browser:
+        with suppress(OSError, WebSocketException), stream(page) as browser:
             assert browser.recv(timeout=LIMIT)
             break
 
