@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bci_decode.errors import BciDecodeError, run_cli
-from bci_decode.options import CommandParser, clock_time, path, seconds
+from bci_decode.options import CommandParser, add_trust, clock_time, path, seconds
 
 
 def main() -> None:
@@ -29,7 +29,8 @@ def main() -> None:
     from bci_decode.runs.load import load_run
 
     torch.set_num_threads(1)  # more gain nothing for one stream
-    folder, report = evaluate(load_run(arguments.run), arguments)
+    run = load_run(arguments.run, trust=tuple(arguments.trust))
+    folder, report = evaluate(run, arguments)
     print(_table(report))
     print(f"wrote evaluation.json, predictions.npz and trajectory.{arguments.figures} to {folder}")
 
@@ -48,6 +49,7 @@ def _parse_args() -> argparse.Namespace:
         "--seconds", type=seconds, default=10.0, help="s that the figure shows (default: 10)"
     )
     parser.add_argument("--data-dir", default="data", metavar="DIR", help="where NAME.mat is")
+    add_trust(parser)
     return parser.parse_args()
 
 

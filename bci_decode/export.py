@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from bci_decode.errors import BciDecodeError, run_cli
-from bci_decode.options import CommandParser, path, whole
+from bci_decode.options import CommandParser, add_trust, path, whole
 
 if TYPE_CHECKING:
     from bci_decode.realtime.onnx.export import Exported
@@ -37,7 +37,7 @@ def main() -> None:
     from bci_decode.runs.load import load_run
 
     torch.set_num_threads(1)  # more gain nothing for one stream
-    run, session = load_run(arguments.run), None
+    run, session = load_run(arguments.run, trust=tuple(arguments.trust)), None
     if arguments.session:
         from bci_decode.cli import recording_file
         from bci_decode.data.session import read_session
@@ -60,6 +60,7 @@ def _parse_args() -> argparse.Namespace:
         help="version of ONNX's operators, 18 to 23 (default: 20)",
     )
     parser.add_argument("--data-dir", default="data", metavar="DIR", help="where NAME.mat is")
+    add_trust(parser)
     return parser.parse_args()
 
 

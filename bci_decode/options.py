@@ -69,3 +69,21 @@ seed = whole(0, MAX_SEED)
 def path(text: str) -> Path:
     """The type of an option that names a file or a folder."""
     return expand_user(text)
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add `--trust` of commands that load a run, a list of prefixes."""
+    parser.add_argument(
+        "--trust",
+        type=_prefix,
+        action="append",
+        default=[],
+        metavar="PREFIX",
+        help="also make layers of this package, mylab. for instance, when the run is loaded",
+    )
+
+
+def _prefix(text: str) -> str:
+    if not text.strip("."):  # "" would begin every name
+        raise argparse.ArgumentTypeError(f"is {text!r}; name a package, mylab. for instance")
+    return text

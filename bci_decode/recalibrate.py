@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 from bci_decode.errors import run_cli
-from bci_decode.options import CommandParser, path, seconds, seed, whole
+from bci_decode.options import CommandParser, add_trust, path, seconds, seed, whole
 
 DEFAULT_STEPS = 200  # as `realtime.recalibration.fit` has them
 MOST_STEPS = 100_000  # take the better part of an hour
@@ -31,7 +31,7 @@ def main() -> None:
 
     torch.set_num_threads(1)  # more gain nothing for one stream
     options = vars(arguments)
-    run = load_run(options.pop("run"))
+    run = load_run(options.pop("run"), trust=tuple(options.pop("trust")))
     file = recording_file(options.pop("file"), options.pop("data_dir"))
     folder, report = recalibrated_run(run, file, Request(**options))
     print("\n".join(_lines(report)))
@@ -61,6 +61,7 @@ def _parse_args() -> argparse.Namespace:
     option("--overwrite", action="store_true", help="make it again although it is finished")
     option("--figures", choices=("png", "pdf", "svg"), default="png")
     option("--data-dir", default="data", metavar="DIR", help="where NAME.mat is")
+    add_trust(parser)
     return parser.parse_args()
 
 

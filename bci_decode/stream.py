@@ -71,7 +71,7 @@ def _stream(arguments: argparse.Namespace, sign: StopSign) -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[LineHandler()])
     torch.set_num_threads(1)  # more gain nothing for one stream
-    run = load_run(arguments.run)
+    run = load_run(arguments.run, trust=tuple(arguments.trust))
     if arguments.output is not None:
         made_folder(arguments.output, "choose another --output")
     source = _source(run, arguments)

@@ -54,7 +54,8 @@ def _check_call(settings: dict[str, Any], path: Path, trust: tuple[str, ...]) ->
         raise BciDecodeError(
             f"names {str(target)[:100]} as a part of its model",
             file=path,
-            remedy="if you trust the file, pass its prefix: load_run(..., trust=('PREFIX.',))",
+            remedy="if you trust the file, name the package: --trust mylab. on the command line, or "
+            'load_run(..., trust=("mylab.",))',
         )
     for key in settings:
         if key.startswith("_") and key not in KEYS:

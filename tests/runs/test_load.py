@@ -18,6 +18,7 @@ from recordings import recording, write_mat73
 from sklearn.exceptions import NotFittedError
 
 import bci_decode as bd
+from bci_decode.cli import run_command
 from bci_decode.errors import BciDecodeError
 from bci_decode.runs.build import build_decoder, load_data
 from bci_decode.runs.initial_weights import load_initial_weights
@@ -253,6 +254,13 @@ def test_train_loads_the_parts_that_its_caller_named(tmp_path, monkeypatch):
     with pytest.raises(BciDecodeError, match="names mylab.Head as a part of its model"):
         bd.load_run(loaded.folder)
     assert bd.load_run(loaded.folder, trust=("mylab.",)).axes == loaded.axes
+    words = [str(loaded.folder), "--session", str(next(tmp_path.glob("*.mat")))]
+    with pytest.raises(BciDecodeError, match=r"--trust mylab\. on the command line, or load_run"):
+        run_command("evaluate", words)
+    with pytest.raises(BciDecodeError, match="--trust: is ''; name a package"):
+        run_command("evaluate", [*words, "--trust="])
+    run_command("evaluate", [*words, "--trust", "other.", "--trust", "mylab."])
+    assert list((loaded.folder / "evaluations").glob("*/evaluation.json"))
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])

@@ -8,7 +8,7 @@ import math
 from bci_decode.config import MAX_SECONDS
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import expand_user
-from bci_decode.options import CommandParser, clock_time, number, path
+from bci_decode.options import CommandParser, add_trust, clock_time, number, path
 
 SOURCES = ("replay", "lsl_in")  # options that name a source; a stream has one
 NEEDS = {  # options that have an effect with another one alone
@@ -32,6 +32,7 @@ def stream_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("run", type=path, metavar="RUN", help="folder of a finished run")
     _add_input(parser)
     _add_output(parser)
+    add_trust(parser)
     return parser
 
 
