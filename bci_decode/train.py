@@ -141,7 +141,7 @@ def main() -> None:
             raise
         # a launcher's: a process of it was killed, say; the table says what became of all runs
         line = f"the launcher stopped: {type(fault).__name__}: {one_line(fault)}"
-        print(f"error: {line}", file=sys.stderr)
+        _exit(line, code=1)
     finally:
         _report_sweep(sys.exc_info()[1])
 

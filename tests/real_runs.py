@@ -22,19 +22,21 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    [
-        "bci_decode.train",
-        "bci_decode.training.trainer",
-        "bci_decode.layers.cpu.kernels",
-        "bci_decode.runs.load",
-        "bci_decode.runs.figures",
-        "bci_decode.data.figures",
-        "matplotlib.backends.backend_agg",
-        "tqdm.contrib.logging",
-    ]
-)
+START = "spawn" if sys.platform == "win32" else "forkserver"  # Windows cannot fork
+CONTEXT = multiprocessing.get_context(START)
+if START == "forkserver":
+    CONTEXT.set_forkserver_preload(
+        [
+            "bci_decode.train",
+            "bci_decode.training.trainer",
+            "bci_decode.layers.cpu.kernels",
+            "bci_decode.runs.load",
+            "bci_decode.runs.figures",
+            "bci_decode.data.figures",
+            "matplotlib.backends.backend_agg",
+            "tqdm.contrib.logging",
+        ]
+    )
 CHANGES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree")
 WRITING = os.O_WRONLY | os.O_RDWR
 KINDS = ["SIGKILL", "full", "SIGTERM again", "EROFS", "removed", "SIGINT", "EDQUOT", "EIO"]

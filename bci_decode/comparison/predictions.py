@@ -64,7 +64,8 @@ def _predictions(run: Run) -> tuple[np.ndarray, np.ndarray, float] | None:
     Without the two axes of the scores, or with another number of bins, they are of something else.
     """
     try:
-        read = read_predictions(run.folder / PREDICTIONS, ("true", "decoded", "bin_width"))
+        names = ("true", "decoded", "bin_width")
+        read = read_predictions(run.folder / PREDICTIONS, names, verified=True)  # by `read_runs`
     except BciDecodeError:
         return None
     true, decoded, width = read["true"], read["decoded"], float(read["bin_width"])

@@ -54,7 +54,7 @@ def _check_call(settings: dict[str, Any], path: Path, trust: tuple[str, ...]) ->
         raise BciDecodeError(
             f"names {str(target)[:100]} as a part of its model",
             file=path,
-            remedy="if you trust the file, name the package: --trust mylab. on the command line, or "
+            remedy="if you trust the file, name the package: --trust mylab. as an option, or "
             'load_run(..., trust=("mylab.",))',
         )
     for key in settings:

@@ -61,7 +61,7 @@ def restore(trainer: Trainer, path: Path) -> None:
     try:
         _restore(trainer, state)
         trainer.best = state["best"] if "best" in state else _best_of_file(trainer, state)
-        _check_best(trainer)
+        _check_best(trainer, "best" not in state)
     except BciDecodeError:
         raise
     except Exception as error:  # PyTorch raises anything where a state has another form
@@ -126,7 +126,8 @@ def _finite(value: Any) -> bool:
 def _best_of_file(trainer: Trainer, state: dict[str, Any]) -> dict[str, Any]:
     """The selected epoch and its weights from `best.pt`, for a `last.pt` that does not hold them.
 
-    An earlier version wrote it. The two files must be of one run and one moment.
+    An earlier version wrote it. The two files must be of one run, and of one moment or, after a
+    stop between them, best.pt of the next epoch.
     """
     path = trainer.folder / "best.pt"
     best = read_checkpoint(path)
@@ -136,10 +137,17 @@ def _best_of_file(trainer: Trainer, state: dict[str, Any]) -> dict[str, Any]:
     return {"epoch": best["epoch"], "decoder": best["decoder"]}
 
 
-def _check_best(trainer: Trainer) -> None:
+def _check_best(trainer: Trainer, may_be_ahead: bool) -> None:
+    """Refuse other weights than those of the selected epoch, or of the next one to be trained.
+
+    The next one is trained again, and selected again.
+    """
     forms = [
         {name: (values.shape, values.dtype) for name, values in weights.items()}
         for weights in (trainer.best["decoder"], trainer.decoder.state_dict())
     ]
-    if trainer.best["epoch"] != trainer.best_epoch() or forms[0] != forms[1]:
+    epochs = [trainer.best_epoch()]
+    if may_be_ahead and len(trainer.history) <= trainer.config.epochs and not trainer.should_stop():
+        epochs.append(len(trainer.history))
+    if trainer.best["epoch"] not in epochs or forms[0] != forms[1]:
         raise ValueError("the selected weights are of another epoch or model")

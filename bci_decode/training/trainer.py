@@ -301,6 +301,9 @@ class Trainer:
                     weights[name] = values.detach().clone()
                 self.best = {"epoch": int(row["epoch"]), "decoder": weights}
                 self._write_best()
+            elif self.best["epoch"] != self.best_epoch():  # see `resume`
+                problem = f"is of epoch {self.best['epoch']}, which is not selected again"
+                raise BciDecodeError(problem, file=self.folder / "best.pt", remedy=resume.AGAIN)
             self._write_history()
             # an epoch counts once last.pt is safe on the disk; one wait for it is enough
             save_checkpoint(self.folder / "last.pt", resume.training_state(self))

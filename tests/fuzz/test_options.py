@@ -156,13 +156,13 @@ def impossible(places: dict[str, str], recording: bool) -> list[str]:
 
 
 def test_every_path_that_leads_nowhere_is_one_line_or_does_no_harm(places, tried):
-    tried = [
+    possible = [
         (command, option, value)
         for command, option in all_options()
         if option != "--figures"
         for value in impossible(places, option in RECORDINGS)
     ]
-    for command, option, value in random.Random(1).sample(tried, cases(6, len(tried))):
+    for command, option, value in random.Random(1).sample(possible, cases(6, len(possible))):
         line = refusal(command, given(command, places, option, value))
         short = line is None or ("\n" not in line and len(line) < 400)
         assert short, (command, option, value, line)

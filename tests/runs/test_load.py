@@ -255,7 +255,7 @@ def test_train_loads_the_parts_that_its_caller_named(tmp_path, monkeypatch):
         bd.load_run(loaded.folder)
     assert bd.load_run(loaded.folder, trust=("mylab.",)).axes == loaded.axes
     words = [str(loaded.folder), "--session", str(next(tmp_path.glob("*.mat")))]
-    with pytest.raises(BciDecodeError, match=r"--trust mylab\. on the command line, or load_run"):
+    with pytest.raises(BciDecodeError, match=r"--trust mylab\. as an option, or load_run"):
         run_command("evaluate", words)
     with pytest.raises(BciDecodeError, match="--trust: is ''; name a package"):
         run_command("evaluate", [*words, "--trust="])

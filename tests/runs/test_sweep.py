@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from commands import train_here
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.plugins import Plugins
 from recordings import recording, write_mat73
 
 from bci_decode.comparison.finished_runs import read_runs
@@ -271,6 +273,26 @@ def test_a_senseless_number_of_processes_is_one_line(tmp_path, jobs):
     said = f"hydra.launcher.n_jobs: is {None if jobs == 'null' else jobs}; give a number of"
     assert done.returncode == 2 and said in done.stderr, done.stdout + done.stderr
     assert "sweep:" not in done.stdout and "Traceback" not in done.stderr
+
+
+class StoppingLauncher(BasicLauncher):
+    """A launcher that fails after its last run."""
+
+    __module__ = "hydra_plugins.stopping"  # Hydra takes launchers of this package alone
+
+    def launch(self, *arguments, **options):
+        super().launch(*arguments, **options)
+        raise RuntimeError("lost a worker")
+
+
+def test_a_launcher_that_stops_is_a_failure_although_all_runs_are_done(tmp_path, monkeypatch):
+    plugins = sys.modules["hydra_plugins"]
+    monkeypatch.setattr(plugins, "stopping", sys.modules[__name__], raising=False)
+    Plugins.instance().register(StoppingLauncher)
+    own = "hydra.launcher._target_=hydra_plugins.stopping.StoppingLauncher"
+    done = sweep(tmp_path, own, "model=wiener", "seed=0", "session.minutes=1", "figures=none")
+    assert done.returncode == 1 and "sweep: 1 done, 0 skipped, 0 failed" in done.stdout
+    assert "error: the launcher stopped: RuntimeError: lost a worker" in done.stderr
 
 
 def test_a_launcher_that_is_not_installed_says_where_more_are(tmp_path):

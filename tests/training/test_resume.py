@@ -158,17 +158,49 @@ def test_a_state_that_another_program_wrote_is_refused(begun):
         trainer(begun).fit()
 
 
-def test_a_state_of_an_earlier_version_goes_on_with_its_own_best_weights(whole, begun):
-    state = torch.load(begun / "last.pt", weights_only=True)
+def make_older(path):
+    """Make a last.pt as earlier versions wrote it."""
+    state = torch.load(path, weights_only=True)
     for key in ("best", "settings"):
         del state[key]
-    torch.save(state, begun / "last.pt")
+    torch.save(state, path)
+
+
+def test_a_state_of_an_earlier_version_goes_on_with_its_own_best_weights(whole, begun):
+    make_older(begun / "last.pt")
     other, own = whole / "best.pt", begun / "best.pt"
     before = own.read_bytes()
-    assert torch.load(other, weights_only=True)["epoch"] > 2
-    own.write_bytes(other.read_bytes())
+    later = torch.load(other, weights_only=True) | {"epoch": 4}
+    save_checkpoint(own, later)
     with pytest.raises(BciDecodeError, match=r"last.pt: holds the state of another training"):
         trainer(begun).fit()
     own.write_bytes(before)
     trainer(begun).fit()
     assert same(whole, begun)
+
+
+def test_an_earlier_version_killed_between_best_and_last_goes_on(whole, begun):
+    """Its best.pt is of the next epoch, which is trained and selected again."""
+    make_older(begun / "last.pt")
+    last = (begun / "last.pt").read_bytes()
+    trainer(begun, epochs=3).fit()
+    ahead = (begun / "best.pt").read_bytes()
+    assert torch.load(begun / "best.pt", weights_only=True)["epoch"] == 3
+    (begun / "last.pt").write_bytes(last)
+    with pytest.raises(BciDecodeError, match=r"last.pt: holds the state of another training"):
+        trainer(begun, epochs=2).fit()  # which would not train that epoch
+    assert (begun / "best.pt").read_bytes() == ahead
+    trainer(begun).fit()
+    assert same(whole, begun)
+
+
+def test_a_next_epoch_that_is_not_selected_again_is_one_line(tmp_path):
+    """The weights of the epoch that is selected instead are lost."""
+    flat = partial(made_trainer, tmp_path, lr=0.0, select_on="val")
+    flat(epochs=1).fit()
+    make_older(tmp_path / "last.pt")
+    save_checkpoint(
+        tmp_path / "best.pt", torch.load(tmp_path / "best.pt", weights_only=True) | {"epoch": 2}
+    )
+    with pytest.raises(BciDecodeError, match=r"best.pt: is of epoch 2, which is not selected"):
+        flat(epochs=3).fit()
