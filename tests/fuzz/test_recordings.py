@@ -83,7 +83,7 @@ def test_the_whole_files_are_read(read, folder, whole):
         assert read(written(folder / "whole.mat", content)) == "session"
 
 
-@given(st.data())
+@given(data=st.data())
 @files(45, 1400)
 def test_odd_files_of_version_7_3(read, folder, data, tried):
     path = folder / "odd73.mat"
@@ -98,7 +98,7 @@ def test_odd_files_of_version_7_3(read, folder, data, tried):
     tried(1, RECORDINGS)
 
 
-@given(st.data())
+@given(data=st.data())
 @files(45, 1400)
 def test_odd_files_of_version_5(read, folder, data, tried):
     mat = Mat5(data.draw(st.sampled_from("<>")))
