@@ -12,6 +12,8 @@ import numpy as np
 
 from bci_decode.data.simulate import SAMPLE, Recording
 
+MAX_KINEMATICS = 1e9  # in the unit of any target; no hand gets there
+
 
 def recording_of(header: dict[str, Any], events: np.ndarray, bins: np.ndarray) -> Recording:
     """The recording of a journal: its header, events of dtype `EVENT`, bins (T, 2 + 2 D)."""
@@ -68,7 +70,8 @@ def _positions(
     """x and y in mm (len(t), 2) from the kinematics (T, D) of bins; they stand still outside."""
     if target == "acceleration":
         return np.full((len(t), 2), np.nan)
-    times, path = ends, values[:, :2]
+    known = np.abs(values[:, :2]) < MAX_KINEMATICS  # other bits are damaged ones
+    times, path = ends, np.where(known, values[:, :2], np.nan)
     if target == "velocity":
         times = np.append(starts[0], ends)
         path = width * np.concatenate([0.0 * path[:1], path]).cumsum(axis=0)  # NaN stays NaN
