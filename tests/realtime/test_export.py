@@ -341,9 +341,3 @@ def test_a_missing_library_is_noticed_before_the_run_is_read(tmp_path, capsys, m
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     code, _, err = called(capsys, monkeypatch, tmp_path / "no run", tmp_path / "out.onnx")
     assert code == 2 and "onnxruntime is not installed" in err
-
-
-def test_an_old_pytorch_is_refused(made, monkeypatch):
-    monkeypatch.setattr(torch, "__version__", "2.4.1+cpu")
-    with pytest.raises(BciDecodeError, match=r"PyTorch 2.4.1\+cpu cannot export .*; install torch"):
-        onnx_model.onnx_model(made("gru"))
