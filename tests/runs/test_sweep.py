@@ -21,7 +21,12 @@ from bci_decode.comparison.finished_runs import read_runs
 from bci_decode.comparison.groups import group_runs
 from bci_decode.studies.source_study import ablation_table
 
-SMALL = ["session.minutes=1", "trainer.epochs=1", "model.recurrent.hidden_size=8"]
+SMALL = [
+    "session.minutes=1",
+    "trainer.epochs=1",
+    "model.recurrent.hidden_size=8",
+    "figures=none",
+]
 
 
 def sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
@@ -221,6 +226,7 @@ def test_runs_that_would_share_a_folder_are_refused_before_any_begins(tmp_path):
 
 def test_swept_keys_get_their_own_folders(tmp_path):
     words = ["model=wiener", "data.bin_width=0.032,0.064", "data.units=all,merged"]
+    words.append("figures=none")
     done = sweep(tmp_path, *words, "session.minutes=1")
     assert done.returncode == 0 and "sweep: 4 done" in done.stdout, done.stdout + done.stderr
     levels = [
