@@ -77,7 +77,7 @@ class Unbroken:
             check_end(fault.kind if fault else "SIGKILL", code, text, about)
         if list(self.before.rglob("metrics.json")) and not (fault and fault.kind == "removed"):
             assert list(folder.rglob("metrics.json")), f"the overwritten run is lost, {about}"
-        for part in folder.rglob("*.part"):  # it goes on elsewhere, as a cluster's job
+        for part in folder.rglob("*.part"):  # another machine resumes it, as on a cluster
             part.rename(part.with_name(f"{'.'.join(part.name.split('.')[:-3])}.elsewhere.1.part"))
         epoch = last_epoch(folder)
         code, text = command(folder, self.words)

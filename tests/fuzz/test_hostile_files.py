@@ -48,7 +48,7 @@ def refused(path: Path | str) -> str:
 
 
 def changed(tmp_path: Path, field: str, change) -> str:
-    """What the reader says of a file in which `change` made `field` anew."""
+    """What the reader says of a file whose `field` is what `change` makes of it."""
     path = write_hdf5(tmp_path / "changed.mat", SMALL)
     with h5py.File(path, "r+") as file:
         shape = file[field].shape

@@ -40,7 +40,7 @@ y = layer(x)[0]
 y.sum().backward()
 print("numba" in sys.modules, float(y.detach().abs().sum()) > 0)
 """
-# it comes after 2 s, which a busy machine also takes to load what is kept
+# printed after 2 s; a busy machine also needs that long to load compiled code
 COMPILING = "compiling the recurrent layer for this processor takes some seconds, once"
 
 RESULTS = """
