@@ -180,8 +180,16 @@ def md5_of(path: Path, stop: Event | None = None) -> str:
 
     What it returns after `stop` is set, which another thread does, means nothing.
     """
+    return _hex_digest(hashlib.md5(usedforsecurity=False), path, stop)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file in hex digits."""
+    return _hex_digest(hashlib.sha256(), path)
+
+
+def _hex_digest(digest: hashlib._Hash, path: Path, stop: Event | None = None) -> str:
     check_regular(path)
-    digest = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as file:
         while (block := file.read(1 << 20)) and not (stop and stop.is_set()):
             digest.update(block)

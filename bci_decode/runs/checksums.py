@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
 from bci_decode.errors import BciDecodeError
-from bci_decode.files import written_whole
+from bci_decode.files import sha256_of, written_whole
 
 RUNNING = ".running"  # the end of the name of a folder in which a run trains
 SUMS = "SHA256SUMS"
@@ -55,12 +54,3 @@ def _promises_checksums(folder: Path) -> bool:
             return "checksums" in json.loads(file.read(MAX_REPORT))
     except (OSError, ValueError, TypeError, RecursionError):
         return False
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file in hex digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
