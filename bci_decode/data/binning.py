@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from bci_decode.config import AREAS, DIFFERENCES, SOURCES, TARGETS, UNITS
+from bci_decode.config import DIFFERENCES, TARGETS, UNITS
 from bci_decode.data.counts import presence_sums, trailing_sums, whole_ratio
 from bci_decode.data.grid import bin_edges, snap_to_samples
 from bci_decode.data.reaches import reach_starts
@@ -67,7 +67,8 @@ def bin_session(
 
     `lag` is in seconds, any real number; it is positive where the hand follows the spikes. `delay`
     (s) is subtracted from it; a `BinnedSession` has their difference as its lag. `target` is one of
-    `TARGETS`, `source` of `SOURCES`, `units` of `UNITS`, `area` of `AREAS`. With `grids` g there
+    `TARGETS`, `source` one of `sources(session)`, `units` of `UNITS`, `area` "all" or an area of
+    the session. With `grids` g there
     are g - 1 more grids, bin_width / g apart. With `presence` (s) a column counts 0 or 1 in each
     interval of that width. With `count_window` (s) a bin's counts are those of so many seconds up
     to its end; bins then overlap. `difference`: see `kinematics`. Raises `BciDecodeError` with the
@@ -75,9 +76,8 @@ def bin_session(
     """
     for field, value, known in (
         ("data.target", target, tuple(TARGETS)),
-        ("data.source", source, SOURCES),
+        ("data.source", source, sources(session)),
         ("data.units", units, UNITS),
-        ("data.area", area, AREAS),
         ("data.difference", difference, DIFFERENCES),
     ):
         if value not in known:
@@ -109,6 +109,11 @@ def bin_session(
     shifts = bin_width / grids * np.arange(1, grids) if len(edges) > 2 else ()
     shifted = tuple(on(snap_to_samples(edges[:-1] + shift, session.t)) for shift in shifts)
     return replace(on(edges), shifted=shifted)
+
+
+def sources(session: Session) -> tuple[str, ...]:
+    """The series of a session that can be decoded, the usual one first."""
+    return tuple(name for name in session.series if name != "target_pos")
 
 
 def select_units(session: Session, units: str, area: str) -> pd.DataFrame:
@@ -212,7 +217,7 @@ def kinematics(
     end, as in NeuroBench, where it is in mm per 4 ms sample: 1 / 250 of this one, with the same R2.
     It sees one sample after the bin. Acceleration is the central difference of that.
     """
-    path = getattr(session, source)[:, :2]
+    path = session.series[source].values[:, :2]
     _check_positions(session, source, path)
     times = snap_to_samples(edges + lag, session.t)
     if difference == "central":
@@ -250,13 +255,14 @@ def _check_positions(session: Session, source: str, path: np.ndarray) -> None:
     bad = ~np.isfinite(path).all(axis=1)
     if bad.any():
         first = int(np.argmax(bad))
-        other = next(name for name in SOURCES if name != source)
+        others = [name for name in sources(session) if name != source]
         raise BciDecodeError(
             f"NaN or Inf at {bad.sum()} of {len(bad)} samples, "
             f"first at t = {session.t[first]:.3f} s (sample {first})",
             file=session.path,
             field=source,
-            remedy=f"repair it, cut it out, or try data.source={other}",
+            remedy="repair it, cut it out"
+            + "".join(f", or try data.source={s}" for s in others[:1]),
         )
     gaps = clock_gaps(session.t)
     if gaps.size:

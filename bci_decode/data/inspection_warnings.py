@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bci_decode.config import SOURCES
 from bci_decode.data.measures import FAST, LONG_REST, SLOW, STILL, Numbers
 
+SOURCES = ("finger_pos", "cursor_pos")
 CLOCK_HZ = 250.0  # of every published recording
 STUDY_BINS, STUDY_TEST = 5000, 500  # the source study's training part; fewest bins to test on
 LOW_CORRELATION = 0.99  # of finger and cursor

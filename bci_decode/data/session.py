@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +20,34 @@ IN_MM = {"finger_pos": ("cm", 10.0), "cursor_pos": ("mm", 1.0), "target_pos": ("
 
 
 @dataclass(frozen=True, eq=False)
+class Series:
+    """A movement on the session's clock: `values` (T, C), x and y first, NaN where unknown.
+
+    `order` is 0 for a position in mm, 1 for a velocity in mm/s. `unit` is the file's own unit where
+    it is no length and no speed ("a.u."); the values are then as in the file.
+    """
+
+    values: np.ndarray
+    order: int = 0
+    unit: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Session:
     """One recording session: the spikes of every unit and the hand's movement on one clock.
 
-    The clock is the recording's own, in seconds: `t` (T,) ticks at 250 Hz and does not start at 0.
-    Spike times are on the same clock and may lie before `t[0]` and after `t[-1]`. Positions are in
-    mm, x to the right and y away from the animal: `finger_pos` (T, 3) as x, y, z, `cursor_pos`
-    (T, 2) and `target_pos` (T, 2) as x, y.
+    The clock is the recording's own, in seconds: `t` (T,) ticks at 250 Hz in the published
+    recordings and does not start at 0. Spike times are on the same clock and may lie before `t[0]`
+    and after `t[-1]`. `series` has the movements that the file holds by name, x to the right and y
+    away from the animal: of a published recording "finger_pos" (T, 3) as x, y, z, "cursor_pos" and
+    "target_pos" (T, 2) as x, y.
 
     `units` has a row for each cell that holds spikes, in the order of `spike_times`: `channel`
     (name), `area` ("M1", "S1"), `row` (0: unsorted hash, 1..: sorted units), `spikes` (their number
-    from t[0] to t[-1]). `channels` names every electrode, silent ones included. Nothing is derived,
-    filtered or filled in.
+    from t[0] to t[-1]). `channels` names every electrode, silent ones included. `observed` (S, 2)
+    are the intervals in s, one after the other, in which spikes were recorded; None: all the time.
+    `trials` (R,) are the times in s at which trials begin; None where the file does not say.
+    Nothing is derived, filtered or filled in.
     """
 
     name: str
@@ -39,9 +56,32 @@ class Session:
     spike_times: tuple[np.ndarray, ...]
     units: pd.DataFrame
     channels: tuple[str, ...]
-    finger_pos: np.ndarray
-    cursor_pos: np.ndarray
-    target_pos: np.ndarray
+    series: Mapping[str, Series]
+    observed: np.ndarray | None = None
+    trials: np.ndarray | None = None
+
+    @property
+    def finger_pos(self) -> np.ndarray | None:
+        """The finger's position (T, 3) in mm, if the file has it."""
+        return self._values("finger_pos")
+
+    @property
+    def cursor_pos(self) -> np.ndarray | None:
+        """The cursor's position (T, 2) in mm, if the file has it."""
+        return self._values("cursor_pos")
+
+    @property
+    def target_pos(self) -> np.ndarray | None:
+        """The target's position (T, 2) in mm, if the file has it."""
+        return self._values("target_pos")
+
+    def with_positions(self, **positions: np.ndarray) -> Session:
+        """The same session with other positions, in mm: `with_positions(finger_pos=path)`."""
+        changed = {name: Series(values) for name, values in positions.items()}
+        return replace(self, series={**self.series, **changed})
+
+    def _values(self, name: str) -> np.ndarray | None:
+        return self.series[name].values if name in self.series else None
 
     @property
     def duration(self) -> float:
@@ -82,9 +122,11 @@ def read_session(path: str | Path, name: str | None = None) -> Session:
         spike_times=spike_times,
         units=_unit_table(raw, spike_times),
         channels=tuple(raw.channels),
-        finger_pos=np.stack([minus_x * -10.0, minus_y * -10.0, z * 10.0], axis=1),
-        cursor_pos=np.ascontiguousarray(raw.positions["cursor_pos"].T),
-        target_pos=np.ascontiguousarray(raw.positions["target_pos"].T),
+        series={
+            "finger_pos": Series(np.stack([minus_x * -10.0, minus_y * -10.0, z * 10.0], axis=1)),
+            "cursor_pos": Series(np.ascontiguousarray(raw.positions["cursor_pos"].T)),
+            "target_pos": Series(np.ascontiguousarray(raw.positions["target_pos"].T)),
+        },
     )
 
 

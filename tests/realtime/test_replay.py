@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +106,7 @@ def test_close_ends_the_replay(home):
 def test_a_recording_of_unknown_movement_is_replayed_without_truth(home, caplog):
     loaded = load_run(small_run(home, name="pace"))
     session = read_session(other_recording(home))
-    unknown = replace(session, finger_pos=np.full_like(session.finger_pos, np.nan))
+    unknown = session.with_positions(finger_pos=np.full_like(session.finger_pos, np.nan))
     bins = list(Replay(loaded, unknown, MAX_SPEED))
     np.testing.assert_array_equal([found.counts for found in bins], loaded.bin(session).counts)
     assert all(found.true is None for found in bins)

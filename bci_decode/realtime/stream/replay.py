@@ -9,7 +9,6 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +127,11 @@ class Replay:
 def _binned(run: LoadedRun, session: Session) -> tuple[BinnedSession, bool]:
     """The session in the run's bins, and whether its movement is known; otherwise that is 0."""
     source = run.config.source
-    if not np.isnan(getattr(session, source)[:, :2]).all():
+    path = session.series[source].values
+    if not np.isnan(path[:, :2]).all():
         return run.bin(session), True
     log.warning("%s: %s is NaN throughout, so there is no R2", session.path, source)
-    unknown: Any = {source: np.zeros_like(getattr(session, source))}
-    return run.bin(replace(session, **unknown)), False
+    return run.bin(session.with_positions(**{source: np.zeros_like(path)})), False
 
 
 def _summed(config: DataConfig) -> int:
