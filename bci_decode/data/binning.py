@@ -12,7 +12,7 @@ from bci_decode.config import DIFFERENCES, TARGETS, UNITS
 from bci_decode.data.counts import presence_sums, trailing_sums, whole_ratio
 from bci_decode.data.grid import bin_edges, snap_to_samples
 from bci_decode.data.reaches import reach_starts
-from bci_decode.data.session import Session, clock_gaps
+from bci_decode.data.session import Session, clock_gaps, source_series, sources
 from bci_decode.errors import BciDecodeError
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,6 @@ def bin_session(
     """
     for field, value, known in (
         ("data.target", target, tuple(TARGETS)),
-        ("data.source", source, sources(session)),
         ("data.units", units, UNITS),
         ("data.difference", difference, DIFFERENCES),
     ):
@@ -84,6 +83,7 @@ def bin_session(
             raise BciDecodeError(
                 f"is {value!r}", field=field, remedy="choose one of " + ", ".join(known)
             )
+    source_series(session, source)
     edges = bin_edges(session, bin_width, lag, delay)
     lag -= delay
     columns = select_units(session, units, area)
@@ -109,11 +109,6 @@ def bin_session(
     shifts = bin_width / grids * np.arange(1, grids) if len(edges) > 2 else ()
     shifted = tuple(on(snap_to_samples(edges[:-1] + shift, session.t)) for shift in shifts)
     return replace(on(edges), shifted=shifted)
-
-
-def sources(session: Session) -> tuple[str, ...]:
-    """The series of a session that can be decoded, the usual one first."""
-    return tuple(name for name in session.series if name != "target_pos")
 
 
 def select_units(session: Session, units: str, area: str) -> pd.DataFrame:

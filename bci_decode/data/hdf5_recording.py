@@ -16,7 +16,6 @@ from h5py.h5d import DatasetID as Dataset
 
 from bci_decode.data.hdf5_values import FILTERS, chunks, filters_of, read_values
 from bci_decode.data.recording_variables import (
-    POSITIONS,
     VARIABLES,
     RawRecording,
     cell_name,
@@ -25,10 +24,11 @@ from bci_decode.data.recording_variables import (
     check_channels,
     check_clock_shape,
     check_names,
-    check_position,
     check_size,
     check_variables,
+    positions_read,
 )
+from bci_decode.data.series import zenodo_series
 from bci_decode.errors import BciDecodeError
 
 MAX_SHOWN = 60  # characters of the name of a filter
@@ -46,9 +46,8 @@ def read_hdf5(path: Path) -> RawRecording:
             _check_stored(path, name, dataset)
         shapes = {name: dataset.shape for name, dataset in datasets.items()}
         samples = check_clock_shape(path, shapes["t"])
-        for field in POSITIONS:
-            check_position(path, field, shapes[field], samples)
-        values = samples * (1 + sum(map(min, POSITIONS.values())))
+        columns = positions_read(path, shapes, samples)
+        values = samples * (1 + sum(columns.values()))
         check_size(path, "t", 8 * values)
         channels = _channel_names(path, file, datasets["chan_names"])
         # MATLAB's arrays come transposed
@@ -60,14 +59,13 @@ def read_hdf5(path: Path) -> RawRecording:
         for (_, dataset), end, length in zip(filled, np.cumsum(lengths), lengths, strict=True):
             read_values(dataset, spikes[end - length : end].reshape(dataset.shape))
         positions = {}
-        for field, columns in POSITIONS.items():
-            positions[field] = np.empty((min(columns), samples))  # the angles stay on disk
+        for field, rows in columns.items():
+            positions[field] = np.empty((rows, samples))
             read_values(datasets[field], positions[field])
         t = np.empty(shapes["t"])
         read_values(datasets["t"], t)
-    return RawRecording(
-        t.ravel(), positions, channels, [cell for cell, _ in filled], spikes, lengths
-    )
+    series = zenodo_series(path, positions)
+    return RawRecording(t.ravel(), series, channels, [cell for cell, _ in filled], spikes, lengths)
 
 
 def _opened(path: Path, file: h5py.File, name: str) -> Dataset | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from bci_decode.data.measures import FAST, LONG_REST, SLOW, STILL, Numbers
 
-SOURCES = ("finger_pos", "cursor_pos")
+DEFAULT = "finger_pos"
 CLOCK_HZ = 250.0  # of every published recording
 STUDY_BINS, STUDY_TEST = 5000, 500  # the source study's training part; fewest bins to test on
 LOW_CORRELATION = 0.99  # of finger and cursor
@@ -91,8 +91,8 @@ def _position_warnings(numbers: dict[str, Numbers]) -> Iterator[str]:
     sound = _sound_sources(numbers)
     remedy = "repair it, or cut it out of the recording"
     if sound:
-        remedy = f"{'keep' if sound[0] == SOURCES[0] else 'use'} data.source={sound[0]}"
-    for source in SOURCES:
+        remedy = f"{'keep' if sound[0] == DEFAULT else 'use'} data.source={sound[0]}"
+    for source in _sources(numbers):
         if stretches := numbers[source]["missing"]:
             samples = _several(numbers[source]["missing_samples"], "sample")
             yield (
@@ -104,7 +104,7 @@ def _position_warnings(numbers: dict[str, Numbers]) -> Iterator[str]:
 
 
 def _movement_warnings(numbers: dict[str, Numbers]) -> Iterator[str]:
-    correlation = numbers["finger_cursor_correlation"]
+    correlation = numbers.get("finger_cursor_correlation", {})
     low = [
         f"{axis} {value:.3f}"
         for axis, value in correlation.items()
@@ -115,7 +115,7 @@ def _movement_warnings(numbers: dict[str, Numbers]) -> Iterator[str]:
             f"finger and cursor disagree (correlation {', '.join(low)}); look at --figure and "
             "choose data.source=finger_pos or data.source=cursor_pos"
         )
-    hand = numbers[(_sound_sources(numbers) or SOURCES)[0]]
+    hand = numbers[(_sound_sources(numbers) or _sources(numbers))[0]]
     if (rests := hand["long_rests"]) and _still_axes(hand) != "x and y":
         yield (
             f"the hand rests for more than {LONG_REST:g} s {_several(rests, 'time')}, "
@@ -123,18 +123,23 @@ def _movement_warnings(numbers: dict[str, Numbers]) -> Iterator[str]:
         )
 
 
+def _sources(numbers: dict[str, Numbers]) -> list[str]:
+    """The movements that were measured, the usual one first."""
+    return [name for name, section in numbers.items() if "rest_share" in section]
+
+
 def _sound_sources(numbers: dict[str, Numbers]) -> list[str]:
-    """The positions that are complete and move along both axes."""
+    """The movements that are complete and move along both axes."""
     return [
         source
-        for source in SOURCES
+        for source in _sources(numbers)
         if not numbers[source]["missing"] and not _still_axes(numbers[source])
     ]
 
 
 def _still_axes(movement: Numbers) -> str:
     """ "x", "y", "x and y" or "": the axes along which nothing moves."""
-    ranges = {axis: movement[f"{axis}_mm"] for axis in "xy"}
+    ranges = {axis: movement.get(f"{axis}_mm") or movement[f"{axis}_mm_s"] for axis in "xy"}
     still = [axis for axis, (low, high) in ranges.items() if low is not None and high - low < STILL]
     return " and ".join(still)
 

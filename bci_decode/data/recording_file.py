@@ -14,7 +14,7 @@ from bci_decode.errors import BciDecodeError, one_line
 from bci_decode.files import check_regular
 
 
-def read_recording(path: Path) -> RawRecording:
+def read_recording(path: Path, source: str | None = None) -> RawRecording:
     """Read the variables of a file, without the waveforms; raises `BciDecodeError` on a bad one."""
     read = _reader_for(path)
     try:

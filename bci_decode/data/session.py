@@ -10,26 +10,12 @@ import numpy as np
 import pandas as pd
 
 from bci_decode.data.recording_file import read_recording
-from bci_decode.data.recording_variables import RawRecording, cell_name
+from bci_decode.data.recording_variables import RawRecording
+from bci_decode.data.series import Series
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import expand_user
 
 MAX_STEP = 0.2  # s between two samples of t; a slower clock does not follow a hand
-MAX_POSITION = 1e6  # mm from the origin; a kilometer is beyond any hand
-IN_MM = {"finger_pos": ("cm", 10.0), "cursor_pos": ("mm", 1.0), "target_pos": ("mm", 1.0)}
-
-
-@dataclass(frozen=True, eq=False)
-class Series:
-    """A movement on the session's clock: `values` (T, C), x and y first, NaN where unknown.
-
-    `order` is 0 for a position in mm, 1 for a velocity in mm/s. `unit` is the file's own unit where
-    it is no length and no speed ("a.u."); the values are then as in the file.
-    """
-
-    values: np.ndarray
-    order: int = 0
-    unit: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +75,23 @@ class Session:
         return float(self.t[-1] - self.t[0])
 
 
+def sources(session: Session) -> tuple[str, ...]:
+    """The series of a session that can be decoded, the usual one first."""
+    return tuple(name for name in session.series if name != "target_pos")
+
+
+def source_series(session: Session, source: str) -> Series:
+    """The series that `data.source` names; refused where the session has none of this name."""
+    if source not in sources(session):
+        raise BciDecodeError(
+            f"is {source!r}, which is not in the recording",
+            file=session.path,
+            field="data.source",
+            remedy="choose one of " + ", ".join(sources(session)),
+        )
+    return session.series[source]
+
+
 def area_of(channel: str) -> str:
     """The area of a channel, the first word of its name: "M1 003" is in "M1"."""
     return channel.split(" ")[0]
@@ -100,21 +103,20 @@ def clock_gaps(t: np.ndarray) -> np.ndarray:
     return np.flatnonzero(steps > 1.5 * np.median(steps))
 
 
-def read_session(path: str | Path, name: str | None = None) -> Session:
-    """Read a `.mat` file in the Zenodo layout, v7.3 (HDF5) or older, as a `Session`.
+def read_session(path: str | Path, name: str | None = None, source: str | None = None) -> Session:
+    """Read a `.mat` file in the Zenodo layout, an NWB 2 file or an `.npz` file as a `Session`.
 
-    `path` may begin with `~`; `name` defaults to the file's name without its ending. Waveforms are
-    never read. Raises `BciDecodeError` where the file is missing, empty, cut short, not such a
-    file, or where `t` or a shape is not as it must be.
+    `path` may begin with `~`; `name` defaults to the file's name without its ending. `source` says
+    which movement of an NWB file gives the clock, as such a file may have many on different clocks;
+    it defaults to finger_pos. Waveforms are never read. Raises `BciDecodeError` where the file is
+    missing, empty, cut short, not such a file, or where the clock or a shape is not as it must be.
     """
     path = expand_user(path)
-    raw = read_recording(path)
-    _check_clock(path, raw.t)
+    raw = read_recording(path, source)
+    _check_clock(path, raw)
     _check_spikes(path, raw)
-    _check_positions(path, raw)
     ends = np.cumsum(raw.lengths, dtype=int)
     spike_times = tuple(np.split(raw.spikes, ends[:-1])) if raw.lengths else ()
-    z, minus_x, minus_y = raw.positions["finger_pos"]  # cm
     return Session(
         name=name or path.stem,
         path=path,
@@ -122,17 +124,17 @@ def read_session(path: str | Path, name: str | None = None) -> Session:
         spike_times=spike_times,
         units=_unit_table(raw, spike_times),
         channels=tuple(raw.channels),
-        series={
-            "finger_pos": Series(np.stack([minus_x * -10.0, minus_y * -10.0, z * 10.0], axis=1)),
-            "cursor_pos": Series(np.ascontiguousarray(raw.positions["cursor_pos"].T)),
-            "target_pos": Series(np.ascontiguousarray(raw.positions["target_pos"].T)),
-        },
+        series=raw.series,
+        observed=raw.observed,
+        trials=raw.trials,
     )
 
 
-def _check_clock(path: Path, t: np.ndarray) -> None:
+def _check_clock(path: Path, raw: RawRecording) -> None:
+    t = raw.t
+
     def bad_clock(problem: str, remedy: str) -> BciDecodeError:
-        return BciDecodeError(problem, file=path, field="t", remedy=remedy)
+        return BciDecodeError(problem, file=path, field=raw.clock, remedy=remedy)
 
     if not np.isfinite(t).all():
         first = int(np.argmin(np.isfinite(t)))
@@ -156,25 +158,10 @@ def _check_spikes(path: Path, raw: RawRecording) -> None:
     finite = np.isfinite(raw.spikes)
     if not finite.all():
         unit = int(np.searchsorted(np.cumsum(raw.lengths), np.argmin(finite), side="right"))
-        field = cell_name(*raw.cells[unit])
+        field = raw.cell_name(unit)
         raise BciDecodeError(
             "NaN or Inf among the times", file=path, field=field, remedy="remove it"
         )
-
-
-def _check_positions(path: Path, raw: RawRecording) -> None:
-    """Refuse a place where no hand can be; NaN and Inf stand for samples that are not known."""
-    for field, (unit, scale) in IN_MM.items():
-        position = raw.positions[field]
-        far = np.abs(position) > MAX_POSITION / scale
-        if far.any() and (far := far & np.isfinite(position)).any():
-            column, sample = np.argwhere(far)[0]
-            raise BciDecodeError(
-                f"is {position[column, sample]:.6g} {unit} at sample {sample}",
-                file=path,
-                field=field,
-                remedy="repair it, or mark it with NaN",
-            )
 
 
 def _unit_table(raw: RawRecording, spike_times: tuple[np.ndarray, ...]) -> pd.DataFrame:

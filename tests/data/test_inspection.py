@@ -14,7 +14,7 @@ import pytest
 from recordings import ROOT, recording, write_mat73
 
 from bci_decode.data.figures import draw_session, session_figure
-from bci_decode.data.inspection import inspect
+from bci_decode.data.inspection import inspect, report_text
 from bci_decode.data.session import read_session
 from bci_decode.data.simulate import simulated_file, simulated_session
 
@@ -509,3 +509,14 @@ def test_every_panel_has_its_size_whether_or_not_a_channel_is_silent(tmp_path, s
     sizes = [axes.get_position() for axes in figure.axes]
     plt.close(figure)
     assert all(size.width > 0.8 and size.height > 0.1 for size in sizes)
+
+
+def test_a_recording_with_the_cursor_alone_is_inspected(tmp_path):
+    variables = recording()
+    del variables["finger_pos"], variables["target_pos"]
+    session = read_session(write_mat73(tmp_path / "cursor.mat", variables))
+    text = report_text(session, inspect(session))
+    assert "cursor      x -40.0 to 40.0 mm" in text
+    assert not any(word in text for word in ("finger", "target", "correlation"))
+    draw_session(session, tmp_path / "cursor.png")
+    assert (tmp_path / "cursor.png").stat().st_size > 10_000

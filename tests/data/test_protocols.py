@@ -303,5 +303,14 @@ def test_values_that_cannot_be_are_refused_at_once():
 def test_a_session_without_known_reaches_is_refused():
     binned = bin_session(made(), **AEGRU)
     assert isinstance(binned, BinnedSession)
-    with pytest.raises(BciDecodeError, match="target_pos never changes"):
+    with pytest.raises(BciDecodeError, match="neither target_pos nor trials"):
         prepare(dataclasses.replace(binned, reaches=None), config())
+
+
+def test_trials_are_reaches_where_no_target_is_recorded():
+    session = made()
+    series = {name: values for name, values in session.series.items() if name != "target_pos"}
+    trials = session.t[[300, 700, 900]]
+    session = dataclasses.replace(session, series=series, trials=trials)
+    starts = bin_session(session, bin_width=0.1).reaches
+    np.testing.assert_array_equal(starts, [0, *np.ceil((trials - session.t[0]) / 0.1 - 1e-6) - 1])

@@ -17,7 +17,7 @@ import numpy as np
 from bci_decode.config import DataConfig
 from bci_decode.data.binning import BinnedSession, interval_edges, select_units
 from bci_decode.data.counts import whole_ratio
-from bci_decode.data.session import Session, clock_gaps, read_session
+from bci_decode.data.session import Session, clock_gaps, read_session, source_series
 from bci_decode.realtime.bins import Bin
 from bci_decode.realtime.stream.binner import SpikeBinner
 from bci_decode.realtime.stream.settings import check_max_gap, check_speed
@@ -127,7 +127,7 @@ class Replay:
 def _binned(run: LoadedRun, session: Session) -> tuple[BinnedSession, bool]:
     """The session in the run's bins, and whether its movement is known; otherwise that is 0."""
     source = run.config.source
-    path = session.series[source].values
+    path = source_series(session, source).values
     if not np.isnan(path[:, :2]).all():
         return run.bin(session), True
     log.warning("%s: %s is NaN throughout, so there is no R2", session.path, source)
