@@ -119,9 +119,14 @@ def inspect() -> None:
     """Report what is in a recording (clock, units, rates, movement) and what may hurt decoding."""
     parser = CommandParser(
         _doc(inspect),
-        usage="%(prog)s FILE|NAME [--data-dir DIR] [--figure [PATH]] [--json]",
+        usage="%(prog)s FILE|NAME [--data-dir DIR] [--source NAME] [--figure [PATH]] [--json]",
     )
-    parser.add_argument("session", metavar="FILE|NAME", help="a .mat file, or a published session")
+    parser.add_argument(
+        "session", metavar="FILE|NAME", help="a .mat, .nwb or .npz file, or a published session"
+    )
+    parser.add_argument(
+        "--source", metavar="NAME", help="the movement of an NWB file (default: finger_pos)"
+    )
     parser.add_argument(
         "--data-dir", default="data", metavar="DIR", help="where NAME.mat is (default: data)"
     )
@@ -139,7 +144,8 @@ def inspect() -> None:
     from bci_decode.data.inspection import report_text
     from bci_decode.data.session import read_session
 
-    session = read_session(recording_file(arguments.session, arguments.data_dir))
+    file = recording_file(arguments.session, arguments.data_dir)
+    session = read_session(file, source=arguments.source)
     inspection = inspect_session(session)
     if arguments.json:
         identity = {"session": session.name, "file": str(session.path)}

@@ -63,7 +63,8 @@ def evaluate(run: Any, arguments: argparse.Namespace) -> tuple[Path, dict[str, A
     from bci_decode.runs.folder import file_stat
 
     shown = TrajectoryConfig(seconds=arguments.seconds)
-    session = read_session(recording_file(arguments.session, arguments.data_dir))
+    file = recording_file(arguments.session, arguments.data_dir)
+    session = read_session(file, source=run.config.source)
     decoded = run.predictions(session, arguments.start, arguments.stop)
     report = {
         "run": str(run.folder),

@@ -42,7 +42,8 @@ def main() -> None:
         from bci_decode.cli import recording_file
         from bci_decode.data.session import read_session
 
-        session = read_session(recording_file(arguments.session, arguments.data_dir))
+        file = recording_file(arguments.session, arguments.data_dir)
+        session = read_session(file, source=run.config.source)
     print(_report(export_onnx(run, path, session, arguments.opset)))
 
 

@@ -13,6 +13,7 @@ from bci_decode.data.counts import presence_sums, trailing_sums, whole_ratio
 from bci_decode.data.grid import bin_edges, snap_to_samples
 from bci_decode.data.reaches import reach_starts
 from bci_decode.data.session import Session, clock_gaps, source_series, sources
+from bci_decode.data.velocity import mean_velocity
 from bci_decode.errors import BciDecodeError
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,10 @@ def bin_session(
             raise BciDecodeError(
                 f"is {value!r}", field=field, remedy="choose one of " + ", ".join(known)
             )
-    source_series(session, source)
+    if ORDERS[target] < source_series(session, source).order:
+        problem = f"is {target}, {source} is a velocity"
+        remedy = "choose data.target=velocity, or a position as data.source"
+        raise BciDecodeError(problem, field="data.target", remedy=remedy)
     edges = bin_edges(session, bin_width, lag, delay)
     lag -= delay
     columns = select_units(session, units, area)
@@ -103,7 +107,7 @@ def bin_session(
             lag=lag,
             count_window=count_window,
             reaches=reach_starts(session, edges, lag),
-            ahead=seconds_ahead(session, edges, lag, target, difference),
+            ahead=seconds_ahead(session, edges, lag, target, difference, source),
         )
 
     shifts = bin_width / grids * np.arange(1, grids) if len(edges) > 2 else ()
@@ -211,19 +215,29 @@ def kinematics(
     With the `difference` "central", velocity is the central difference of the samples at the bin's
     end, as in NeuroBench, where it is in mm per 4 ms sample: 1 / 250 of this one, with the same R2.
     It sees one sample after the bin. Acceleration is the central difference of that.
+
+    Where the source is a velocity, its mean over the bin stands for the difference in position, and
+    with "central" its value at the bin's end for the central difference.
     """
-    path = session.series[source].values[:, :2]
+    series = session.series[source]
+    path = series.values[:, :2]
     _check_positions(session, source, path)
     times = snap_to_samples(edges + lag, session.t)
     if difference == "central":
-        for _ in range(ORDERS[target]):
+        for _ in range(series.order, ORDERS[target]):
             path = np.gradient(path, session.t, axis=0)
+    elif series.order:
+        velocity = mean_velocity(path, session.t, times)
+        return velocity if target == "velocity" else _acceleration(session, velocity, bin_width)
     position = np.stack([np.interp(times, session.t, axis) for axis in path.T], axis=1)
     if target == "position" or difference == "central":
         return position[1:]
     velocity = np.diff(position, axis=0) / bin_width
-    if target == "velocity":
-        return velocity
+    return velocity if target == "velocity" else _acceleration(session, velocity, bin_width)
+
+
+def _acceleration(session: Session, velocity: np.ndarray, bin_width: float) -> np.ndarray:
+    """The difference of each bin's velocity to that of the bin before; the first repeats."""
     if len(velocity) < 2:
         problem, remedy = "acceleration needs two bins at least", "choose narrower bins"
         raise BciDecodeError(problem, file=session.path, field="data.target", remedy=remedy)
@@ -232,7 +246,12 @@ def kinematics(
 
 
 def seconds_ahead(
-    session: Session, edges: np.ndarray, lag: float, target: str, difference: str
+    session: Session,
+    edges: np.ndarray,
+    lag: float,
+    target: str,
+    difference: str,
+    source: str,
 ) -> float:
     """Seconds of the hand after a bin that its central difference depends on; 0 with no other.
 
@@ -243,7 +262,8 @@ def seconds_ahead(
         return 0.0
     between = not np.isin(snap_to_samples(edges + lag, session.t), session.t).all()
     step = float(np.median(np.diff(session.t)))
-    return round((ORDERS[target] + between) * step, 6)  # a clock is exact to nanoseconds
+    derivatives = ORDERS[target] - session.series[source].order
+    return round((derivatives + between) * step, 6)  # a clock is exact to nanoseconds
 
 
 def _check_positions(session: Session, source: str, path: np.ndarray) -> None:

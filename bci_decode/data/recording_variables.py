@@ -131,12 +131,12 @@ def _check_position(path: Path, field: str, shape: tuple[int, ...], samples: int
         )
 
 
-def check_channels(path: Path, channels: int) -> None:
+def check_channels(path: Path, channels: int, field: str = "chan_names") -> None:
     """Refuse more names of channels than any array has."""
-    _check_number(path, "chan_names", channels, MAX_CHANNELS, "names")
+    _check_number(path, field, channels, MAX_CHANNELS, "names")
 
 
-def check_names(path: Path, names: list[str]) -> list[str]:
+def check_names(path: Path, names: list[str], field: str = "chan_names") -> list[str]:
     """The names of the channels, refused where they are too long or cannot be printed.
 
     Zeros at the end, with which programs in C fill up a text, are left out.
@@ -149,9 +149,7 @@ def check_names(path: Path, names: list[str]) -> list[str]:
         elif not name.isprintable():
             problem = f"name {number + 1} is {name!a}, which cannot be printed"
         if problem:
-            raise BciDecodeError(
-                problem, file=path, field="chan_names", remedy='name it as "M1 001"'
-            )
+            raise BciDecodeError(problem, file=path, field=field, remedy='name it as "M1 001"')
     return names
 
 

@@ -165,7 +165,7 @@ class LoadedRun:
     def bin(self, session: Session | str | Path) -> BinnedSession:
         """A session in this run's bins, lag and target."""
         if not isinstance(session, Session):
-            session = read_session(session)
+            session = read_session(session, source=self.config.source)
         return bin_session(session, **self.config.binning_kwargs())
 
     def match_units(self, binned: BinnedSession) -> np.ndarray:
@@ -249,7 +249,7 @@ class LoadedRun:
         Without a range, the session that the run was trained on is decoded in its test part alone.
         """
         if not isinstance(session, Session):
-            session = read_session(session)
+            session = read_session(session, source=self.config.source)
         binned = self.bin(session)
         bins, overlaps = scored_bins(self.state["session"], session, binned, start, stop)
         columns = self.match_units(binned)

@@ -160,7 +160,8 @@ class _Job:
                 from bci_decode.data.dataset import prepare
                 from bci_decode.data.session import read_session
             with self.stopwatch.part("read"):
-                session = read_session(self.data_file, str(self.config.session.name))
+                name, source = str(self.config.session.name), self.typed.data.source
+                session = read_session(self.data_file, name, source)
             with self.stopwatch.part("bin"):
                 keys = self.typed.data
                 grids = keys.window.grids

@@ -60,7 +60,8 @@ class Replay:
         check_speed(speed)
         check_max_gap(max_gap)
         run = getattr(run, "run", run)
-        session = file if isinstance(file, Session) else read_session(file)
+        source = run.config.source
+        session = file if isinstance(file, Session) else read_session(file, source=source)
         binned, known = _binned(run, session)
         bins, self.overlaps = scored_bins(run.state["session"], session, binned, start, stop)
         first = max(0, bins.start - _summed(run.config) + 1)  # they count in the first one's sums
