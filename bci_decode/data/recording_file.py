@@ -1,4 +1,4 @@
-"""Read the variables of a recording from its file: MATLAB of version 7.3 (HDF5) or 5, or NWB."""
+"""Read the variables of a recording from its file: MATLAB of version 7.3 or 5, NWB or NumPy."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import h5py
 
 from bci_decode.data.hdf5_recording import read_hdf5
 from bci_decode.data.mat5_recording import read_mat5
+from bci_decode.data.npz_recording import read_npz
 from bci_decode.data.nwb_recording import is_nwb, read_nwb
 from bci_decode.data.recording_variables import RawRecording
 from bci_decode.errors import BciDecodeError, one_line
@@ -62,6 +63,8 @@ def _reader_for(path: Path) -> Callable[[Path, str | None], RawRecording]:
         return _from_hdf5
     if head.startswith(b"MATLAB 5.0 MAT-file"):
         return lambda path, _: read_mat5(path)
+    if head.startswith(b"PK\x03\x04"):
+        return lambda path, _: read_npz(path)
     if head.startswith(b"MATLAB 7.3"):
         raise BciDecodeError("is cut short", file=path, remedy="fetch it again")
     raise BciDecodeError(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from bci_decode.data.recording_file import read_recording
 from bci_decode.data.recording_variables import RawRecording
@@ -61,6 +63,52 @@ class Session:
         """The target's position (T, 2) in mm, if the file has it."""
         return self._values("target_pos")
 
+    @classmethod
+    def from_arrays(
+        cls,
+        *,
+        t: ArrayLike,
+        spike_times: Sequence[ArrayLike] | None = None,
+        position: ArrayLike | None = None,
+        velocity: ArrayLike | None = None,
+        channels: Sequence[str] | None = None,
+        areas: Sequence[str] | None = None,
+        name: str = "arrays",
+        **others: ArrayLike,
+    ) -> Session:
+        """A session of arrays in memory: spikes, or counts, and the hand's movement.
+
+        `t` (T,) are the times in s of the samples of `position` (T, 2) in mm, which becomes the
+        series "finger_pos", or `velocity` (T, 2) in mm/s, which becomes "finger_vel".
+        `spike_times` has an array of times in s for each unit. Instead of it, `counts` (B, N) of N
+        units in B bins are given with `count_edges` (B + 1,), or with `count_times` (B,), the
+        starts, and `bin_width`, in s. `channels` and `areas` name each unit's. The `others` are
+        arrays as an `.npz` file has them, see docs/data.md. Raises `BciDecodeError` with the array
+        at fault.
+        """
+        from bci_decode.data.array_recording import recording_of_arrays
+
+        given: dict[str, Any] = {"t": t, "finger_pos": position, "finger_vel": velocity, **others}
+        if spike_times is not None:
+            trains = [np.ravel(np.asarray(times, np.float64)) for times in spike_times]
+            given["spike_times"] = np.concatenate([*trains, np.empty(0)])
+            given["spike_index"] = np.cumsum([len(train) for train in trains])
+        given |= {"channels": channels, "areas": areas}
+        arrays = {key: np.asarray(value) for key, value in given.items() if value is not None}
+        for key, value in arrays.items():
+            if value.dtype.kind in "iub":
+                arrays[key] = value.astype(np.float64)
+            elif value.dtype.kind not in "fUS":
+                remedy = "give numbers of one shape"
+                raise BciDecodeError(f"holds {value.dtype}", file=name, field=key, remedy=remedy)
+        return _session(recording_of_arrays(Path(name), arrays), Path(name), name)
+
+    def save(self, path: str | Path) -> None:
+        """Write the session as `.npz`, or in the Zenodo layout as `.mat`: see docs/data.md."""
+        from bci_decode.data.save import save_session
+
+        save_session(self, expand_user(path))
+
     def with_positions(self, **positions: np.ndarray) -> Session:
         """The same session with other positions, in mm: `with_positions(finger_pos=path)`."""
         changed = {name: Series(values) for name, values in positions.items()}
@@ -112,13 +160,17 @@ def read_session(path: str | Path, name: str | None = None, source: str | None =
     missing, empty, cut short, not such a file, or where the clock or a shape is not as it must be.
     """
     path = expand_user(path)
-    raw = read_recording(path, source)
+    return _session(read_recording(path, source), path, name or path.stem)
+
+
+def _session(raw: RawRecording, path: Path, name: str) -> Session:
+    """A checked session of what a file holds."""
     _check_clock(path, raw)
     _check_spikes(path, raw)
     ends = np.cumsum(raw.lengths, dtype=int)
     spike_times = tuple(np.split(raw.spikes, ends[:-1])) if raw.lengths else ()
     return Session(
-        name=name or path.stem,
+        name=name,
         path=path,
         t=raw.t,
         spike_times=spike_times,

@@ -1,4 +1,4 @@
-"""The mean of a recorded velocity over bins."""
+"""A recorded velocity: its mean over bins, and the path that it describes."""
 
 from __future__ import annotations
 
@@ -28,3 +28,13 @@ def mean_velocity(velocity: np.ndarray, t: np.ndarray, times: np.ndarray) -> np.
     means = np.diff(integral, axis=0) / np.diff(times)[:, None]
     means[np.diff(unknown) > 0] = np.nan
     return means
+
+
+def integrated(velocity: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """The path (T, C) of a velocity, from 0; it stands still and is NaN where the velocity is."""
+    known = np.isfinite(velocity)
+    sums = np.where(known, velocity, 0.0)
+    steps = np.diff(t)[:, None] * (sums[1:] + sums[:-1]) / 2
+    both = known[1:] & known[:-1]
+    path = np.concatenate([np.zeros_like(sums[:1]), np.cumsum(np.where(both, steps, 0.0), axis=0)])
+    return np.where(known, path, np.nan)

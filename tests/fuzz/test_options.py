@@ -45,6 +45,7 @@ COMMANDS: dict[str, list[str]] = {
     "search": ["no_such_search"],
     "compare": ["{outputs}", "--output", "{made}/compared"],
     "inspect": ["{session}"],
+    "convert": ["{session}", "{made}/converted.npz"],
     "download": ["no_such_session", "--data-dir", "{made}"],
     "explain.py": ["--output", "{file}/x"],
     "normalisation.py": ["{made}"],
