@@ -47,3 +47,19 @@ def trailing_sums(counts: np.ndarray, bins: int) -> np.ndarray:
     for shift in range(1, min(bins, len(counts))):
         sums[shift:] += counts[:-shift]
     return sums
+
+
+def sums_by_segment(counts: np.ndarray, segments: np.ndarray, bins: int) -> np.ndarray:
+    """Sums (T, N) as `trailing_sums` has them, in which no bin of another segment counts.
+
+    `segments` (S, 2): see `data.segments`. Outside them, counts are 0, and so are the sums.
+    """
+    sums = trailing_sums(counts, bins)
+    stop = 0
+    for start, end in segments.tolist():
+        sums[stop:start] = 0
+        early = slice(start, min(start + bins - 1, end))  # whose sums reach back over the gap
+        sums[early] = trailing_sums(counts[early], bins)
+        stop = end
+    sums[stop:] = 0
+    return sums
