@@ -87,6 +87,50 @@ def scored_mask(target: np.ndarray, segments: np.ndarray, burn_in: int) -> np.nd
     return mask
 
 
+def scored_target(target: np.ndarray, scored: np.ndarray) -> np.ndarray:
+    """The target (T, D), NaN in bins that are not `scored` (T,): scores leave these out."""
+    return np.where(scored[:, None], target, np.nan)
+
+
+def known_rows(values: np.ndarray) -> np.ndarray:
+    """The rows of `values` (T, C) without NaN."""
+    known = ~np.isnan(values).any(axis=1)
+    return values if known.all() else values[known]
+
+
+def left_out(target: np.ndarray, segments: np.ndarray, truth: np.ndarray) -> dict[str, int]:
+    """How many bins are not scored, by reason, and the number of gaps; empty where all are scored.
+
+    `target` (T, D) is NaN where it is unknown, `truth` in all bins that are not scored.
+    """
+    recorded, known, scored = (
+        inside(segments, len(target)),
+        *(~np.isnan(values).any(axis=1) for values in (target, truth)),
+    )
+    if scored.all():
+        return {}
+    return {
+        "gaps": len(runs(~recorded)),
+        "gap_bins": int((~recorded).sum()),
+        "unknown_bins": int((recorded & ~known).sum()),
+        "burn_in_bins": int((recorded & known & ~scored).sum()),
+    }
+
+
+def left_out_text(parts: dict[str, dict[str, int]]) -> str:
+    """What `left_out` found in each part, as a line; empty where it found nothing."""
+    names = {
+        "gap_bins": "in {gaps} gaps",
+        "unknown_bins": "of unknown movement",
+        "burn_in_bins": "of burn-in after a gap",
+    }
+    texts = []
+    for part, found in parts.items():
+        said = [f"{found[key]} {name.format(**found)}" for key, name in names.items() if found.get(key)]
+        texts += [f"{part}: {', '.join(said)}"] if said else []
+    return f"bins left out of the scores: {'; '.join(texts)}" if texts else ""
+
+
 def _joined(intervals: np.ndarray) -> np.ndarray:
     """The same times as intervals in order, of which none overlap."""
     intervals = intervals[np.argsort(intervals[:, 0], kind="stable")]
