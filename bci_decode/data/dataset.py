@@ -58,6 +58,11 @@ class Part:
         return [slice(*ends) for ends in self.segments.tolist()]
 
     @property
+    def longest(self) -> slice:
+        """The bins of the longest segment."""
+        return max(self.pieces, key=lambda bins: bins.stop - bins.start)
+
+    @property
     def truth(self) -> np.ndarray:
         """The target (T, D) of the bins that are scored, NaN in all others."""
         return self.target if self.scored is None else scored_target(self.target, self.scored)

@@ -126,7 +126,9 @@ def left_out_text(parts: dict[str, dict[str, int]]) -> str:
     }
     texts = []
     for part, found in parts.items():
-        said = [f"{found[key]} {name.format(**found)}" for key, name in names.items() if found.get(key)]
+        said = [
+            f"{found[key]} {name.format(**found)}" for key, name in names.items() if found.get(key)
+        ]
         texts += [f"{part}: {', '.join(said)}"] if said else []
     return f"bins left out of the scores: {'; '.join(texts)}" if texts else ""
 

@@ -261,7 +261,8 @@ class LoadedRun:
     ) -> dict[str, Any]:
         """Time, true and decoded target of a session, with all that a figure of them needs.
 
-        The true target is NaN in bins that are not scored: see `truth`. Without a range, the session that the run was trained on is decoded in its test part alone.
+        The true target is NaN in bins that are not scored: see `truth`. Without a range, the
+        session that the run was trained on is decoded in its test part alone.
         """
         if not isinstance(session, Session):
             session = read_session(session)

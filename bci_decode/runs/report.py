@@ -68,9 +68,7 @@ def write_report(
         "chance": {"test": chance_level(test, decoded["test"], data.axes)},
         "loss": {name: metrics.mse(data.parts[name].truth, decoded[name]) for name in parts},
         "holdout": _holdout(data, history, about["best_epoch"]),
-        "target_variance": {
-            name: target_variance(part.truth) for name, part in data.parts.items()
-        },
+        "target_variance": {name: target_variance(part.truth) for name, part in data.parts.items()},
         "protocol": _protocol(data, config.data, about["bidirectional"]),
         "seconds": float(history["seconds"].sum()),
         "versions": {"python": platform.python_version(), "bci_decode": bci_decode.__version__}

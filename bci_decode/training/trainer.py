@@ -121,8 +121,7 @@ class Trainer:
             )
         if config.monitor_layers:  # never the test part: users may change settings by what they see
             part = "val" if "val" in self.counts else "train"
-            longest = max(data.parts[part].pieces, key=lambda bins: bins.stop - bins.start)
-            seen = self.counts[part][longest]
+            seen = self.counts[part][data.parts[part].longest]
             first = decoder.members[0].recurrent
             self.monitor = LayerMonitor(first, monitor_input(seen, data.window))
         scored = ("val", "test", *(["holdout"] if "holdout" in data.parts else []))

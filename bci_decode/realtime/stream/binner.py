@@ -35,7 +35,7 @@ class SpikeBinner:
     `edges` (T + 1,) replace that grid by exact edges, such as those of a `BinnedSession`. With
     `presence` (s) a bin counts its intervals of that width that hold a spike, and `edges`
     (T each + 1,) are those of the intervals (`data.binning.interval_edges`). With `count_window`
-    (s) a bin's counts are those of so many seconds up to its end, but from no bin before the last of
+    (s) a bin's counts are those of so many seconds up to its end, but from no bin before one of
     `restarts`, numbers of bins of given edges. For equal edges all counts equal those of
     `data.binning`.
 

@@ -78,9 +78,7 @@ class Replay:
         )
         self.session, self.units, self.bin_width = session, binned.units, binned.bin_width
         self.speed = speed
-        self.binner = _binner(
-            run.config, session, binned, edges, tolerance, max_gap, recorded
-        )
+        self.binner = _binner(run.config, session, binned, edges, tolerance, max_gap, recorded)
         self._closed = False
 
     def __len__(self) -> int:
