@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from bci_decode.data.segments import left_out_text
 from bci_decode.errors import BciDecodeError, run_cli
 from bci_decode.options import CommandParser, add_trust, clock_time, path, seconds
 
@@ -75,6 +76,7 @@ def evaluate(run: Any, arguments: argparse.Namespace) -> tuple[Path, dict[str, A
         "bins": len(decoded["time"]),
         "units": {"decoder": len(run.units), "missing": decoded["missing_units"]},
         "overlaps": decoded["overlaps"],  # parts that the run learned from
+        "left_out": decoded["left_out"],  # bins that are not scored
         "target": decoded["target"],
         "unit": decoded["unit"],
         "scores": scores(decoded["true"], decoded["decoded"], run.axes),
@@ -125,6 +127,8 @@ def _table(report: dict[str, Any]) -> str:
         + "".join(f"{heading:>14}" for heading in headings.values())
         + f"{'R2, 95 %':>20}{'R2 by chance':>14}",
     ]
+    if line := left_out_text({report["session"]: report["left_out"]}):
+        lines.insert(1, line)
     for axis in (*axes, "mean"):
         suffix = "" if axis == "mean" else f"_{axis}"
         values = (report["scores"][name + suffix] for name in headings)

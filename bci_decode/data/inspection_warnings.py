@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bci_decode.data.measures import FAST, LONG_REST, SLOW, STILL, Numbers
+from bci_decode.data.segments import BRIDGED
 
 DEFAULT = "finger_pos"
 CLOCK_HZ = 250.0  # of every published recording
@@ -29,8 +30,8 @@ def _clock_warnings(clock: Numbers) -> Iterator[str]:
         yield f"the clock runs at {hz}; check that t is in seconds"
     if gaps := clock["gaps"]:
         yield (
-            f"t has {_several(gaps, 'gap')}, {_longest(gaps)}; positions are interpolated across, "
-            "spikes are absent there: cut the recording at a long one"
+            f"t has {_several(gaps, 'gap')}, {_longest(gaps)}; gaps of more than {BRIDGED:g} s are "
+            "left out of training and scores, across others positions are interpolated"
         )
     bins = clock["bins_of_64_ms"]
     if bins < STUDY_BINS + STUDY_TEST:
@@ -89,7 +90,7 @@ def _rate_warnings(rates: Numbers) -> Iterator[str]:
 
 def _position_warnings(numbers: dict[str, Numbers]) -> Iterator[str]:
     sound = _sound_sources(numbers)
-    remedy = "repair it, or cut it out of the recording"
+    remedy, out = "repair it, or cut it out of the recording", "left out of training and scores"
     if sound:
         remedy = f"{'keep' if sound[0] == DEFAULT else 'use'} data.source={sound[0]}"
     for source in _sources(numbers):
@@ -97,7 +98,8 @@ def _position_warnings(numbers: dict[str, Numbers]) -> Iterator[str]:
             samples = _several(numbers[source]["missing_samples"], "sample")
             yield (
                 f"{source} is NaN or Inf at {samples} in "
-                f"{_several(stretches, 'stretch', 'stretches')}, {_longest(stretches)}; {remedy}"
+                f"{_several(stretches, 'stretch', 'stretches')}, {_longest(stretches)}; with "
+                f"data.source={source} they are {out}" + f": {remedy}" * bool(sound)
             )
         if axes := _still_axes(numbers[source]):
             yield f"{source} never moves along {axes}; {remedy}"

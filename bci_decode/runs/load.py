@@ -16,9 +16,10 @@ from omegaconf import DictConfig
 from bci_decode.config import TARGETS, DataConfig
 from bci_decode.data.binning import BinnedSession, bin_session
 from bci_decode.data.dataset import Scaler, Window
+from bci_decode.data.segments import left_out, scored_mask, scored_target, within
 from bci_decode.data.session import Session, read_session
 from bci_decode.errors import BciDecodeError
-from bci_decode.evaluation.decoding import predictor
+from bci_decode.evaluation.decoding import by_segment, predictor
 from bci_decode.evaluation.scores import score_table
 from bci_decode.files import expand_user, md5_of
 from bci_decode.models.decoder import TrainedDecoder
@@ -223,7 +224,7 @@ class LoadedRun:
 
         Returns `time` (s, the end of the bin) and a column per axis in the target's unit, mm/s for
         velocity. Every bin is decoded from its own and earlier bins, unless the run is
-        bidirectional.
+        bidirectional. After a gap of the recording decoding starts anew; bins in a gap are NaN.
         """
         binned = session if isinstance(session, BinnedSession) else self.bin(session)
         bins = bins_within(binned, start, stop)
@@ -236,7 +237,21 @@ class LoadedRun:
         config = self.config
         window = Window.from_config(config.window)
         decode = predictor(self.model, window.history, window.step, config.cutoff)
-        return self.scaler("target").inverse(decode(self.counts(binned, columns)[bins]))
+        pieces = [slice(*ends) for ends in within(binned.segments, bins).tolist()]
+        if not pieces:
+            return np.full((bins.stop - bins.start, len(self.axes)), np.nan)
+        decoded = by_segment(decode, self.counts(binned, columns)[bins], pieces)
+        return self.scaler("target").inverse(decoded)
+
+    def truth(self, binned: BinnedSession, bins: slice) -> tuple[np.ndarray, dict[str, int]]:
+        """The target (T, D), NaN in the bins that are not scored, and how many these are by reason.
+
+        These lie in a gap, right after one or where the movement is unknown.
+        """
+        target, segments = binned.kinematics[bins], within(binned.segments, bins)
+        burn_in = Window.from_config(self.config.window).burn_in
+        truth = scored_target(target, scored_mask(target, segments, burn_in))
+        return truth, left_out(target, segments, truth)
 
     def predictions(
         self,
@@ -246,16 +261,25 @@ class LoadedRun:
     ) -> dict[str, Any]:
         """Time, true and decoded target of a session, with all that a figure of them needs.
 
-        Without a range, the session that the run was trained on is decoded in its test part alone.
+        The true target is NaN in bins that are not scored: see `truth`. Without a range, the
+        session that the run was trained on is decoded in its test part alone.
         """
         if not isinstance(session, Session):
             session = read_session(session, source=self.config.source)
         binned = self.bin(session)
         bins, overlaps = scored_bins(self.state["session"], session, binned, start, stop)
         columns = self.match_units(binned)
+        truth, missing = self.truth(binned, bins)
+        if np.isnan(truth).any(axis=1).sum() > len(truth) - 2:
+            raise BciDecodeError(
+                f"fewer than two bins of {session.name} can be scored",
+                file=session.path,
+                field=self.config.source,
+                remedy="choose another range, or decode without scores",
+            )
         return {
             "time": binned.edges[1:][bins],
-            "true": binned.kinematics[bins],
+            "true": truth,
             "decoded": self._decode_bins(binned, columns, bins),
             "axes": np.array(self.axes),
             "target": self.config.target,
@@ -263,6 +287,7 @@ class LoadedRun:
             "bin_width": self.config.bin_width,
             "missing_units": int((columns < 0).sum()),
             "overlaps": overlaps,
+            "left_out": missing,
         }
 
     def score(

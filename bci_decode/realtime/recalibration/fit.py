@@ -22,7 +22,7 @@ from bci_decode.data.dataset import Dataset
 from bci_decode.data.session import Session
 from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation import metrics
-from bci_decode.evaluation.decoding import decode_parts, predictor
+from bci_decode.evaluation.decoding import by_segment, decode_parts, predictor
 from bci_decode.files import md5_of
 from bci_decode.models.decoder import TrainedDecoder
 from bci_decode.realtime.recalibration.gradient_steps import take_steps
@@ -202,11 +202,11 @@ def _record(found: Recalibration, started: float) -> None:
     data, model = found.data, found.model
     decode = predictor(model, data.window.history, data.window.step, data.low_pass)
     train = data.parts["train"]
-    decoded = data.target_scaler.inverse(decode(train.counts))
+    decoded = data.target_scaler.inverse(by_segment(decode, train.counts, train.pieces))
     row: dict[str, float] = {
         "epoch": len(found.history),
-        "train_loss": metrics.mse(train.target, decoded),
-        "train_r2": float(metrics.r2(train.target, decoded).mean()),
+        "train_loss": metrics.mse(train.truth, decoded),
+        "train_r2": float(metrics.r2(train.truth, decoded).mean()),
     }
     row |= part_columns(data, decode_parts(model, data))
     row |= {"lr": math.nan, "seconds": time.perf_counter() - started}
