@@ -140,8 +140,60 @@ class Dataset:
     low_pass: float | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Preparation:
+    """What is fitted to a binned session before its counts are scaled: its `Dataset` to be.
+
+    `active` marks the units that passed the rate filter; the rest is as in `Dataset`.
+    """
+
+    binned: BinnedSession
+    config: DataConfig
+    slices: dict[str, slice]
+    active: np.ndarray
+    counts_scaler: Scaler
+    target_scaler: Scaler
+    window: Window
+
+    def part(self, name: str) -> Part:
+        """A part of the session, its counts scaled, in memory."""
+        return self._part(self.binned, self.slices[name])
+
+    def _part(self, grid: BinnedSession, bins: slice) -> Part:
+        chosen = grid.counts[bins] if self.active.all() else grid.counts[bins][:, self.active]
+        scaled = self.counts_scaler.transform(chosen, np.float32)
+        return Part(grid.edges[1:][bins], scaled, grid.kinematics[bins])
+
+    @property
+    def units(self) -> pd.DataFrame:
+        """The table of the columns that passed the rate filter."""
+        return self.binned.units[self.active].reset_index(drop=True)
+
+    def dataset(self, *names: str) -> Dataset:
+        """The data set with these parts, by default all of them, and then with its other grids."""
+        parts = {name: self.part(name) for name in names or self.slices}
+        train = self.slices["train"]
+        inside = slice(train.start, train.stop - 1)  # the last bin of other grids ends outside
+        grids = () if names else self.binned.shifted
+        return Dataset(
+            parts,
+            self.slices,
+            self.units,
+            self.counts_scaler,
+            self.target_scaler,
+            self.window,
+            shifted=tuple(self._part(grid, inside) for grid in grids),
+            low_pass=self.config.cutoff,
+        )
+
+
 def prepare(binned: BinnedSession, config: DataConfig | None = None) -> Dataset:
     """Split a binned session in time, leave out slow units, scale, and fix the windows."""
+    return preparation(binned, config).dataset()
+
+
+def preparation(binned: BinnedSession, config: DataConfig | None = None) -> Preparation:
+    """Split a binned session in time, choose its units and fit the scaling."""
     config = config or DataConfig(bin_width=binned.bin_width, lag=binned.lag, target=binned.target)
     window = Window.from_config(config.window)
     try:
@@ -153,26 +205,17 @@ def prepare(binned: BinnedSession, config: DataConfig | None = None) -> Dataset:
             field=mistake.field,
             remedy=(mistake.remedy or "") + shorter_shift(binned.bin_width, binned.lag),
         ) from mistake
-    _check_windows(slices["train"], window)
-    active = _active_units(binned, slices["train"], config.min_rate)
+    train = slices["train"]
+    _check_windows(train, window)
+    active = _active_units(binned, train, config.min_rate)
     _check_movement(binned, slices)
     _check_low_pass(config)
-    train = slices["train"]
     seen = binned.counts[train] if active.all() else binned.counts[train][:, active]
-    counts_scaler = Scaler.fit(seen, config.scale.counts)
-    target_scaler = Scaler.fit(binned.kinematics[train], config.scale.target)
-
-    def part(grid: BinnedSession, bins: slice) -> Part:
-        chosen = grid.counts[bins] if active.all() else grid.counts[bins][:, active]
-        scaled = counts_scaler.transform(chosen, np.float32)
-        return Part(grid.edges[1:][bins], scaled, grid.kinematics[bins])
-
-    parts = {name: part(binned, bins) for name, bins in slices.items()}
-    inside = slice(train.start, train.stop - 1)  # the last bin of other grids ends outside
-    shifted = tuple(part(grid, inside) for grid in binned.shifted)
-    units = binned.units[active].reset_index(drop=True)
-    scalers = counts_scaler, target_scaler
-    return Dataset(parts, slices, units, *scalers, window, shifted=shifted, low_pass=config.cutoff)
+    scalers = (
+        Scaler.fit(seen, config.scale.counts),
+        Scaler.fit(binned.kinematics[train], config.scale.target),
+    )
+    return Preparation(binned, config, slices, active, *scalers, window)
 
 
 def _split(binned: BinnedSession, config: DataConfig, span: int) -> dict[str, slice]:
