@@ -56,7 +56,7 @@ def build_decoder(config: DictConfig, data, words: Sequence[str] = ()):
 
 
 def checked_decoder(config: DictConfig, inputs: int, outputs: int, words: Sequence[str] = ()):
-    """The untrained model of a configuration with these sizes; parts that do not fit are refused."""
+    """The untrained model of a configuration with these sizes; its parts must fit each other."""
     model = build_model(config.model, inputs, outputs, words, int(config.ensemble))
     if "recurrent" in config.model:
         from bci_decode.models.decoder import check_decoder

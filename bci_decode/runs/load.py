@@ -56,10 +56,10 @@ def load_run(folder: str | Path, *, trust: tuple[str, ...] = ()) -> LoadedRun:
 def run_of_checkpoint(state: dict, path: Path, *, trust: tuple[str, ...] = ()) -> LoadedRun:
     """The trained decoder of the content of a `best.pt`, read from `path`; see `load_run`."""
     if "sessions" in state:
-        places = [path.parent / SESSIONS / one["name"] for one in state["sessions"]]
-        names = " or ".join(map(str, [*places[:3], *["..."] * (len(places) > 3)]))
-        problem = f"decodes {len(places)} sessions, each with a folder of its own"
-        raise BciDecodeError(problem, file=path, remedy=f"name {names}")
+        names = [one["name"] for one in state["sessions"]]
+        problem = f"decodes {len(names)} sessions, each with a folder of its own"
+        places = f"{path.parent / SESSIONS}: {', '.join(names[:5])}" + ", ..." * (len(names) > 5)
+        raise BciDecodeError(problem, file=path, remedy=f"name a folder of {places}")
     if any(key not in state for key in KEYS):
         raise BciDecodeError(
             "was written by an earlier version, without the settings of its model",

@@ -6,7 +6,6 @@ run with the decoder of that session.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -147,7 +146,8 @@ class MultiSessionJob(Job):
         """See `Job`; sessions, units and scaling are the trainer's to add."""
         return {
             "names": self.settings["names"],
-            "model": self._model(0, len(data.axes)) | {"read_out": self.typed.multi_session.read_out},
+            "model": self._model(0, len(data.axes))
+            | {"read_out": self.typed.multi_session.read_out},
             "data": self.settings["data"],
         }
 

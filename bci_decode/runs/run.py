@@ -70,7 +70,8 @@ def run_one(
         from bci_decode.runs.multi_session import run_sessions
 
         with disk_faults(folder):
-            return run_sessions(config, typed, folder, words=words, progress=progress)
+            run_sessions(config, typed, folder, words=words, progress=progress)
+        return
     if typed.init_from:  # the same run from whatever folder the command is given in
         settings["init_from"] = str(expand_user(typed.init_from).resolve())
     config = DictConfig(settings)

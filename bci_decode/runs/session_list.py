@@ -153,4 +153,3 @@ def _known(name: str, config: DictConfig) -> dict[str, Any]:
 
 def _source() -> ProjectConfigs:
     return ProjectConfigs("bci_decode", f"{ProjectConfigs.scheme()}://")
-
