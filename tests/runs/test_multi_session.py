@@ -150,7 +150,7 @@ def test_a_finished_run_is_not_repeated_and_more_epochs_continue_it(copied):
     done = train(copied, *TWO)
     assert done.returncode == 0 and "resuming from epoch 2" in done.stdout
     done = train(copied, *TWO, "overwrite=true")
-    assert done.returncode == 0 and kept.is_dir()
+    assert done.returncode == 0 and kept.with_name("evaluations.old").is_dir()
     assert not list(copied.rglob("*.running")) and not list(copied.rglob("*.old"))
 
 
