@@ -17,6 +17,7 @@ from bci_decode.errors import BciDecodeError
 TARGETS = {"position": "mm", "velocity": "mm/s", "acceleration": "mm/s²"}  # target -> unit
 UNITS = ("all", "sorted", "hash", "merged")
 DIFFERENCES = ("bin", "central")
+READ_OUTS = ("shared", "session")
 MAX_COUNT = 1_000_000  # of epochs, windows or threads: more is surely a slip
 MAX_BINS = 10_000_000  # of a window: two days at 20 ms
 MAX_SECONDS = 86_400.0  # of any length of time: a day is more than a recording lasts
@@ -416,6 +417,17 @@ def check_folder_name(field: str, name: str) -> None:
 
 
 @dataclass
+class MultiSessionConfig(_Keys):
+    """What the sessions of one decoder share, beside its recurrent layers."""
+
+    PREFIX: ClassVar[str] = "multi_session."
+    read_out: str = key(
+        "shared", "one read-out for all sessions, or one for each; with sessions=",
+        choices=READ_OUTS,
+    )  # fmt: skip
+
+
+@dataclass
 class TrainConfig(_Keys):
     """All keys of `conf/train.yaml`."""
 
@@ -425,6 +437,11 @@ class TrainConfig(_Keys):
         1, "decoders that are trained together and whose outputs are averaged", low=1, high=100
     )
     overwrite: bool = key(False, "train again although the run is finished")
+    sessions: list[str] | None = key(
+        None,
+        "sessions that one decoder learns from: names as session= takes them, files, and patterns "
+        "of both; null: the one of session=",
+    )
     init_from: str | None = key(
         None, "folder of a finished run whose weights the training starts from"
     )
@@ -442,6 +459,7 @@ class TrainConfig(_Keys):
     dropout: DropoutConfig = key(DropoutConfig, "")
     trajectory: TrajectoryConfig = key(TrajectoryConfig, "")
     names: NamesConfig = key(NamesConfig, "")
+    multi_session: MultiSessionConfig = key(MultiSessionConfig, "")
     session: Any = key(None, "")
     data: DataConfig = key(DataConfig, "")
     model: Any = key(None, "")

@@ -203,8 +203,76 @@ class Dataset:
     low_pass: float | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Preparation:
+    """What is fitted to a binned session before its counts are scaled: its `Dataset` to be.
+
+    `active` marks the units that passed the rate filter; the rest is as in `Dataset`.
+    """
+
+    binned: BinnedSession
+    config: DataConfig
+    slices: dict[str, slice]
+    active: np.ndarray
+    counts_scaler: Scaler
+    target_scaler: Scaler
+    window: Window
+
+    def _scaled(self, part: Part) -> Part:
+        chosen = part.counts if self.active.all() else part.counts[:, self.active]
+        return replace(part, counts=self.counts_scaler.transform(chosen, np.float32))
+
+    def _part(self, grid: BinnedSession, bins: slice) -> Part:
+        """Some bins of the session, with the counts of all units, which are not scaled."""
+        target, segments = grid.kinematics[bins], within(grid.segments, bins)
+        scored = scored_mask(target, segments, self.window.burn_in)
+        known = None if scored.all() else scored
+        return Part(grid.edges[1:][bins], grid.counts[bins], target, segments, known)
+
+    def training_grids(self) -> list[Part]:
+        """The training part on every grid, with the counts of all units, which are not scaled."""
+        train = self.slices["train"]
+        last = slice(train.start, train.stop - 1)  # the last bin of other grids ends outside
+        others = [self._part(grid, last) for grid in self.binned.shifted]
+        return [self._part(self.binned, train), *others]
+
+    @property
+    def units(self) -> pd.DataFrame:
+        """The table of the columns that passed the rate filter."""
+        return self.binned.units[self.active].reset_index(drop=True)
+
+    def dataset(self, *names: str) -> Dataset:
+        """The data set with these parts, by default all of them, and then with its other grids."""
+        outer, wanted = enclosing(self.slices), names or tuple(self.slices)
+        parts = {
+            name: self._scaled(self._part(self.binned, self.slices[name]))
+            for name in wanted
+            if name not in outer
+        }
+        for name in set(wanted) & set(outer):  # decoded with the part around it, and scored there
+            around, bins = self.slices[outer[name]], self.slices[name]
+            inner = slice(bins.start - around.start, bins.stop - around.start)
+            parts[name] = parts[outer[name]].cut(inner)
+        grids = () if names else self.training_grids()[1:]
+        return Dataset(
+            {name: parts[name] for name in wanted},
+            self.slices,
+            self.units,
+            self.counts_scaler,
+            self.target_scaler,
+            self.window,
+            shifted=tuple(self._scaled(part) for part in grids),
+            low_pass=self.config.cutoff,
+        )
+
+
 def prepare(binned: BinnedSession, config: DataConfig | None = None) -> Dataset:
     """Split a binned session in time, leave out slow units, scale, and fix the windows."""
+    return preparation(binned, config).dataset()
+
+
+def preparation(binned: BinnedSession, config: DataConfig | None = None) -> Preparation:
+    """Split a binned session in time, choose its units and fit the scaling."""
     config = config or DataConfig(bin_width=binned.bin_width, lag=binned.lag, target=binned.target)
     window = Window.from_config(config.window)
     try:
@@ -216,38 +284,18 @@ def prepare(binned: BinnedSession, config: DataConfig | None = None) -> Dataset:
             field=mistake.field,
             remedy=(mistake.remedy or "") + shorter_shift(binned.bin_width, binned.lag),
         ) from mistake
-    _check_windows(slices["train"], window)
+    train = slices["train"]
+    _check_windows(train, window)
     check_segments(binned, slices, window)
-    active = _active_units(binned, slices["train"], config.min_rate)
+    active = _active_units(binned, train, config.min_rate)
     _check_movement(binned, slices)
     _check_low_pass(config)
-    train = slices["train"]
     seen = _recorded(binned, train)
-    seen = seen if active.all() else seen[:, active]
-    counts_scaler = Scaler.fit(seen, config.scale.counts)
-    target_scaler = Scaler.fit(binned.kinematics[train], config.scale.target)
-
-    def part(grid: BinnedSession, bins: slice) -> Part:
-        chosen = grid.counts[bins] if active.all() else grid.counts[bins][:, active]
-        scaled = counts_scaler.transform(chosen, np.float32)
-        target, segments = grid.kinematics[bins], within(grid.segments, bins)
-        scored = scored_mask(target, segments, window.burn_in)
-        known = None if scored.all() else scored
-        return Part(grid.edges[1:][bins], scaled, target, segments, known)
-
-    outer = enclosing(slices)
-    parts = {name: part(binned, bins) for name, bins in slices.items() if name not in outer}
-    for name in outer:  # decoded with the part around it, and scored there
-        around, bins = slices[outer[name]], slices[name]
-        parts[name] = parts[outer[name]].cut(
-            slice(bins.start - around.start, bins.stop - around.start)
-        )
-    parts = {name: parts[name] for name in slices}
-    last = slice(train.start, train.stop - 1)  # the last bin of other grids ends outside
-    shifted = tuple(part(grid, last) for grid in binned.shifted)
-    units = binned.units[active].reset_index(drop=True)
-    scalers = counts_scaler, target_scaler
-    return Dataset(parts, slices, units, *scalers, window, shifted=shifted, low_pass=config.cutoff)
+    scalers = (
+        Scaler.fit(seen if active.all() else seen[:, active], config.scale.counts),
+        Scaler.fit(binned.kinematics[train], config.scale.target),
+    )
+    return Preparation(binned, config, slices, active, *scalers, window)
 
 
 def _split(binned: BinnedSession, config: DataConfig, span: int) -> dict[str, slice]:

@@ -96,7 +96,7 @@ class Decoder(TrainedDecoder):
     ) -> tuple[Tensor, Tensor]:
         """Kinematics (B, T - first_output, D) of the bins from `first_output` on, and the state."""
         y, state = self.features(self.encode(counts), state)
-        return self._read_out(y[:, first_output:]), state
+        return self.read_out(y[:, first_output:]), state
 
     def encode(self, counts: Tensor) -> Tensor:
         """What the recurrent layer gets of counts (B, T, N)."""
@@ -126,9 +126,9 @@ class Decoder(TrainedDecoder):
             return self(counts[windows], first_output=first_output)[0]
         bins = self._encoded(counts[first : last + 1])
         y, _ = self.recurrent.forward_windows(bins, windows - first)  # type: ignore[operator]
-        return self._read_out(self.norm(y)[:, first_output:])
+        return self.read_out(self.norm(y)[:, first_output:])
 
-    def _read_out(self, y: Tensor) -> Tensor:
+    def read_out(self, y: Tensor) -> Tensor:
         """The head's kinematics of y (B, T, H).
 
         Evaluation sums in float64: an axis is a small difference of large sums, whose rounding in

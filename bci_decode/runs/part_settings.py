@@ -77,6 +77,7 @@ RANGES: dict[str, dict[str, Range]] = {  # part -> last word of a key -> its ran
         "hidden_size": WIDTH,
         "num_layers": Range(low=1, high=MAX_LAYERS, whole=True),
         "width": WIDTH,
+        "unit_dropout": PART,
         "noise_width": Range(low=1, high=MAX_WIDTH, whole=True, null=True),
         "dropout": PART,
         "gain": GAIN,

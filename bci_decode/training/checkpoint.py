@@ -13,9 +13,12 @@ Both hold tensors, numbers, text, and lists and dictionaries of them, so that
     mean, std         of counts and target: the scaling
     epoch, decoder    the selected epoch and its weights
 
-In `last.pt` these two are of the last epoch, and there is all that a resumed run depends on, so
-that no other file can change its results: settings of the run, best (the selected epoch and its
-weights), history, fingerprint of the data, states of optimizer, scheduler and random numbers.
+That of many sessions has a list `sessions` instead of units, mean and std, each with name, md5,
+bins of the parts, units, mean and std; its model has a `read_out`, shared or of each session.
+
+In `last.pt` epoch and decoder are of the last epoch, and there is all that a resumed run depends
+on, so that no other file can change its results: settings of the run, best (the selected epoch and
+its weights), history, fingerprint of the data, states of optimizer, scheduler and random numbers.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ import torch
 from torch import nn
 
 import bci_decode
-from bci_decode.data.dataset import Dataset
+from bci_decode.data.dataset import Dataset, Preparation
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import written_whole
 from bci_decode.training.checkpoint_checks import check_archive, own_tensors, seal, wrong_key
@@ -39,14 +42,21 @@ FORMAT = 3
 
 def data_state(data: Dataset) -> dict[str, Any]:
     """What a checkpoint holds of the data: units, axes and scaling."""
+    return written_by() | {"axes": list(data.axes)} | scaling_state(data)
+
+
+def written_by() -> dict[str, Any]:
+    """The layout of a checkpoint, and the version that writes it."""
+    return {"format": FORMAT, "version": bci_decode.__version__}
+
+
+def scaling_state(data: Dataset | Preparation) -> dict[str, Any]:
+    """What a checkpoint holds of the units of a session, and of the scaling."""
     scalers = {"counts": data.counts_scaler, "target": data.target_scaler}
     return {
-        "format": FORMAT,
-        "version": bci_decode.__version__,
         "units": [
             [str(unit.channel), str(unit.area), int(unit.row)] for unit in data.units.itertuples()
         ],
-        "axes": list(data.axes),
         "mean": {name: torch.from_numpy(scaler.mean) for name, scaler in scalers.items()},
         "std": {name: torch.from_numpy(scaler.std) for name, scaler in scalers.items()},
     }

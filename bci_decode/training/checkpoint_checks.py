@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bci_decode.config import DataConfig, flatten
+from bci_decode.config import READ_OUTS, DataConfig, flatten
 
 MAX_BYTES = 4 << 30  # of a file; no decoder comes near
 MAX_ENTRIES, MAX_DEPTH = 100_000, 20  # of settings
@@ -113,13 +113,26 @@ def wrong_key(state: dict[str, Any]) -> str | None:
                 return key
         except Exception:  # whatever a value of another type leads to
             return key
-    sizes = {"counts": len(state.get("units", ())), "target": len(state.get("axes", ()))}
+    axes = len(state.get("axes", ()))
+    sizes = {"counts": len(state.get("units", ())), "target": axes}
     for key in ("mean", "std"):
-        if key in state and {name: len(values) for name, values in state[key].items()} != sizes:
+        if key in state and not _have_sizes(state[key], sizes):
             return key
+    if not all(_is_scaled(one, axes) for one in state.get("sessions", ())):
+        return "sessions"
     made = state.get("model", {"input_size": sizes["counts"], "output_size": sizes["target"]})
     fits = (made["input_size"], made["output_size"]) == tuple(sizes.values())
     return None if fits else "model"
+
+
+def _have_sizes(values: dict[str, Tensor], sizes: dict[str, int]) -> bool:
+    return {name: len(one) for name, one in values.items()} == sizes
+
+
+def _is_scaled(session: dict[str, Any], axes: int) -> bool:
+    """Whether the scaling of one session of many fits its units and the axes."""
+    sizes = {"counts": len(session["units"]), "target": axes}
+    return all(_have_sizes(session[key], sizes) for key in ("mean", "std"))
 
 
 def finite(values: Tensor) -> bool:
@@ -169,7 +182,13 @@ def has_interpolation(tree: Any) -> bool:
 
 def _is_model(made: Any) -> bool:
     sizes = made["input_size"], made["output_size"], made.get("members", 1)
-    return all(map(_is_count, sizes)) and 1 <= sizes[2] <= 100 and _resolved(made["settings"])
+    shared = made.get("read_out", READ_OUTS[0]) in READ_OUTS
+    return (
+        shared
+        and all(map(_is_count, sizes))
+        and 1 <= sizes[2] <= 100
+        and _resolved(made["settings"])
+    )
 
 
 def _is_data(values: Any) -> bool:
@@ -191,6 +210,16 @@ def _is_session(about: Any) -> bool:
     ordered = all(len(pair) == 2 and pair[0] <= pair[1] for pair in split.values())
     texts = _is_text(about["name"]) and _is_text(about["md5"])
     return texts and "test" in split and all(map(_is_count, ends)) and ordered
+
+
+def _are_sessions(sessions: Any) -> bool:
+    """Sessions of one decoder, each with a name of its own, units and scaling."""
+    names = {one["name"] for one in sessions}
+    return isinstance(sessions, list) and 0 < len(sessions) == len(names) and all(
+        _is_session(one) and _are_units(one["units"]) and _is_mean(one["mean"])
+        and _is_std(one["std"]) and one["name"] == Path(one["name"]).name != ".."
+        for one in sessions
+    )  # fmt: skip
 
 
 def _are_units(units: Any) -> bool:
@@ -243,6 +272,7 @@ CHECKS: dict[str, Callable[[Any], bool]] = {
     "model": _is_model,
     "data": _is_data,
     "session": _is_session,
+    "sessions": _are_sessions,
     "units": _are_units,
     "axes": _are_axes,
     "mean": _is_mean,
@@ -255,6 +285,7 @@ CHECKS: dict[str, Callable[[Any], bool]] = {
     "settings": _is_plain,
     "fingerprint": _is_text,
     "history": _is_history,
+    "session_history": lambda rows: all(map(_is_history, rows)),
     "random": _is_random_state,
     "shuffle_rng": _is_random_state,
 }

@@ -45,6 +45,7 @@ def training_state(trainer: Trainer) -> dict[str, Any]:
             "random_cuda": torch.cuda.get_rng_state(trainer.device) if cuda else None,
             "shuffle_rng": trainer.shuffle_rng.get_state(),
         }
+        | trainer.own_state()
     )
 
 
@@ -92,6 +93,7 @@ def _restore(trainer: Trainer, state: dict[str, Any]) -> None:
     same = set(trainer.history[0]) == set(trainer.columns)
     if not (known and same and len(trainer.history) - 1 == state["epoch"]):
         raise ValueError("the history is of another training")
+    trainer.restore_own(state)
 
 
 def _check_optimizer(optimizer: Optimizer, groups: list[dict[str, Any]]) -> None:

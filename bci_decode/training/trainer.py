@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm
 
 from bci_decode.config import TrainerConfig
-from bci_decode.data.dataset import Dataset
+from bci_decode.data.dataset import Dataset, Scaler
 from bci_decode.data.split import enclosing
 from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation import metrics
@@ -268,16 +268,14 @@ class Trainer:
 
     def _loss_and_r2(self, true: Tensor, decoded: Tensor) -> tuple[float, np.ndarray]:
         """Loss, in the target's unit squared, and R2 per axis of scaled (bins, D) tensors."""
-        scaler = self.data.target_scaler
-        true_mm, decoded_mm = (scaler.inverse(a.double().cpu().numpy()) for a in (true, decoded))
-        return metrics.mse(true_mm, decoded_mm), metrics.r2(true_mm, decoded_mm)
+        return loss_and_r2(self.data.target_scaler, true, decoded)
 
     def _epoch_record(
         self, epoch: int, train_loss: float, train_r2: np.ndarray
     ) -> dict[str, float]:
         """A row of the history; epoch 0 is the decoder before any training."""
         row = {"epoch": epoch, "train_loss": train_loss, "train_r2": float(train_r2.mean())}
-        row |= part_columns(self.data, decode_parts(self.scored, self.data, self.counts))
+        row |= self._part_columns()
         lost = [name for name in self.data.parts if not math.isfinite(row[f"{name}_loss"])]
         if lost:
             kept = f"last.pt keeps epoch {epoch - 1}; " if epoch else ""
@@ -289,6 +287,10 @@ class Trainer:
             )
         row |= {"lr": self.optimizer.param_groups[0]["lr"], "seconds": 0.0}
         return row | (self.monitor.columns() if self.monitor else {})
+
+    def _part_columns(self) -> dict[str, float]:
+        """Loss and R2 of every part but the training one: see `training.history`."""
+        return part_columns(self.data, decode_parts(self.scored, self.data, self.counts))
 
     def _finish_epoch(self, row: dict[str, float]) -> None:
         """Step the schedule, then write the epoch: best.pt, history.csv, and last, last.pt."""
@@ -357,7 +359,17 @@ class Trainer:
 
     def decoder_state(self, epoch: int, decoder: dict[str, Tensor]) -> dict[str, Any]:
         """All that decoding takes: see `training.checkpoint`."""
-        return self.about | data_state(self.data) | {"epoch": epoch, "decoder": decoder}
+        return self.about | self._data_state() | {"epoch": epoch, "decoder": decoder}
+
+    def _data_state(self) -> dict[str, Any]:
+        return data_state(self.data)
+
+    def own_state(self) -> dict[str, Any]:
+        """What `last.pt` holds of a kind of trainer, beside all that every one has."""
+        return {}
+
+    def restore_own(self, state: dict[str, Any]) -> None:
+        """Take over `own_state` of a `last.pt`; a ValueError where it does not fit."""
 
     def _write_best(self) -> None:
         state = self.decoder_state(**self.best)
@@ -366,6 +378,12 @@ class Trainer:
     def _write_history(self) -> None:
         with written_whole(self.folder / "history.csv", sync=False) as temporary:
             pd.DataFrame(self.history, columns=self.columns).to_csv(temporary, index=False)
+
+
+def loss_and_r2(scaler: Scaler, true: Tensor, decoded: Tensor) -> tuple[float, np.ndarray]:
+    """Loss, in the target's unit squared, and R2 per axis of scaled (bins, D) tensors."""
+    true_mm, decoded_mm = (scaler.inverse(a.double().cpu().numpy()) for a in (true, decoded))
+    return metrics.mse(true_mm, decoded_mm), metrics.r2(true_mm, decoded_mm)
 
 
 def _lines_above_the_bar(progress: bool) -> AbstractContextManager[None]:
