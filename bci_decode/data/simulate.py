@@ -22,9 +22,11 @@ from bci_decode.data.simulated_units import (
     ROWS,
     SAMPLE,
     SLOW,
+    Cell,
     DayChange,
     Drive,
     Rng,
+    Tuning,
     first_day,
     next_day,
     spike_times,
@@ -100,8 +102,8 @@ def simulated_days(
     channels: int = 96,
 ) -> list[Path]:
     """The files of the first days of an array, in order; see `simulated_day`."""
-    settings: dict[str, Any] = {"seed": seed, "minutes": minutes, "channels": channels}
-    return [simulated_day(folder, **settings, day=day) for day in range(1, days + 1)]
+    array: dict[str, Any] = {"seed": seed, "minutes": minutes, "channels": channels}
+    return [simulated_day(folder, **array, day=day) for day in range(1, days + 1)]
 
 
 def simulated_file(
@@ -145,7 +147,7 @@ def simulate_recording(
     """
     _check(seed, minutes, channels, day)
     rng = np.random.default_rng(seed)
-    names = [f"{'M1' if c < 96 else 'S1'} {c % 96 + 1:03d}" for c in range(channels)]
+    names = _channel_names(channels)
     clock, kinematics, drive = _movement(rng, round(minutes * 60 / SAMPLE))
     units, spikes = first_day(rng, clock, drive, names)
     for later in range(1, day + 1):
@@ -158,6 +160,24 @@ def simulate_recording(
     return Recording(
         *kinematics, spikes=cells, chan_names=names, waveform_seed=seed if waveforms else None
     )
+
+
+def units_by_day(
+    days: int, *, seed: int, minutes: float, channels: int, change: DayChange = SLOW
+) -> list[dict[Cell, Tuning]]:
+    """The units of an array on its first days, as the recordings of these settings have them."""
+    _check(seed, minutes, channels, days)
+    rng, names = np.random.default_rng(seed), _channel_names(channels)
+    clock, _, drive = _movement(rng, round(minutes * 60 / SAMPLE))
+    found = [first_day(rng, clock, drive, names)[0]]
+    for later in range(1, days):
+        rng = np.random.default_rng([seed, later])
+        found.append(next_day(rng, found[-1], drive, names, change))
+    return found
+
+
+def _channel_names(channels: int) -> list[str]:
+    return [f"{'M1' if c < 96 else 'S1'} {c % 96 + 1:03d}" for c in range(channels)]
 
 
 def _movement(rng: Rng, samples: int) -> tuple[np.ndarray, Kinematics, Drive]:

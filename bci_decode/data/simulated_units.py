@@ -95,6 +95,10 @@ class Tuning:
             rate=(5.8 if row == 0 else 3.4) * rng.lognormal(0.0, 0.7),
         )
 
+    def is_neuron_of(self, other: Tuning) -> bool:
+        """Whether this is the neuron of `other` on another day; no two are drawn alike."""
+        return self.lead == other.lead and np.array_equal(self.twist, other.twist)
+
     def a_day_later(self, rng: Rng, drive: Drive, change: DayChange) -> Tuning:
         """The same neuron in the next day's session: turned a little, stronger or weaker."""
         deeper = rng.lognormal(0.0, change.depth)

@@ -16,6 +16,7 @@ from bci_decode.data.simulate import (
     simulated_days,
     simulated_file,
     simulated_session,
+    units_by_day,
     write_recording,
 )
 from bci_decode.data.simulated_units import SLOW, first_day, next_day
@@ -343,7 +344,7 @@ def test_two_of_three_units_keep_their_neuron_and_some_labels_change():
     before, _ = first_day(rng, clock, drive, names)
     after = next_day(rng, before, drive, names)
     assert len(after) == len(before)
-    kept = [cell for cell in before if cell in after and same_neuron(before[cell], after[cell])]
+    kept = [cell for cell in before if cell in after and after[cell].is_neuron_of(before[cell])]
     assert 0.57 < len(kept) / len(before) < 0.77
     gone, new = before.keys() - after.keys(), after.keys() - before.keys()
     assert len(gone) == len(new) > 0.05 * len(before)
@@ -364,10 +365,6 @@ def test_later_days_of_an_array_have_the_numbers_of_before_they_could_be_slow(da
     assert sum(counts) == pytest.approx(spikes, abs=2)  # processors differ in a last bit
 
 
-def same_neuron(one, other):
-    return np.array_equal(one.unrelated, other.unrelated)
-
-
 def test_a_later_day_has_a_file_of_its_own(tmp_path):
     settings = {"seed": 4, "minutes": 0.2, "channels": 4}
     first = simulated_session(tmp_path, **settings)
@@ -383,20 +380,12 @@ def test_a_later_day_has_a_file_of_its_own(tmp_path):
 
 @pytest.fixture(scope="module")
 def slow_units():
-    """The units of one array on each of twelve days."""
-    rng = np.random.default_rng(0)
-    names = [f"M1 {channel + 1:03d}" for channel in range(96)]
-    clock, _, drive = _movement(rng, 3000)
-    units, _ = first_day(rng, clock, drive, names)
-    days = [units]
-    for day in range(1, 12):
-        days.append(next_day(np.random.default_rng([0, day]), days[-1], drive, names, SLOW))
-    return days
+    return units_by_day(12, seed=0, minutes=0.2, channels=96)
 
 
 def kept(before, after):
     """The cells that hold the same neuron on two days."""
-    return [cell for cell in before if cell in after and same_neuron(before[cell], after[cell])]
+    return [cell for cell in before if cell in after and after[cell].is_neuron_of(before[cell])]
 
 
 def test_about_one_unit_in_seventeen_is_gone_and_as_many_are_new_every_day(slow_units):
@@ -418,6 +407,14 @@ def test_neurons_that_stay_turn_together_and_change_a_little(slow_units):
         assert abs(np.mean(rates)) < 0.04 and 0.12 < np.std(rates) < 0.18
         depths = np.log([after[cell].velocity / before[cell].velocity for cell in stay])
         assert 0.08 < np.std(depths) < 0.12
+
+
+def test_a_recording_of_a_later_day_has_the_units_of_that_day():
+    settings = {"seed": 3, "minutes": 0.3, "channels": 8}
+    fourth = units_by_day(4, **settings)[3]
+    recording = simulate_recording(**settings, day=3, change=SLOW)
+    occupied = {(c, r) for c, rows in enumerate(recording.spikes) for r in range(5) if len(rows[r])}
+    assert occupied == set(fourth)
 
 
 def test_an_array_of_one_unit_never_falls_silent():
