@@ -63,7 +63,7 @@ def pack(
 ) -> Path:  # fmt: skip
     """Write the packed file of a run, whole or not at all; returns its path."""
     from bci_decode.files import made_folder
-    from bci_decode.runs.packed import SUFFIX, read_packed, write_packed
+    from bci_decode.runs.packed import SUFFIX, write_packed
 
     packed = packed_run(run, data_license)
     file = output or run.folder / _name(run, packed)
@@ -74,7 +74,6 @@ def pack(
         raise BciDecodeError("is there already", file=file, remedy=remedy)
     made_folder(file.parent, "choose another --output")
     write_packed(file, packed)
-    read_packed(file)
     return file
 
 

@@ -115,8 +115,9 @@ def _limits(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-LOADING = """```
-pip install bci_decode
+LOADING = """With bci_decode installed, in a shell or in Python:
+
+```
 bci-decode evaluate FILE.safetensors --session SESSION.mat
 ```
 

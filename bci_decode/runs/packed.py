@@ -8,6 +8,7 @@ Each tensor of the checkpoint has its place there as its name, keys and indices 
     report       `metrics.json`
     history      `history.csv`
     card         the model card, Markdown
+    orders       JSON: the dimensions from slow to fast of tensors that are not by rows in memory
     sha256       of the file, with zeros in the place of these digits
 
 Paths of the machine are shortened to the names of the files.
@@ -52,22 +53,29 @@ def is_packed(path: Path) -> bool:
 
 
 def write_packed(path: Path, packed: Packed) -> None:
-    """Write a packed run, whole or not at all."""
+    """Write a packed run, whole or not at all; what is written has been read once."""
     from safetensors.torch import save
 
     tensors: dict[str, torch.Tensor] = {}
+    content = _plain(without_paths(packed.state), "", tensors)
+    orders = {name: _order(one) for name, one in tensors.items() if not one.is_contiguous()}
     metadata = {
         "bci_decode": LAYOUT,
-        "checkpoint": json.dumps(_plain(without_paths(packed.state), "", tensors)),
+        "checkpoint": json.dumps(content),
+        "orders": json.dumps(orders),
         "report": json.dumps(without_paths(packed.report)),
         "history": packed.history,
         "card": packed.card,
         "sha256": NO_DIGEST,
     }
-    content = save(tensors, metadata)
-    digest = hashlib.sha256(content).hexdigest()
+    file = save({name: one.contiguous() for name, one in tensors.items()}, metadata)
+    if int.from_bytes(file[:8], "little") > MAX_HEADER:
+        problem = f"its settings and history have more than {MAX_HEADER} bytes"
+        raise BciDecodeError(problem, file=path, remedy="share the folder of the run")
+    digest = hashlib.sha256(file).hexdigest()
     with written_whole(path) as temporary:
-        temporary.write_bytes(_with_digest(content, NO_DIGEST, digest))
+        temporary.write_bytes(_with_digest(file, NO_DIGEST, digest))
+        read_packed(temporary)
 
 
 def read_packed(path: Path) -> Packed:
@@ -76,8 +84,9 @@ def read_packed(path: Path) -> Packed:
     try:
         tensors, metadata = _content(path)
         state, report = json.loads(metadata["checkpoint"]), json.loads(metadata["report"])
+        orders = json.loads(metadata["orders"])
         for name, tensor in tensors.items():
-            _put(state, name, tensor)
+            _put(state, name, _in_order(tensor, orders.get(name)))
         if not isinstance(report, dict) or "decoder" not in state:
             raise ValueError("it holds no run")
         packed = Packed(state, report, metadata["history"], metadata["card"])
@@ -120,7 +129,7 @@ def _with_digest(content: bytes, old: str, new: str) -> bytes:
 def _plain(node: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
     """The content of a checkpoint with None for each tensor, which goes into `tensors`."""
     if isinstance(node, torch.Tensor):
-        tensors[place] = node.detach().clone().contiguous()
+        tensors[place] = node.detach().clone()
         return None
     if isinstance(node, dict):
         return {
@@ -129,6 +138,19 @@ def _plain(node: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(node, (list, tuple)):
         return [_plain(value, _below(place, str(i)), tensors) for i, value in enumerate(node)]
     return node
+
+
+def _order(tensor: torch.Tensor) -> list[int]:
+    strides: tuple[int, ...] = tensor.stride()
+    return sorted(range(tensor.ndim), key=lambda dimension: -strides[dimension])
+
+
+def _in_order(tensor: torch.Tensor, order: list[int] | None) -> torch.Tensor:
+    """A tensor as it was in memory, since the last bit of a matrix product depends on that."""
+    if order is None:
+        return tensor
+    back = [order.index(dimension) for dimension in range(len(order))]
+    return tensor.permute(order).contiguous().permute(back)
 
 
 def _below(place: str, name: str) -> str:
