@@ -322,7 +322,6 @@ def test_a_launcher_that_is_not_installed_says_where_more_are(tmp_path):
     [
         ["seed=range(0)"],
         ["session=glob(nothere*)"],
-        ["session=local", "session.path=glob(*.mat)"],
     ],
 )
 def test_a_sweep_without_a_run_is_one_line(tmp_path, words):
