@@ -186,7 +186,7 @@ def _parent(
     same = same_units(run, data.units)
     test, learned = before(run, session, data.slices["test"])
     return {
-        "folder": str(run.folder.resolve()),
+        "folder": str(run.source.resolve()),
         "md5": run.md5,
         "session": run.state["session"]["name"],
         "session_file": None if known is None else str(known),
