@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from recordings import recording, write_mat73
 from sizes import cases
 
-from bci_decode.config import BRIDGED, DataConfig
+from bci_decode.config import BRIDGED, DataConfig, WindowConfig
 from bci_decode.data.binning import bin_session
 from bci_decode.data.dataset import Part, Window, prepare
 from bci_decode.data.segments import inside, left_out, recording_gaps, scored_mask
@@ -19,6 +20,7 @@ from bci_decode.data.session import Session, read_session
 from bci_decode.errors import BciDecodeError
 
 WIDTH, SECOND = 0.064, 1000  # s; the first sample after the gap
+CONFIG = DataConfig(bin_width=WIDTH, window=WindowConfig(length=6, burn_in=2, stride=2))
 
 
 @pytest.fixture(scope="module")
@@ -140,13 +142,13 @@ def test_segments_hold_just_the_bins_that_no_gap_touches(whole, gaps, unobserved
     observed = np.stack([ends[:-1], np.minimum(ends[:-1] + 1.0, ends[1:])], axis=1)
     session = replace(whole, t=t, observed=observed if unobserved else None)
     edges = t[0] + width * np.arange(int((t[-1] - t[0]) / width))
-    spans = [(a, b) for a, b in zip(t[:-1], t[1:], strict=True) if b - a > BRIDGED]
+    spans = [(a, b) for a, b in itertools.pairwise(t) if b - a > BRIDGED]
     if unobserved:
         limits = [t[0], *np.clip(observed.ravel(), t[0], t[-1]), t[-1]]
         spans += [(a, b) for a, b in zip(limits[::2], limits[1::2], strict=True) if b - a > BRIDGED]
     found = recording_gaps(session)
     assert (found[:, 0] < found[:, 1]).all() and (found[1:, 0] >= found[:-1, 1]).all()
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         expected = any(low < b and high > a for a, b in spans)
         assert expected == any(low < b and high > a for a, b in found)
 
@@ -176,8 +178,8 @@ def test_a_window_never_holds_bins_of_two_segments(lengths, window, seed):
     assert (of_bin[windows] >= 0).all() and (of_bin[windows] == of_bin[windows][:, :1]).all()
     learned = {int(k) for k in windows[:, window.first_output :].ravel()}
     for start, stop in segments:
-        if stop - start >= window.span and window.stride == 1:
-            out = np.arange(start + window.first_output * window.step, stop)
+        if stop - start >= window.span and window.stride == window.step == 1:
+            out = np.arange(start + window.first_output, stop)
             assert set(out[~np.isnan(target[out, 0])].tolist()) <= learned
 
 
@@ -198,7 +200,7 @@ def test_scaling_and_rates_see_no_gap(whole):
     path = whole.finger_pos.copy()
     path[200:300] = np.nan
     session = with_gap(whole.with_positions(finger_pos=path), bins=60)
-    config = DataConfig(bin_width=WIDTH)
+    config = CONFIG
     binned = bin_session(session, **config.binning_kwargs())
     data = prepare(binned, config)
     bins = data.slices["train"]
@@ -213,8 +215,7 @@ def test_scaling_and_rates_see_no_gap(whole):
 def test_a_part_without_a_window_is_refused(whole):
     path = whole.finger_pos.copy()
     path[: int(0.7 * len(path))] = np.nan
-    config = DataConfig(bin_width=WIDTH)
-    session = whole.with_positions(finger_pos=path)
+    config, session = CONFIG, whole.with_positions(finger_pos=path)
     with pytest.raises(BciDecodeError, match="the train part has no two bins of known velocity"):
         prepare(bin_session(session, **config.binning_kwargs()), config)
     every = whole.t[0] + np.stack([np.arange(0, 10, 0.5), np.arange(0, 10, 0.5) + 0.3], axis=1)
