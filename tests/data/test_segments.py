@@ -68,7 +68,7 @@ def pieces(session: Session) -> tuple[Session, Session]:
     ],
 )
 def test_both_sides_of_a_gap_are_binned_as_if_alone(whole, options):
-    session = with_gap(whole, bins=3)  # shorter than the sums of counts
+    session = with_gap(whole, bins=2)  # shorter than the sums of counts
     binned = bin_session(session, bin_width=WIDTH, **options)
     for grid in (binned, *binned.shifted):
         assert len(grid.segments) == 2
