@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from nwb_files import mc_rtt, small
 from odd_hdf5 import (
@@ -58,10 +58,9 @@ def read(folder):
 
 
 @pytest.fixture(scope="module")
-def whole(folder) -> list[bytes]:
-    """NWB files that are right: two segments with electrodes, and a small one with a mask."""
-    made = (mc_rtt(folder / "rtt.nwb", seconds=2.0), small(folder / "small.nwb"))
-    return [path.read_bytes() for path in made]
+def whole(folder) -> tuple[Path, Path]:
+    """NWB files that are right: two segments with electrodes, and a small one."""
+    return mc_rtt(folder / "rtt.nwb", seconds=2.0), small(folder / "small.nwb")
 
 
 def written(path: Path, content: bytes) -> Path:
@@ -79,15 +78,14 @@ def datasets(path: Path) -> list[str]:
 
 
 def test_the_whole_files_are_read(read, folder, whole):
-    for content in whole:
-        assert read(written(folder / "whole.nwb", content)) == "session"
+    assert [read(path) for path in whole] == ["session", "session"]
 
 
 @given(number=st.integers(0, 1), seed=st.integers(0, 2**40), times=st.integers(1, 4))
 @files(25, 900)
 def test_damaged_bytes_of_nwb(read, folder, whole, number, seed, times, tried):
     tried(1, RECORDINGS)
-    read(written(folder / "damaged.nwb", damaged(whole[number], seed, times, 0)))
+    read(written(folder / "damaged.nwb", damaged(whole[number].read_bytes(), seed, times, 0)))
 
 
 def odd_values(draw, file: h5py.File, name: str) -> None:
@@ -119,10 +117,14 @@ CHANGES = (*HARMS, odd_type, odd_values, odd_values, odd_attributes, odd_attribu
 @given(data=st.data())
 @files(30, 1000)
 def test_odd_nwb_files(read, folder, whole, data, tried):
-    path = written(folder / "odd.nwb", whole[data.draw(st.integers(0, 1))])
-    with h5py.File(path, "r+") as file:
-        name = data.draw(st.sampled_from(datasets(path)))
-        data.draw(st.sampled_from(CHANGES))(data.draw, file, name)
+    path = written(folder / "odd.nwb", whole[data.draw(st.integers(0, 1))].read_bytes())
+    name = data.draw(st.sampled_from(datasets(path)))
+    change = data.draw(st.sampled_from(CHANGES))
+    try:
+        with h5py.File(path, "r+") as file:
+            change(data.draw, file, name)
+    except (TypeError, ValueError, OSError, RuntimeError):  # h5py does not write everything
+        assume(False)
     read(path)
     tried(1, RECORDINGS)
 
