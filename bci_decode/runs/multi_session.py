@@ -7,7 +7,6 @@ run with the decoder of that session.
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from omegaconf import DictConfig
 from bci_decode.config import TARGETS, TrainConfig
 from bci_decode.files import written_whole
 from bci_decode.runs.build import checked_decoder, session_file
+from bci_decode.runs.checksums import SUMS, verify
 from bci_decode.runs.compose import plain
 from bci_decode.runs.folder import (
     JOINT,
@@ -35,7 +35,7 @@ from bci_decode.runs.ownership import claim, locked
 from bci_decode.runs.run import Job, import_libraries
 from bci_decode.runs.session_list import (
     Entry,
-    check_files,
+    check_once,
     check_same_target,
     joint_name,
     session_entries,
@@ -77,13 +77,10 @@ def run_sessions(
                 raise refusal
             return working is not None
 
-        def found() -> dict[str, Path]:
-            files = {one.name: session_file(with_session(config, one), words) for one in entries}
-            check_files(files)
-            return files
-
         to_train = group.first(claimed)
-        files = group.first(found)
+        files = group.first(
+            lambda: {one.name: session_file(with_session(config, one), words) for one in entries}
+        )
         if to_train:
             recordings = [Recording(one, files[one.name]) for one in entries]
             where = typed, settings, folder, recordings
@@ -97,7 +94,6 @@ def run_sessions(
 
 def _report_finished(folder: Path, typed: TrainConfig) -> None:
     """Repeat the table of a finished run; draw figures in a format that is not there yet."""
-    from bci_decode.runs.checksums import verify
     from bci_decode.runs.figures import draw_history, draw_run, figure_files
     from bci_decode.runs.reading import damaged, read_report
 
@@ -160,9 +156,9 @@ class MultiSessionJob(Job):
         with self.stopwatch.part("read and bin"):
             store = Path(self.typed.data_dir).expanduser() / STORE
             data = prepare_many(files, self.typed.data, store)
-        targets = (one.prepared.binned.target for one in data.sessions)
-        names = (one.name for one in data.sessions)
-        check_same_target({n: (t, TARGETS[t]) for n, t in zip(names, targets, strict=True)})
+        check_once({one.name: one.stored.md5 for one in data.sessions})
+        targets = {one.name: one.stored.binned.target for one in data.sessions}
+        check_same_target({name: (target, TARGETS[target]) for name, target in targets.items()})
         return data, {"md5": " ".join(one.stored.md5 for one in data.sessions)}
 
     def _decoder(self, data):
@@ -214,8 +210,6 @@ class MultiSessionJob(Job):
         best = self.working / "best.pt"
         state = read_checkpoint(best)
         restore_model(decoder, state, best)
-        if (self.working / SESSIONS).exists():  # of a report that a kill cut short
-            shutil.rmtree(self.working / SESSIONS)
         reports = [
             self._write_session(number, data.sessions[number], decoder, state)
             for number in range(len(self.recordings))
@@ -252,7 +246,8 @@ class MultiSessionJob(Job):
 
         one, stored = self.recordings[number], session.stored
         folder = self.working / SESSIONS / one.entry.name
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)  # a kill may have cut an earlier report short
+        (folder / SUMS).unlink(missing_ok=True)
         settings = self.settings | {"session": one.entry.settings}
         with written_whole(folder / "config.yaml", sync=False) as temporary:
             temporary.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")

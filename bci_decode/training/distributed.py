@@ -124,7 +124,7 @@ class Group:
 
     def share(self, rows: Tensor) -> Tensor:
         """The rows of a batch that this process takes, possibly none."""
-        return rows[self.rank :: self.size]
+        return rows[self.rank :: self.size].contiguous()
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Add up the gradients of all processes; a weight without any keeps none."""
