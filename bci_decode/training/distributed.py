@@ -11,6 +11,7 @@ PyTorch is imported only where there are several processes.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 ADDRESS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # as torchrun sets them
+_trainings = itertools.count()
 
 
 class ProcessLost(BciDecodeError):
@@ -208,7 +210,11 @@ def _start(device: str) -> None:
             )
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+        store, number, size = next(dist.rendezvous("env://"))
+        # the notes of an earlier training in these processes are still in the store
+        own = dist.PrefixStore(f"training{next(_trainings)}", store)
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        dist.init_process_group(backend, store=own, rank=number, world_size=size)
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise BciDecodeError(
