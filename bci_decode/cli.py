@@ -27,9 +27,11 @@ COMMANDS = {  # name: (where its function is, its purpose)
     "evaluate": ("bci_decode.evaluate:main", "score and plot a trained decoder on a session"),
     "stream": ("bci_decode.stream:main", "run a trained decoder live"),
     "export": ("bci_decode.export:main", "write a trained decoder as an ONNX model"),
+    "pack": ("bci_decode.pack:main", "write a run as one file to share"),
     "recalibrate": ("bci_decode.recalibrate:main", "fit a run to the units of another day"),
     "compare": ("bci_decode.cli:compare", "tables and figures of many runs"),
     "inspect": ("bci_decode.cli:inspect", "report what is in a recording"),
+    "convert": ("bci_decode.cli:convert", "write a recording as .mat or .npz"),
     "download": ("bci_decode.cli:download", "fetch the published recordings"),
 }
 
@@ -119,9 +121,14 @@ def inspect() -> None:
     """Report what is in a recording (clock, units, rates, movement) and what may hurt decoding."""
     parser = CommandParser(
         _doc(inspect),
-        usage="%(prog)s FILE|NAME [--data-dir DIR] [--figure [PATH]] [--json]",
+        usage="%(prog)s FILE|NAME [--data-dir DIR] [--source NAME] [--figure [PATH]] [--json]",
     )
-    parser.add_argument("session", metavar="FILE|NAME", help="a .mat file, or a published session")
+    parser.add_argument(
+        "session", metavar="FILE|NAME", help="a .mat, .nwb or .npz file, or a published session"
+    )
+    parser.add_argument(
+        "--source", metavar="NAME", help="the movement of an NWB file (default: finger_pos)"
+    )
     parser.add_argument(
         "--data-dir", default="data", metavar="DIR", help="where NAME.mat is (default: data)"
     )
@@ -139,7 +146,8 @@ def inspect() -> None:
     from bci_decode.data.inspection import report_text
     from bci_decode.data.session import read_session
 
-    session = read_session(recording_file(arguments.session, arguments.data_dir))
+    file = recording_file(arguments.session, arguments.data_dir)
+    session = read_session(file, source=arguments.source)
     inspection = inspect_session(session)
     if arguments.json:
         identity = {"session": session.name, "file": str(session.path)}
@@ -150,6 +158,34 @@ def inspect() -> None:
     if arguments.figure is not None:
         path = _draw(session, arguments.figure or f"outputs/inspection/{session.name}.png")
         print(f"drew {path}", file=sys.stderr if arguments.json else sys.stdout)
+
+
+def convert() -> None:
+    """Write any recording that can be read in the layout of the published files, or as arrays.
+
+    OUT.mat has the variables of the Zenodo layout: positions only, so a velocity is integrated, and
+    where no spikes were recorded they are NaN. OUT.npz keeps all that is read.
+    """
+    parser = CommandParser(_doc(convert))
+    parser.add_argument("session", metavar="FILE|NAME", help="a .mat, .nwb or .npz file")
+    parser.add_argument("output", type=path, metavar="OUT", help="OUT.mat or OUT.npz")
+    parser.add_argument(
+        "--source", metavar="NAME", help="the movement of an NWB file (default: finger_pos)"
+    )
+    parser.add_argument(
+        "--data-dir", default="data", metavar="DIR", help="where NAME.mat is (default: data)"
+    )
+    arguments = parser.parse_args()
+    from bci_decode.data.session import read_session
+
+    file = recording_file(arguments.session, arguments.data_dir)
+    if arguments.output.exists() and arguments.output.samefile(file):
+        remedy = "choose another name"
+        raise BciDecodeError("is the file that is read", file=arguments.output, remedy=remedy)
+    session = read_session(file, source=arguments.source)
+    session.save(arguments.output)
+    movements = ", ".join(session.series)
+    print(f"wrote {arguments.output}: {len(session.units)} units, {movements}")
 
 
 def recording_file(choice: str, data_dir: str) -> Path:

@@ -15,9 +15,7 @@ from typing import Any, ClassVar
 from bci_decode.errors import BciDecodeError
 
 TARGETS = {"position": "mm", "velocity": "mm/s", "acceleration": "mm/s²"}  # target -> unit
-SOURCES = ("finger_pos", "cursor_pos")
 UNITS = ("all", "sorted", "hash", "merged")
-AREAS = ("all", "M1", "S1")
 DIFFERENCES = ("bin", "central")
 READ_OUTS = ("shared", "session")
 MAX_COUNT = 1_000_000  # of epochs, windows or threads: more is surely a slip
@@ -242,11 +240,14 @@ class DataConfig(_Keys):
         high=MAX_SECONDS,
     )
     target: str = key("velocity", "what is decoded", choices=tuple(TARGETS))
-    source: str = key("finger_pos", "whose movement is decoded", choices=SOURCES)
+    source: str = key(
+        "finger_pos",
+        "the series of the file whose movement is decoded: finger_pos, cursor_pos, ...",
+    )
     units: str = key(
         "all", "rows of a channel; merged: all rows of a channel together", choices=UNITS
     )
-    area: str = key("all", "brain area", choices=AREAS)
+    area: str = key("all", "brain area, as the file names it: M1, S1, PMd, ...")
     min_rate: float = key(
         0.0, "Hz over the training part; slower units are left out", low=0, high=100_000.0
     )

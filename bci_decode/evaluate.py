@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from bci_decode.data.segments import left_out_text
 from bci_decode.errors import BciDecodeError, run_cli
 from bci_decode.options import CommandParser, add_trust, clock_time, path, seconds
 
@@ -37,7 +38,9 @@ def main() -> None:
 
 def _parse_args() -> argparse.Namespace:
     parser = CommandParser(main.__doc__)
-    parser.add_argument("run", type=path, metavar="RUN", help="folder of a finished run")
+    parser.add_argument(
+        "run", type=path, metavar="RUN", help="folder of a finished run, or a packed one"
+    )
     parser.add_argument(
         "--session", required=True, metavar="FILE|NAME", help=".mat file, or a published session"
     )
@@ -63,10 +66,11 @@ def evaluate(run: Any, arguments: argparse.Namespace) -> tuple[Path, dict[str, A
     from bci_decode.runs.folder import file_stat
 
     shown = TrajectoryConfig(seconds=arguments.seconds)
-    session = read_session(recording_file(arguments.session, arguments.data_dir))
+    file = recording_file(arguments.session, arguments.data_dir)
+    session = read_session(file, source=run.config.source)
     decoded = run.predictions(session, arguments.start, arguments.stop)
     report = {
-        "run": str(run.folder),
+        "run": str(run.source),
         "epoch": run.state["epoch"],
         "session": session.name,
         "data": file_stat(session.path),
@@ -74,6 +78,7 @@ def evaluate(run: Any, arguments: argparse.Namespace) -> tuple[Path, dict[str, A
         "bins": len(decoded["time"]),
         "units": {"decoder": len(run.units), "missing": decoded["missing_units"]},
         "overlaps": decoded["overlaps"],  # parts that the run learned from
+        "left_out": decoded["left_out"],  # bins that are not scored
         "target": decoded["target"],
         "unit": decoded["unit"],
         "scores": scores(decoded["true"], decoded["decoded"], run.axes),
@@ -124,6 +129,8 @@ def _table(report: dict[str, Any]) -> str:
         + "".join(f"{heading:>14}" for heading in headings.values())
         + f"{'R2, 95 %':>20}{'R2 by chance':>14}",
     ]
+    if line := left_out_text({report["session"]: report["left_out"]}):
+        lines.insert(1, line)
     for axis in (*axes, "mean"):
         suffix = "" if axis == "mean" else f"_{axis}"
         values = (report["scores"][name + suffix] for name in headings)

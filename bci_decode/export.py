@@ -42,13 +42,16 @@ def main() -> None:
         from bci_decode.cli import recording_file
         from bci_decode.data.session import read_session
 
-        session = read_session(recording_file(arguments.session, arguments.data_dir))
+        file = recording_file(arguments.session, arguments.data_dir)
+        session = read_session(file, source=run.config.source)
     print(_report(export_onnx(run, path, session, arguments.opset)))
 
 
 def _parse_args() -> argparse.Namespace:
     parser = CommandParser(main.__doc__)
-    parser.add_argument("run", type=path, metavar="RUN", help="folder of a finished run")
+    parser.add_argument(
+        "run", type=path, metavar="RUN", help="folder of a finished run, or a packed one"
+    )
     parser.add_argument("output", metavar="FILE.onnx", help="what is written")
     parser.add_argument(
         "--session", metavar="FILE|NAME", help="verify over this .mat file, or published session"

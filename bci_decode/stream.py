@@ -122,9 +122,8 @@ def folder_name(source: Any, started: datetime) -> str:
 
 def _source(run: LoadedRun, arguments: argparse.Namespace) -> Any:
     """The source that the arguments name."""
-    from bci_decode.realtime.stream.options import LSL_TOLERANCE, MAX_GAP, TIMEOUT, check_counts
+    from bci_decode.realtime.stream.options import LSL_TOLERANCE, TIMEOUT, check_counts
 
-    max_gap = MAX_GAP if arguments.max_gap is None else arguments.max_gap
     if arguments.lsl_in is not None:
         from bci_decode.realtime.interfaces.lsl import check_names, open_lsl
 
@@ -134,7 +133,7 @@ def _source(run: LoadedRun, arguments: argparse.Namespace) -> Any:
             run,
             TIMEOUT if arguments.timeout is None else arguments.timeout,
             tolerance=LSL_TOLERANCE if arguments.tolerance is None else arguments.tolerance,
-            max_gap=max_gap,
+            max_gap=arguments.max_gap,
         )
         if not hasattr(source, "binner"):
             check_counts(arguments)
@@ -149,7 +148,7 @@ def _source(run: LoadedRun, arguments: argparse.Namespace) -> Any:
         arguments.start,
         arguments.stop,
         tolerance=arguments.tolerance or 0.0,
-        max_gap=max_gap,
+        max_gap=arguments.max_gap,
     )
 
 

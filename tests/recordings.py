@@ -16,9 +16,16 @@ from types import ModuleType
 
 import numpy as np
 
+from bci_decode.data.session import Series
+
 ROOT = Path(__file__).resolve().parents[1]
 _EXCERPT = ROOT.parent / "shared" / "real" / "indy_20160927_04_30units.mat"
 REAL = Path(os.environ.get("BCI_DECODE_REAL") or _EXCERPT)
+
+
+def positions(**series: np.ndarray) -> dict[str, Series]:
+    """The series of a session from positions in mm: `positions(finger_pos=path)`."""
+    return {name: Series(values) for name, values in series.items()}
 
 
 def recording(

@@ -31,7 +31,7 @@ def checks(group: Group) -> dict[str, Any]:
     both.grad = torch.full((2, 3), 1.0 + group.rank)
     if group.rank == group.size - 1:
         last.grad = torch.full((2, 3), 5.0)
-    group.sum_gradients([both, last, unused])
+    group.mean_gradients([both, last, unused], 1 + 2 * group.rank)
     gradients = (one.grad for one in (both, last, unused))
     found["gradients"] = [None if one is None else one.flatten().tolist() for one in gradients]
     layer = nn.Linear(1, 1)

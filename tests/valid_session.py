@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from bci_decode.data.session import MAX_POSITION, MAX_STEP, Session, area_of
+from bci_decode.data.series import MAX_POSITION, MAX_VALUE
+from bci_decode.data.session import MAX_STEP, Session, area_of, sources
 
 
 def check_session(session: Session) -> None:
@@ -13,11 +14,13 @@ def check_session(session: Session) -> None:
     assert t.dtype == np.float64 and t.ndim == 1 and len(t) >= 2
     assert np.isfinite(t).all() and (np.diff(t) > 0).all()
     assert np.median(np.diff(t)) <= MAX_STEP
-    for field, columns in (("finger_pos", 3), ("cursor_pos", 2), ("target_pos", 2)):
-        position = getattr(session, field)
-        assert position.dtype == np.float64 and position.shape == (len(t), columns)
-        assert position.flags.c_contiguous
-        assert (np.abs(position[np.isfinite(position)]) <= MAX_POSITION).all()
+    assert sources(session)
+    for series in session.series.values():
+        values = series.values
+        assert values.dtype == np.float64 and values.shape in ((len(t), 2), (len(t), 3))
+        assert values.flags.c_contiguous
+        limit = MAX_POSITION if series.unit is None else MAX_VALUE
+        assert (np.abs(values[np.isfinite(values)]) <= limit).all()
     assert all(isinstance(name, str) and name.isprintable() for name in session.channels)
     assert list(units.columns) == ["channel", "area", "row", "spikes"]
     assert len(units) == len(session.spike_times)

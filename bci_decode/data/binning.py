@@ -8,11 +8,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from bci_decode.config import AREAS, DIFFERENCES, SOURCES, TARGETS, UNITS
-from bci_decode.data.counts import presence_sums, trailing_sums, whole_ratio
+from bci_decode.config import DIFFERENCES, TARGETS, UNITS
+from bci_decode.data.counts import presence_sums, sums_by_segment, whole_ratio
 from bci_decode.data.grid import bin_edges, snap_to_samples
 from bci_decode.data.reaches import reach_starts
-from bci_decode.data.session import Session, clock_gaps
+from bci_decode.data.segments import (
+    inside,
+    long_gaps,
+    recording_gaps,
+    runs,
+    touched,
+    unknown_intervals,
+)
+from bci_decode.data.session import Session, clock_gaps, source_series, sources
+from bci_decode.data.velocity import mean_velocity
 from bci_decode.errors import BciDecodeError
 
 log = logging.getLogger(__name__)
@@ -32,6 +41,10 @@ class BinnedSession:
     bin. `reaches` (R,): the first bin of each reach; see `data.reaches`. `ahead`: see
     `seconds_ahead`. `shifted` are the same on grids that begin later by parts of a bin, each with
     T - 1 bins.
+
+    `segments` (S, 2) are the first bin and the last + 1 of each stretch without a gap; see
+    `data.segments`. Bins outside them have no spikes. `kinematics` is NaN there, and wherever the
+    movement is not known.
     """
 
     name: str
@@ -46,6 +59,11 @@ class BinnedSession:
     reaches: np.ndarray | None = None
     ahead: float = 0.0
     shifted: tuple[BinnedSession, ...] = ()
+    segments: np.ndarray = None  # type: ignore[assignment]  # by default all bins are one
+
+    def __post_init__(self) -> None:
+        if self.segments is None:
+            object.__setattr__(self, "segments", np.array([[0, len(self.counts)]]))
 
 
 def bin_session(
@@ -67,48 +85,82 @@ def bin_session(
 
     `lag` is in seconds, any real number; it is positive where the hand follows the spikes. `delay`
     (s) is subtracted from it; a `BinnedSession` has their difference as its lag. `target` is one of
-    `TARGETS`, `source` of `SOURCES`, `units` of `UNITS`, `area` of `AREAS`. With `grids` g there
+    `TARGETS`, `source` one of `sources(session)`, `units` of `UNITS`, `area` "all" or an area of
+    the session. With `grids` g there
     are g - 1 more grids, bin_width / g apart. With `presence` (s) a column counts 0 or 1 in each
     interval of that width. With `count_window` (s) a bin's counts are those of so many seconds up
-    to its end; bins then overlap. `difference`: see `kinematics`. Raises `BciDecodeError` with the
-    config key at fault.
+    to its end; bins then overlap. `difference`: see `kinematics`. Bins that lie in a gap or whose
+    movement is unknown are logged. Raises `BciDecodeError` with the config key at fault.
     """
     for field, value, known in (
         ("data.target", target, tuple(TARGETS)),
-        ("data.source", source, SOURCES),
         ("data.units", units, UNITS),
-        ("data.area", area, AREAS),
         ("data.difference", difference, DIFFERENCES),
     ):
         if value not in known:
             raise BciDecodeError(
                 f"is {value!r}", field=field, remedy="choose one of " + ", ".join(known)
             )
+    if ORDERS[target] < source_series(session, source).order:
+        problem = f"is {target}, {source} is a velocity"
+        remedy = "choose data.target=velocity, or a position as data.source"
+        raise BciDecodeError(problem, field="data.target", remedy=remedy)
     edges = bin_edges(session, bin_width, lag, delay)
     lag -= delay
     columns = select_units(session, units, area)
     labels = columns.drop(columns="members")
     summed = 1 if count_window is None else whole_ratio("count_window", count_window, bin_width)
+    gaps = recording_gaps(session)
 
     def on(edges: np.ndarray) -> BinnedSession:
         counts = _counts(session, columns["members"], edges, bin_width, presence)
+        movement = kinematics(session, edges, bin_width, lag, target, source, difference)
+        lost = touched(edges[:-1], edges[1:], gaps)
+        segments = runs(~lost)
+        if lost.any():
+            counts[lost], movement[lost] = 0, np.nan
         return BinnedSession(
             name=session.name,
             edges=edges,
-            counts=trailing_sums(counts, summed),
+            counts=sums_by_segment(counts, segments, summed),
             units=labels,
-            kinematics=kinematics(session, edges, bin_width, lag, target, source, difference),
+            kinematics=movement,
             target=target,
             bin_width=bin_width,
             lag=lag,
             count_window=count_window,
             reaches=reach_starts(session, edges, lag),
-            ahead=seconds_ahead(session, edges, lag, target, difference),
+            ahead=seconds_ahead(session, edges, lag, target, difference, source),
+            segments=segments,
         )
 
     shifts = bin_width / grids * np.arange(1, grids) if len(edges) > 2 else ()
     shifted = tuple(on(snap_to_samples(edges[:-1] + shift, session.t)) for shift in shifts)
-    return replace(on(edges), shifted=shifted)
+    binned = replace(on(edges), shifted=shifted)
+    _report_left_out(session, binned, source)
+    return binned
+
+
+def _report_left_out(session: Session, binned: BinnedSession, source: str) -> None:
+    """Log how much of a session can neither be learned from nor scored; all of it is refused."""
+    bins, width = len(binned.counts), binned.bin_width
+    unknown = int(np.isnan(binned.kinematics).any(axis=1).sum())
+    if unknown == bins:
+        raise BciDecodeError(
+            f"is known in none of the {bins} bins",
+            file=session.path,
+            field=source,
+            remedy="check the gaps of the recording, or try another data.source",
+        )
+    if not unknown:
+        return
+    lost = bins - int(np.diff(binned.segments, axis=1).sum())
+    gaps = len(runs(~inside(binned.segments, bins)))
+    log.info(
+        "%s: %d of %d bins (%.1f s) are left out, as %s is not known: "
+        "%d bins (%.1f s) lie in %d gaps of the recording",
+        session.path, unknown, bins, unknown * width, source, lost, lost * width, gaps,
+    )  # fmt: skip
 
 
 def select_units(session: Session, units: str, area: str) -> pd.DataFrame:
@@ -211,19 +263,35 @@ def kinematics(
     With the `difference` "central", velocity is the central difference of the samples at the bin's
     end, as in NeuroBench, where it is in mm per 4 ms sample: 1 / 250 of this one, with the same R2.
     It sees one sample after the bin. Acceleration is the central difference of that.
+
+    Where the source is a velocity, its mean over the bin stands for the difference in position, and
+    with "central" its value at the bin's end for the central difference.
+
+    A value is NaN where a sample that it is made of, or one between two of these, is not finite,
+    and where a long gap of the clock lies between them.
     """
-    path = getattr(session, source)[:, :2]
-    _check_positions(session, source, path)
+    path, order = _known_path(session, source), session.series[source].order
     times = snap_to_samples(edges + lag, session.t)
     if difference == "central":
-        for _ in range(ORDERS[target]):
+        before = long_gaps(session.t)
+        for _ in range(order, ORDERS[target]):
             path = np.gradient(path, session.t, axis=0)
-    position = np.stack([np.interp(times, session.t, axis) for axis in path.T], axis=1)
-    if target == "position" or difference == "central":
-        return position[1:]
-    velocity = np.diff(position, axis=0) / bin_width
-    if target == "velocity":
-        return velocity
+            path[before] = path[before + 1] = np.nan  # differences across a gap
+    missing = unknown_intervals(session.t, np.isnan(path).any(axis=1))
+    if order and difference != "central":
+        velocity = mean_velocity(path, session.t, times)
+    else:
+        position = np.stack([np.interp(times, session.t, axis) for axis in path.T], axis=1)
+        if target == "position" or difference == "central":
+            position[touched(times, times, missing)] = np.nan
+            return position[1:]
+        velocity = np.diff(position, axis=0) / bin_width
+    velocity[touched(times[:-1], times[1:], missing)] = np.nan
+    return velocity if target == "velocity" else _acceleration(session, velocity, bin_width)
+
+
+def _acceleration(session: Session, velocity: np.ndarray, bin_width: float) -> np.ndarray:
+    """The difference of each bin's velocity to that of the bin before; the first repeats."""
     if len(velocity) < 2:
         problem, remedy = "acceleration needs two bins at least", "choose narrower bins"
         raise BciDecodeError(problem, file=session.path, field="data.target", remedy=remedy)
@@ -232,7 +300,12 @@ def kinematics(
 
 
 def seconds_ahead(
-    session: Session, edges: np.ndarray, lag: float, target: str, difference: str
+    session: Session,
+    edges: np.ndarray,
+    lag: float,
+    target: str,
+    difference: str,
+    source: str,
 ) -> float:
     """Seconds of the hand after a bin that its central difference depends on; 0 with no other.
 
@@ -243,25 +316,30 @@ def seconds_ahead(
         return 0.0
     between = not np.isin(snap_to_samples(edges + lag, session.t), session.t).all()
     step = float(np.median(np.diff(session.t)))
-    return round((ORDERS[target] + between) * step, 6)  # a clock is exact to nanoseconds
+    derivatives = ORDERS[target] - session.series[source].order
+    return round((derivatives + between) * step, 6)  # a clock is exact to nanoseconds
 
 
-def _check_positions(session: Session, source: str, path: np.ndarray) -> None:
+def _known_path(session: Session, source: str) -> np.ndarray:
+    """x and y (T, 2) of a series, both NaN where one is not finite; refused where all are.
+
+    A short gap of the clock, across which the hand is interpolated, is logged.
+    """
+    path = session.series[source].values[:, :2]
     bad = ~np.isfinite(path).all(axis=1)
-    if bad.any():
-        first = int(np.argmax(bad))
-        other = next(name for name in SOURCES if name != source)
+    if bad.all():
+        others = [name for name in sources(session) if name != source]
         raise BciDecodeError(
-            f"NaN or Inf at {bad.sum()} of {len(bad)} samples, "
-            f"first at t = {session.t[first]:.3f} s (sample {first})",
+            f"NaN or Inf at all of {len(bad)} samples",
             file=session.path,
             field=source,
-            remedy=f"repair it, cut it out, or try data.source={other}",
+            remedy="repair it" + "".join(f", or try data.source={s}" for s in others[:1]),
         )
-    gaps = clock_gaps(session.t)
+    gaps = np.setdiff1d(clock_gaps(session.t), long_gaps(session.t))
     if gaps.size:
-        longest, first_gap = np.diff(session.t).max(), session.t[gaps[0]]
+        longest, first_gap = np.diff(session.t)[gaps].max(), session.t[gaps[0]]
         log.warning(
             f"{session.path}: t has {gaps.size} gaps, the longest {longest:.3f} s, "
             f"the first at {first_gap:.3f} s; the hand is interpolated across them"
         )
+    return np.where(bad[:, None], np.nan, path) if bad.any() else path

@@ -47,3 +47,32 @@ def trailing_sums(counts: np.ndarray, bins: int) -> np.ndarray:
     for shift in range(1, min(bins, len(counts))):
         sums[shift:] += counts[:-shift]
     return sums
+
+
+def spread_spikes(counts: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+    """Spike times, unit after unit, of counts (T, N) in bins: as many, evenly within each bin.
+
+    They stand for spikes whose times are unknown. Counted again in the same bins, they give the
+    same counts, because none is at an edge.
+    """
+    each = counts.T.ravel()
+    first = np.cumsum(each) - each
+    place = np.arange(each.sum()) - np.repeat(first, each)
+    bins = np.repeat(np.tile(np.arange(len(counts)), counts.shape[1]), each)
+    return starts[bins] + (stops - starts)[bins] * (place + 0.5) / np.repeat(each, each)
+
+
+def sums_by_segment(counts: np.ndarray, segments: np.ndarray, bins: int) -> np.ndarray:
+    """Sums (T, N) as `trailing_sums` has them, in which no bin of another segment counts.
+
+    `segments` (S, 2): see `data.segments`. Outside them, counts are 0, and so are the sums.
+    """
+    sums = trailing_sums(counts, bins)
+    stop = 0
+    for start, end in segments.tolist():
+        sums[stop:start] = 0
+        early = slice(start, min(start + bins - 1, end))  # whose sums reach back over the gap
+        sums[early] = trailing_sums(counts[early], bins)
+        stop = end
+    sums[stop:] = 0
+    return sums

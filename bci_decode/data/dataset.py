@@ -14,7 +14,15 @@ from bci_decode.config import DataConfig, WindowConfig
 from bci_decode.data.binning import BinnedSession
 from bci_decode.data.grid import shorter_shift
 from bci_decode.data.reaches import split_by_reaches
-from bci_decode.data.split import split_in_time
+from bci_decode.data.segments import (
+    inside,
+    known_rows,
+    left_out,
+    scored_mask,
+    scored_target,
+    within,
+)
+from bci_decode.data.split import enclosing, split_in_time
 from bci_decode.errors import BciDecodeError
 
 MAX_INDICES = 100_000_000  # of bins in all windows: 800 MB
@@ -25,15 +33,49 @@ CONSTANT_SCALES = {"none": 1.0, "per_sample": 250.0}  # what a scaling divides b
 class Part:
     """A part of the session.
 
-    `time` (T,) in s, the ends of the bins; `counts` (T, N) scaled; `target` (T, D).
+    `time` (T,) in s, the ends of the bins; `counts` (T, N) scaled; `target` (T, D), NaN where it is
+    not known. `segments` (S, 2) are the first bin and the last + 1 of each stretch without a gap,
+    by default one of all bins. `scored` (T,) marks the bins that are scored; None: all of known
+    target. It leaves out bins in which a decoder has seen little since it was reset after a gap.
     """
 
     time: np.ndarray
     counts: np.ndarray
     target: np.ndarray
+    segments: np.ndarray = None  # type: ignore[assignment]
+    scored: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.segments is None:
+            object.__setattr__(self, "segments", np.array([[0, len(self.time)]]))
 
     def __len__(self) -> int:
         return len(self.time)
+
+    @property
+    def pieces(self) -> list[slice]:
+        """The bins of each segment."""
+        return [slice(*ends) for ends in self.segments.tolist()]
+
+    @property
+    def longest(self) -> slice:
+        """The bins of the longest segment."""
+        return max(self.pieces, key=lambda bins: bins.stop - bins.start)
+
+    @property
+    def truth(self) -> np.ndarray:
+        """The target (T, D) of the bins that are scored, NaN in all others."""
+        return self.target if self.scored is None else scored_target(self.target, self.scored)
+
+    def cut(self, bins: slice) -> Part:
+        """A range of the part's bins as a part; what is scored stays the same."""
+        scored = None if self.scored is None else self.scored[bins]
+        arrays = self.time[bins], self.counts[bins], self.target[bins]
+        return Part(*arrays, within(self.segments, slice(*bins.indices(len(self))[:2])), scored)
+
+    def left_out(self) -> dict[str, int]:
+        """How many bins are not scored and why; empty where all are."""
+        return left_out(self.target, self.segments, self.truth)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +87,7 @@ class Scaler:
 
     @classmethod
     def fit(cls, values: np.ndarray, kind: str) -> Scaler:
-        """Fit to `values` (T, C).
+        """Fit to `values` (T, C); rows with NaN are left out.
 
         `kind` is "zscore", "none" for a scaler that changes nothing, or "per_sample" for mm/s as mm
         per sample of 4 ms.
@@ -53,6 +95,8 @@ class Scaler:
         columns = values.shape[1]
         if kind in CONSTANT_SCALES:
             return cls(np.zeros(columns), np.full(columns, CONSTANT_SCALES[kind]))
+        if values.dtype.kind == "f":
+            values = known_rows(values)
         std = values.std(axis=0, dtype=np.float64)
         # a column that never varies in training is only centered: a division by 0 would blow up its
         # first change
@@ -106,6 +150,25 @@ class Window:
         """Bins of the stream from a window's first bin to its last one."""
         return (self.length - 1) * self.step + 1
 
+    @property
+    def burn_in(self) -> int:
+        """Bins after a reset in which an output has seen less than any that is learned from."""
+        return (self.length - 1 if self.kind == "history" else self.first_output) * self.step
+
+    def of(self, part: Part) -> np.ndarray:
+        """The bins (W, length) of a part's windows that have a known output; none crosses a gap."""
+        found = [
+            start + self.bins(stop - start)
+            for start, stop in part.segments.tolist()
+            if stop - start >= self.span
+        ]
+        windows = found[0] if len(found) == 1 else np.concatenate(found or [self._none()])
+        known = ~np.isnan(part.target).any(axis=1)
+        return windows if known.all() else windows[known[windows[:, self.first_output :]].any(1)]
+
+    def _none(self) -> np.ndarray:
+        return np.empty((0, self.length), np.intp)
+
     def bins(self, bins: int) -> np.ndarray:
         """The bins (W, length) of the windows of a part."""
         return self.starts(bins)[:, None] + self.step * np.arange(self.length)
@@ -155,14 +218,23 @@ class Preparation:
     target_scaler: Scaler
     window: Window
 
-    def part(self, name: str) -> Part:
-        """A part of the session, its counts scaled, in memory."""
-        return self._part(self.binned, self.slices[name])
+    def _scaled(self, part: Part) -> Part:
+        chosen = part.counts if self.active.all() else part.counts[:, self.active]
+        return replace(part, counts=self.counts_scaler.transform(chosen, np.float32))
 
     def _part(self, grid: BinnedSession, bins: slice) -> Part:
-        chosen = grid.counts[bins] if self.active.all() else grid.counts[bins][:, self.active]
-        scaled = self.counts_scaler.transform(chosen, np.float32)
-        return Part(grid.edges[1:][bins], scaled, grid.kinematics[bins])
+        """Some bins of the session, with the counts of all units, which are not scaled."""
+        target, segments = grid.kinematics[bins], within(grid.segments, bins)
+        scored = scored_mask(target, segments, self.window.burn_in)
+        known = None if scored.all() else scored
+        return Part(grid.edges[1:][bins], grid.counts[bins], target, segments, known)
+
+    def training_grids(self) -> list[Part]:
+        """The training part on every grid, with the counts of all units, which are not scaled."""
+        train = self.slices["train"]
+        last = slice(train.start, train.stop - 1)  # the last bin of other grids ends outside
+        others = [self._part(grid, last) for grid in self.binned.shifted]
+        return [self._part(self.binned, train), *others]
 
     @property
     def units(self) -> pd.DataFrame:
@@ -171,18 +243,25 @@ class Preparation:
 
     def dataset(self, *names: str) -> Dataset:
         """The data set with these parts, by default all of them, and then with its other grids."""
-        parts = {name: self.part(name) for name in names or self.slices}
-        train = self.slices["train"]
-        inside = slice(train.start, train.stop - 1)  # the last bin of other grids ends outside
-        grids = () if names else self.binned.shifted
+        outer, wanted = enclosing(self.slices), names or tuple(self.slices)
+        parts = {
+            name: self._scaled(self._part(self.binned, self.slices[name]))
+            for name in wanted
+            if name not in outer
+        }
+        for name in set(wanted) & set(outer):  # decoded with the part around it, and scored there
+            around, bins = self.slices[outer[name]], self.slices[name]
+            inner = slice(bins.start - around.start, bins.stop - around.start)
+            parts[name] = parts[outer[name]].cut(inner)
+        grids = () if names else self.training_grids()[1:]
         return Dataset(
-            parts,
+            {name: parts[name] for name in wanted},
             self.slices,
             self.units,
             self.counts_scaler,
             self.target_scaler,
             self.window,
-            shifted=tuple(self._part(grid, inside) for grid in grids),
+            shifted=tuple(self._scaled(part) for part in grids),
             low_pass=self.config.cutoff,
         )
 
@@ -207,12 +286,13 @@ def preparation(binned: BinnedSession, config: DataConfig | None = None) -> Prep
         ) from mistake
     train = slices["train"]
     _check_windows(train, window)
+    check_segments(binned, slices, window)
     active = _active_units(binned, train, config.min_rate)
     _check_movement(binned, slices)
     _check_low_pass(config)
-    seen = binned.counts[train] if active.all() else binned.counts[train][:, active]
+    seen = _recorded(binned, train)
     scalers = (
-        Scaler.fit(seen, config.scale.counts),
+        Scaler.fit(seen if active.all() else seen[:, active], config.scale.counts),
         Scaler.fit(binned.kinematics[train], config.scale.target),
     )
     return Preparation(binned, config, slices, active, *scalers, window)
@@ -233,7 +313,7 @@ def _split(binned: BinnedSession, config: DataConfig, span: int) -> dict[str, sl
 
 def still_axes(binned: BinnedSession, bins: slice) -> str:
     """The axes of the target that never change in some bins: "x", "x and y", or "" for none."""
-    still = np.ptp(binned.kinematics[bins], axis=0) == 0
+    still = np.ptp(known_rows(binned.kinematics[bins]), axis=0) == 0
     return " and ".join(np.array(("x", "y"))[still])
 
 
@@ -248,6 +328,36 @@ def _check_movement(binned: BinnedSession, slices: dict[str, slice]) -> None:
                 field="data.source",
                 remedy="choose the other source, or another split",
             )
+
+
+def check_segments(binned: BinnedSession, slices: dict[str, slice], window: Window) -> None:
+    """Every part needs a window without a gap, and two bins to learn from or to score."""
+    outer = enclosing(slices)
+    for name, bins in slices.items():
+        longest = int(np.diff(within(binned.segments, bins), axis=1).max(initial=0))
+        if longest < window.span:
+            raise BciDecodeError(
+                f"the {name} part has no {window.span} bins without a gap, at most {longest}",
+                file=binned.name,
+                field="data.window.length",
+                remedy="choose shorter windows, or another split",
+            )
+        around = slices[outer.get(name, name)]  # the stream that the part is decoded in
+        segments = within(binned.segments, around)
+        scored = scored_mask(binned.kinematics[around], segments, window.burn_in)
+        if scored[bins.start - around.start : bins.stop - around.start].sum() < 2:
+            raise BciDecodeError(
+                f"the {name} part has no two bins of known {binned.target} past the burn-in",
+                file=binned.name,
+                field="data.source",
+                remedy="choose the other source, or another split",
+            )
+
+
+def _recorded(binned: BinnedSession, bins: slice) -> np.ndarray:
+    """The counts of those bins that are in a segment."""
+    kept = inside(within(binned.segments, bins), bins.stop - bins.start)
+    return binned.counts[bins] if kept.all() else binned.counts[bins][kept]
 
 
 def _check_windows(train: slice, window: Window) -> None:
@@ -274,7 +384,7 @@ def _check_low_pass(config: DataConfig) -> None:
 
 def _active_units(binned: BinnedSession, train: slice, min_rate: float) -> np.ndarray:
     """Mask (N,) of the units whose mean rate over the training part is `min_rate` Hz or more."""
-    counts = binned.counts[train]
+    counts = _recorded(binned, train)
     width = binned.bin_width if binned.count_window is None else binned.count_window
     rates = counts.sum(axis=0, dtype=np.int64) / (len(counts) * width)
     if rates.max() == 0:

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from bci_decode.data.session import Session, area_of
+from bci_decode.data.session import Session, area_of, sources
 from bci_decode.style import DECODED, TRUE, save_figure
 
 CURSOR: dict[str, Any] = {
@@ -106,15 +106,18 @@ def _draw_raster(axes: plt.Axes, session: Session, start: float, stop: float) ->
 
 def _draw_positions(panels: list[plt.Axes], session: Session, start: float, stop: float) -> None:
     shown = (session.t >= start) & (session.t <= stop)
-    paths = (
-        (session.target_pos, TRUE | {"label": "target"}),
-        (session.cursor_pos, CURSOR),
-        (session.finger_pos, DECODED | {"label": "finger"}),
-    )
+    looks = [("target_pos", TRUE | {"label": "target"}), ("cursor_pos", CURSOR)]
+    looks.append(("finger_pos", DECODED | {"label": "finger"}))
+    if not any(name in session.series for name, _ in looks[1:]):
+        other = sources(session)[0]
+        looks = [(other, DECODED | {"label": other.rsplit("/", 1)[-1]})]
+    drawn = [(session.series[name], look) for name, look in looks if name in session.series]
+    unit = "mm/s" if any(series.order for series, _ in drawn) else "mm"
+    unit = next((series.unit for series, _ in drawn if series.unit), unit)
     for axes, column, axis in zip(panels, (0, 1), "xy", strict=True):
-        for path, look in paths:
-            axes.plot(session.t[shown], path[shown, column], **look)
-        axes.set(xlim=(start, stop), ylabel=f"{axis}, mm")
+        for series, look in drawn:
+            axes.plot(session.t[shown], series.values[shown, column], **look)
+        axes.set(xlim=(start, stop), ylabel=f"{axis}, {unit}")
     panels[0].legend(ncols=3, **LEGEND)
     panels[0].tick_params(labelbottom=False)
     panels[1].set_xlabel("time of the recording, s")

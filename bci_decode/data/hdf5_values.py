@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from itertools import product
 from math import prod
 
+import h5py
 import numpy as np
 from h5py import h5d, h5s, h5z
 from h5py.h5d import DatasetID as Dataset
@@ -31,6 +32,10 @@ def read_values(dataset: Dataset, out: np.ndarray) -> None:
             ends = (first + length for first, length in zip(start, values.shape, strict=True))
             part = out[tuple(map(slice, start, ends))]
             part[...] = values[tuple(map(slice, part.shape))]
+    elif dataset.dtype.kind == "b":
+        out[...] = h5py.Dataset(dataset)[tuple(map(slice, out.shape))]
+    elif not out.shape:
+        dataset.read(h5s.ALL, h5s.ALL, out)
     else:
         space = dataset.get_space()
         space.select_hyperslab((0,) * out.ndim, out.shape)
@@ -45,8 +50,10 @@ def chunks(
     Raises ValueError where one has more or fewer bytes than it should.
     """
     size = dataset.get_create_plist().get_chunk()
-    width = dataset.get_type().get_size()
+    width = _stored_width(dataset)
+    kinds = {"b": np.dtype(np.int8)}  # h5py stores True and False as numbers with names
     dtype = dataset.dtype if dataset.dtype.kind in "fiu" else np.dtype(f"V{width}")
+    dtype = kinds.get(dataset.dtype.kind, dtype)
     codes = filters_of(dataset)
     for start in product(*(range(0, whole, part) for whole, part in zip(shape, size, strict=True))):
         mask, stored = dataset.read_direct_chunk(start)
@@ -57,6 +64,12 @@ def chunks(
         if len(content) != prod(size) * width:
             raise ValueError(f"a chunk has {len(content)} of {prod(size) * width} bytes")
         yield start, np.frombuffer(content, dtype).reshape(size)
+
+
+def _stored_width(dataset: Dataset) -> int:
+    """The bytes of a value in a chunk; of a string of any length that of its address."""
+    text = h5py.check_string_dtype(dataset.dtype)
+    return 16 if text is not None and text.length is None else dataset.get_type().get_size()
 
 
 def _decoded(code: int, content: memoryview, width: int, whole: int) -> memoryview:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bci_decode.data.inspection_warnings import inspection_warnings
 from bci_decode.data.measures import FAST, REST_SPEED, SLOW, Numbers, measure
-from bci_decode.data.session import Session
+from bci_decode.data.session import Session, sources
 
 WIDTH, INDENT = 100, 12
 
@@ -36,14 +36,16 @@ def report_text(session: Session, inspection: Inspection) -> str:
         "channels": [_channels(numbers["channels"])],
         "spikes": [_spikes(numbers["spikes"])],
         "units": _units(numbers["rates"]),
-        "finger": _movement(numbers["finger_pos"]),
-        "cursor": _movement(numbers["cursor_pos"]),
-        "correlation": [_correlation(numbers["finger_cursor_correlation"])],
-        "targets": [_targets(numbers["targets"])],
     }
+    for name in sources(session):
+        topics[_topic(name)] = _movement(numbers[name])
+    if correlation := numbers.get("finger_cursor_correlation"):
+        topics["correlation"] = [_correlation(correlation)]
+    if found := numbers.get("targets"):
+        topics["targets"] = [_targets(found)]
     lines = [f"{session.name} ({session.path})", ""]
     for topic, (first, *others) in topics.items():
-        lines += [f"{topic:{INDENT}}{first}", *(" " * INDENT + line for line in others)]
+        lines += [f"{topic:{INDENT - 1}} {first}", *(" " * INDENT + line for line in others)]
     lines += ["", f"{len(warnings) or 'no'} warning{'s' * (len(warnings) != 1)}"]
     wrapper = textwrap.TextWrapper(
         WIDTH, initial_indent="! ", subsequent_indent="  ", break_on_hyphens=False
@@ -89,13 +91,20 @@ def _units(rates: Numbers) -> list[str]:
     return lines
 
 
+def _topic(series: str) -> str:
+    """ "finger" for "finger_pos"; of a path inside the file the last part."""
+    return series.rsplit("/", 1)[-1].removesuffix("_pos")
+
+
 def _movement(movement: Numbers) -> list[str]:
-    x, y = (" to ".join(_format(end, ".1f") for end in movement[f"{axis}_mm"]) for axis in "xy")
+    unit = "mm" if "x_mm" in movement else "mm/s"
+    ranges = (movement[f"{axis}_{unit.replace('/', '_')}"] for axis in "xy")
+    x, y = (" to ".join(_format(end, ".1f") for end in ends) for ends in ranges)
     keys = {"mean": "mean", "median": "median", "95%": "p95", "highest": "highest"}
     speeds = (f"{label} {_format(movement[f'{key}_mm_s'], '.1f')}" for label, key in keys.items())
     rest = _format(movement["rest_share"], ".1%")
     return [
-        f"x {x} mm, y {y} mm, {movement['missing_samples'] or 'no'} samples missing",
+        f"x {x} {unit}, y {y} {unit}, {movement['missing_samples'] or 'no'} samples missing",
         f"speed {', '.join(speeds)} mm/s; at rest (< {REST_SPEED:g} mm/s) {rest}",
     ]
 

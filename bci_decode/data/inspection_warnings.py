@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bci_decode.config import SOURCES
 from bci_decode.data.measures import FAST, LONG_REST, SLOW, STILL, Numbers
+from bci_decode.data.segments import BRIDGED
 
+DEFAULT = "finger_pos"
 CLOCK_HZ = 250.0  # of every published recording
 STUDY_BINS, STUDY_TEST = 5000, 500  # the source study's training part; fewest bins to test on
 LOW_CORRELATION = 0.99  # of finger and cursor
@@ -29,8 +30,8 @@ def _clock_warnings(clock: Numbers) -> Iterator[str]:
         yield f"the clock runs at {hz}; check that t is in seconds"
     if gaps := clock["gaps"]:
         yield (
-            f"t has {_several(gaps, 'gap')}, {_longest(gaps)}; positions are interpolated across, "
-            "spikes are absent there: cut the recording at a long one"
+            f"t has {_several(gaps, 'gap')}, {_longest(gaps)}; gaps of more than {BRIDGED:g} s are "
+            "left out of training and scores, across others positions are interpolated"
         )
     bins = clock["bins_of_64_ms"]
     if bins < STUDY_BINS + STUDY_TEST:
@@ -89,22 +90,23 @@ def _rate_warnings(rates: Numbers) -> Iterator[str]:
 
 def _position_warnings(numbers: dict[str, Numbers]) -> Iterator[str]:
     sound = _sound_sources(numbers)
-    remedy = "repair it, or cut it out of the recording"
+    remedy, out = "repair it, or cut it out of the recording", "left out of training and scores"
     if sound:
-        remedy = f"{'keep' if sound[0] == SOURCES[0] else 'use'} data.source={sound[0]}"
-    for source in SOURCES:
+        remedy = f"{'keep' if sound[0] == DEFAULT else 'use'} data.source={sound[0]}"
+    for source in _sources(numbers):
         if stretches := numbers[source]["missing"]:
             samples = _several(numbers[source]["missing_samples"], "sample")
             yield (
                 f"{source} is NaN or Inf at {samples} in "
-                f"{_several(stretches, 'stretch', 'stretches')}, {_longest(stretches)}; {remedy}"
+                f"{_several(stretches, 'stretch', 'stretches')}, {_longest(stretches)}; with "
+                f"data.source={source} they are {out}" + f": {remedy}" * bool(sound)
             )
         if axes := _still_axes(numbers[source]):
             yield f"{source} never moves along {axes}; {remedy}"
 
 
 def _movement_warnings(numbers: dict[str, Numbers]) -> Iterator[str]:
-    correlation = numbers["finger_cursor_correlation"]
+    correlation = numbers.get("finger_cursor_correlation", {})
     low = [
         f"{axis} {value:.3f}"
         for axis, value in correlation.items()
@@ -115,7 +117,7 @@ def _movement_warnings(numbers: dict[str, Numbers]) -> Iterator[str]:
             f"finger and cursor disagree (correlation {', '.join(low)}); look at --figure and "
             "choose data.source=finger_pos or data.source=cursor_pos"
         )
-    hand = numbers[(_sound_sources(numbers) or SOURCES)[0]]
+    hand = numbers[(_sound_sources(numbers) or _sources(numbers))[0]]
     if (rests := hand["long_rests"]) and _still_axes(hand) != "x and y":
         yield (
             f"the hand rests for more than {LONG_REST:g} s {_several(rests, 'time')}, "
@@ -123,18 +125,23 @@ def _movement_warnings(numbers: dict[str, Numbers]) -> Iterator[str]:
         )
 
 
+def _sources(numbers: dict[str, Numbers]) -> list[str]:
+    """The movements that were measured, the usual one first."""
+    return [name for name, section in numbers.items() if "rest_share" in section]
+
+
 def _sound_sources(numbers: dict[str, Numbers]) -> list[str]:
-    """The positions that are complete and move along both axes."""
+    """The movements that are complete and move along both axes."""
     return [
         source
-        for source in SOURCES
+        for source in _sources(numbers)
         if not numbers[source]["missing"] and not _still_axes(numbers[source])
     ]
 
 
 def _still_axes(movement: Numbers) -> str:
     """ "x", "y", "x and y" or "": the axes along which nothing moves."""
-    ranges = {axis: movement[f"{axis}_mm"] for axis in "xy"}
+    ranges = {axis: movement.get(f"{axis}_mm") or movement[f"{axis}_mm_s"] for axis in "xy"}
     still = [axis for axis, (low, high) in ranges.items() if low is not None and high - low < STILL]
     return " and ".join(still)
 

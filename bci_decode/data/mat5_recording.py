@@ -9,7 +9,6 @@ import numpy as np
 
 from bci_decode.data.mat5 import Array, read_arrays
 from bci_decode.data.recording_variables import (
-    POSITIONS,
     VARIABLES,
     RawRecording,
     check_cell,
@@ -17,10 +16,11 @@ from bci_decode.data.recording_variables import (
     check_channels,
     check_clock_shape,
     check_names,
-    check_position,
     check_size,
     check_variables,
+    positions_read,
 )
+from bci_decode.data.series import zenodo_series
 from bci_decode.errors import BciDecodeError
 
 
@@ -35,14 +35,14 @@ def read_mat5(path: Path) -> RawRecording:
     arrays, present = read_arrays(path, VARIABLES, check_inflated)
     check_variables(path, {name: array.kind for name, array in arrays.items()}, present)
     samples = check_clock_shape(path, arrays["t"].shape)
-    for field in POSITIONS:
-        check_position(path, field, arrays[field].shape[::-1], samples)
-    values = samples * (1 + sum(map(min, POSITIONS.values())))
+    shapes = {name: array.shape[::-1] for name, array in arrays.items()}
+    columns = positions_read(path, shapes, samples)
+    values = samples * (1 + sum(columns.values()))
     check_size(path, "t", 8 * values)
     t = arrays.pop("t").numbers().ravel().astype(np.float64)
     positions = {
-        field: arrays.pop(field).numbers().T[: min(columns)].astype(np.float64)
-        for field, columns in POSITIONS.items()
+        field: arrays.pop(field).numbers().T[:rows].astype(np.float64)
+        for field, rows in columns.items()
     }
     channels = _channel_names(path, arrays["chan_names"])
     check_cells(path, arrays["spikes"].shape, len(channels))
@@ -52,7 +52,8 @@ def read_mat5(path: Path) -> RawRecording:
     spikes = np.empty(sum(lengths))
     for cell, end, length in zip(filled.values(), np.cumsum(lengths), lengths, strict=True):
         spikes[end - length : end] = cell.numbers().ravel()
-    return RawRecording(t, positions, channels, list(filled), spikes, lengths)
+    series = zenodo_series(path, positions)
+    return RawRecording(t, series, channels, list(filled), spikes, lengths)
 
 
 def _channel_names(path: Path, names: Array) -> list[str]:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from bci_decode.data.recording_variables import POSITIONS
-from bci_decode.data.session import Session, area_of, clock_gaps
+from bci_decode.data.series import Series
+from bci_decode.data.session import Session, area_of, clock_gaps, sources
 
 REST_SPEED = 10.0  # mm/s; slower is rest
 LONG_REST = 10.0  # s
@@ -27,17 +28,28 @@ Numbers = dict[str, Any]
 
 def measure(session: Session) -> dict[str, Numbers]:
     """All measurements of a session, by section."""
-    return {
-        "shapes": {name: list(getattr(session, name).shape) for name in ("t", *POSITIONS)},
+    numbers = {
+        "shapes": shapes(session),
         "clock": clock(session.t),
         "channels": channels(session),
         "spikes": spikes(session),
         "rates": rates(session),
-        "finger_pos": movement(session.t, session.finger_pos[:, :2]),
-        "cursor_pos": movement(session.t, session.cursor_pos),
-        "finger_cursor_correlation": finger_cursor_correlation(session),
-        "targets": targets(session),
     }
+    for name in sources(session):
+        numbers[name] = movement(session.t, session.series[name])
+    if session.finger_pos is not None and session.cursor_pos is not None:
+        finger, cursor = session.finger_pos, session.cursor_pos
+        numbers["finger_cursor_correlation"] = finger_cursor_correlation(finger, cursor)
+    if session.target_pos is not None:
+        numbers["targets"] = targets(session.target_pos, session.duration)
+    return numbers
+
+
+def shapes(session: Session) -> Numbers:
+    """The shapes of t and of all series, those of a published recording in the files' order."""
+    names = sorted(session.series, key=lambda name: (*POSITIONS, name).index(name))
+    shapes = {name: list(session.series[name].values.shape) for name in names}
+    return {"t": list(session.t.shape)} | shapes
 
 
 def clock(t: np.ndarray) -> Numbers:
@@ -134,21 +146,23 @@ def _spread(hz: np.ndarray) -> Numbers:
     return {"units": len(hz), "lowest_hz": lowest, "median_hz": median, "highest_hz": highest}
 
 
-def movement(t: np.ndarray, path: np.ndarray) -> Numbers:
-    """Range of x and y, speed and rest of a `path` (T, 2) in mm; ignores missing samples.
+def movement(t: np.ndarray, series: Series) -> Numbers:
+    """Range of x and y, speed and rest of a movement; ignores missing samples.
 
     A long rest is a stretch in which the speed, averaged over half a second, stays below
-    `REST_SPEED`.
+    `REST_SPEED`. The range is of the position or, where that is not known, of the velocity.
     """
+    path = series.values[:, :2]
     good = np.isfinite(path).all(1)
     path = path if good.all() else np.where(good[:, None], path, np.nan)
-    speed = np.hypot(*np.gradient(path, t, axis=0).T)
+    speed = np.hypot(*(path if series.order else np.gradient(path, t, axis=0)).T)
+    unit = "mm_s" if series.order else "mm"
     known = speed[np.isfinite(speed)]
     median, p95, highest = _quantiles(known, (0.5, 0.95, 1))
     rests = _stretches(_resting(t, speed), t)
     return {
-        "x_mm": _quantiles(path[good, 0], (0, 1)),
-        "y_mm": _quantiles(path[good, 1], (0, 1)),
+        f"x_{unit}": _quantiles(path[good, 0], (0, 1)),
+        f"y_{unit}": _quantiles(path[good, 1], (0, 1)),
         "mean_mm_s": float(known.mean()) if len(known) else None,
         "median_mm_s": median,
         "p95_mm_s": p95,
@@ -185,9 +199,11 @@ def _stretches(flags: np.ndarray, t: np.ndarray) -> list[Numbers]:
     return [{"start_s": float(t[a]), "seconds": float(t[b] - t[a] + step)} for a, b in runs]
 
 
-def finger_cursor_correlation(session: Session) -> dict[str, float | None]:
+def finger_cursor_correlation(
+    finger_pos: np.ndarray, cursor_pos: np.ndarray
+) -> dict[str, float | None]:
     """Correlation of finger and cursor along x and y; None where one of them does not move."""
-    axes = zip("xy", session.finger_pos[:, :2].T, session.cursor_pos.T, strict=True)
+    axes = zip("xy", finger_pos[:, :2].T, cursor_pos[:, :2].T, strict=True)
     return {axis: _correlation(finger, cursor) for axis, finger, cursor in axes}
 
 
@@ -198,13 +214,13 @@ def _correlation(finger: np.ndarray, cursor: np.ndarray) -> float | None:
     return float(np.corrcoef(both)[0, 1])
 
 
-def targets(session: Session) -> Numbers:
+def targets(target_pos: np.ndarray, duration: float) -> Numbers:
     """Targets reached (each brings up the next), and the number of distinct places."""
-    shown = session.target_pos[np.isfinite(session.target_pos).all(1)]
+    shown = target_pos[np.isfinite(target_pos).all(1)]
     distinct = shown[np.diff(shown, axis=0, prepend=np.nan).any(1)]
     reached = max(len(distinct) - 1, 0)
     return {
         "reached": reached,
-        "per_minute": 60 * reached / session.duration,
+        "per_minute": 60 * reached / duration,
         "places": len(np.unique(distinct, axis=0)),
     }

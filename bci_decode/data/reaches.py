@@ -14,20 +14,29 @@ from bci_decode.errors import BciDecodeError
 REMEDY = "choose data.split.by=time"
 
 
-def reach_starts(session: Session, edges: np.ndarray, lag: float = 0.0) -> np.ndarray:
+def reach_starts(session: Session, edges: np.ndarray, lag: float = 0.0) -> np.ndarray | None:
     """The first bin (R,) of each reach, in order; the first reach begins with the recording.
 
     A reach begins at the first sample with another `target_pos`, and there at the bin whose
-    kinematics are of that sample or later. A target that is missing (NaN) is no change.
+    kinematics are of that sample or later. A target that is missing (NaN) is no change. Without
+    `target_pos`, trials are the reaches; None where the session has neither.
     """
-    target = session.target_pos[: len(session.t)]
-    before, after = target[:-1], target[1:]
-    moved = (before != after) & ~(np.isnan(before) | np.isnan(after))
-    times = session.t[1:][moved.any(axis=1)]
+    times = session.trials if session.target_pos is None else _target_changes(session)
+    if times is None:
+        return None
     ends = edges[1:] + lag
     slack = 1e-3 * float(np.median(np.diff(session.t)))  # a clock is exact to nanoseconds
     starts = np.searchsorted(ends, times - slack)
     return np.unique(np.append(0, starts[starts < len(ends)]))
+
+
+def _target_changes(session: Session) -> np.ndarray:
+    """The times (R,) in s at which `target_pos` changes."""
+    assert session.target_pos is not None
+    target = session.target_pos[: len(session.t)]
+    before, after = target[:-1], target[1:]
+    moved = (before != after) & ~(np.isnan(before) | np.isnan(after))
+    return session.t[1:][moved.any(axis=1)]
 
 
 def split_by_reaches(
@@ -77,7 +86,10 @@ def _check(starts: np.ndarray | None, config: SplitConfig) -> None:
             field="data.split.train, val",
             remedy="choose fractions with a sum below 1",
         )
-    if starts is None or len(starts) < 2:
+    if starts is None:
+        problem = "is reaches, but the recording has neither target_pos nor trials"
+        raise BciDecodeError(problem, field="data.split.by", remedy=REMEDY)
+    if len(starts) < 2:
         raise BciDecodeError(
             "is reaches, but target_pos never changes", field="data.split.by", remedy=REMEDY
         )

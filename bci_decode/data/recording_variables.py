@@ -9,12 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
+from bci_decode.data.series import Series
 from bci_decode.errors import BciDecodeError
 
 # What is read. `wf`, the waveforms, is nine tenths of a file and is never touched.
 # Columns allowed in MATLAB; the finger's are z, -x, -y and angles.
-POSITIONS = {"cursor_pos": (2,), "target_pos": (2,), "finger_pos": (3, 6)}
-VARIABLES = ("t", "chan_names", "spikes", *POSITIONS)
+POSITIONS = {"cursor_pos": (2,), "target_pos": (2,), "finger_pos": (2, 3, 6)}
+NEEDED = ("t", "chan_names", "spikes")
+VARIABLES = (*NEEDED, *POSITIONS)
+DECODED = ("finger_pos", "cursor_pos")  # one of them is needed
+FINGER_READ = 3  # columns of the finger that are read: its angles stay on disk
 
 MAX_CHANNELS = 10_000
 MAX_CELLS = 100_000
@@ -28,11 +32,19 @@ class RawRecording:
     """The content of a file as float64, the spikes of all cells in one array."""
 
     t: np.ndarray  # (T,)
-    positions: dict[str, np.ndarray]  # name -> (rows, T)
+    series: dict[str, Series]
     channels: list[str]
     cells: list[tuple[int, int]]  # (channel, row) of each cell that holds spikes
     spikes: np.ndarray  # all spike times, cell after cell
     lengths: list[int]  # number of spikes in each cell
+    observed: np.ndarray | None = None  # as in a Session
+    trials: np.ndarray | None = None
+    clock: str = "t"  # what the file calls the clock
+    names: list[str] | None = None  # what it calls each unit, where units are not in cells
+
+    def cell_name(self, unit: int) -> str:
+        """How the file addresses a unit."""
+        return cell_name(*self.cells[unit]) if self.names is None else self.names[unit]
 
 
 def most_bytes(path: Path) -> int:
@@ -63,7 +75,9 @@ def check_variables(path: Path, kinds: Mapping[str, str], present: Iterable[str]
     `kinds` has the NumPy kind of those that are there, "O" for cells and "" for what is neither an
     array nor cells; `present` are the names of all variables in the file.
     """
-    missing = [field for field in VARIABLES if field not in kinds]
+    missing = [field for field in NEEDED if field not in kinds]
+    if not any(field in kinds for field in DECODED):
+        missing.append(" or ".join(DECODED))
     if missing:
         names = sorted(name for name in present if name[:1] not in ("", "#", "_"))
         shown = [name if name.isprintable() else ascii(name) for name in names[:SHOWN]]
@@ -72,11 +86,11 @@ def check_variables(path: Path, kinds: Mapping[str, str], present: Iterable[str]
             f"missing from the file, which has {', '.join(shown + more) or 'nothing'}",
             file=path,
             field=", ".join(missing),
-            remedy="a recording of the Zenodo layout has " + ", ".join(VARIABLES),
+            remedy=f"a recording of the Zenodo layout has {', '.join(NEEDED)} and positions",
         )
     allowed = {"spikes": "O", "chan_names": "OSU"}
     words = {"spikes": "a cell array", "chan_names": "a cell array of names"}
-    for field in VARIABLES:
+    for field in filter(kinds.__contains__, VARIABLES):
         if not kinds[field] or kinds[field] not in allowed.get(field, "fiu"):
             problem = f"is not {words.get(field, 'an array of real numbers')}"
             raise BciDecodeError(problem, file=path, field=field, remedy="save it again as such")
@@ -95,7 +109,16 @@ def check_clock_shape(path: Path, shape: tuple[int, ...]) -> int:
     return prod(shape)
 
 
-def check_position(path: Path, field: str, shape: tuple[int, ...], samples: int) -> None:
+def positions_read(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], samples: int
+) -> dict[str, int]:
+    """How many columns of each position in the file are read; `shapes` are (columns, samples)."""
+    for field in filter(shapes.__contains__, POSITIONS):
+        _check_position(path, field, shapes[field], samples)
+    return {name: min(shapes[name][0], FINGER_READ) for name in POSITIONS if name in shapes}
+
+
+def _check_position(path: Path, field: str, shape: tuple[int, ...], samples: int) -> None:
     """Refuse a `shape`, (rows, samples), that does not fit the clock."""
     if len(shape) != 2 or shape[0] not in POSITIONS[field] or shape[1] != samples:
         columns = " or ".join(map(str, POSITIONS[field]))
@@ -108,12 +131,12 @@ def check_position(path: Path, field: str, shape: tuple[int, ...], samples: int)
         )
 
 
-def check_channels(path: Path, channels: int) -> None:
+def check_channels(path: Path, channels: int, field: str = "chan_names") -> None:
     """Refuse more names of channels than any array has."""
-    _check_number(path, "chan_names", channels, MAX_CHANNELS, "names")
+    _check_number(path, field, channels, MAX_CHANNELS, "names")
 
 
-def check_names(path: Path, names: list[str]) -> list[str]:
+def check_names(path: Path, names: list[str], field: str = "chan_names") -> list[str]:
     """The names of the channels, refused where they are too long or cannot be printed.
 
     Zeros at the end, with which programs in C fill up a text, are left out.
@@ -126,9 +149,7 @@ def check_names(path: Path, names: list[str]) -> list[str]:
         elif not name.isprintable():
             problem = f"name {number + 1} is {name!a}, which cannot be printed"
         if problem:
-            raise BciDecodeError(
-                problem, file=path, field="chan_names", remedy='name it as "M1 001"'
-            )
+            raise BciDecodeError(problem, file=path, field=field, remedy='name it as "M1 001"')
     return names
 
 

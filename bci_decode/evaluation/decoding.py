@@ -5,7 +5,7 @@ Shapes: T bins, N units, D axes of the target.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,18 +84,37 @@ def _decode_trained(model: TrainedDecoder, history: int | None, step: int) -> Pr
     return decode
 
 
+def by_segment(
+    decode: Predictor, counts: np.ndarray | Tensor, pieces: Sequence[slice]
+) -> np.ndarray:
+    """Decode counts (T, N), each piece of them as a stream of its own; NaN (T, D) between them.
+
+    A model, and a filter after it, knows nothing of what was before a gap.
+    """
+    if len(pieces) == 1 and pieces[0] == slice(0, len(counts)):
+        return decode(counts)
+    found = [decode(counts[bins]) for bins in pieces]
+    decoded = np.full((len(counts), *found[0].shape[1:]), np.nan)
+    for bins, outputs in zip(pieces, found, strict=True):
+        decoded[bins] = outputs
+    return decoded
+
+
 def decode_parts(
     model: object, data: Dataset, counts: dict[str, Tensor] | None = None
 ) -> dict[str, np.ndarray]:
     """Every part but the training one, in the target's unit, float64.
 
-    Each part is one stream (T, D). A part inside another one is cut out of that one's stream.
+    Each part is one stream (T, D), or one in each segment, with NaN in the gaps. A part inside
+    another one is cut out of that one's stream.
     `counts` are the scaled counts where they are tensors on the model's device already.
     """
     decode = predictor(model, data.window.history, data.window.step, data.low_pass)
     inside = enclosing(data.slices)
     decoded = {
-        name: data.target_scaler.inverse(decode(counts[name] if counts else part.counts))
+        name: data.target_scaler.inverse(
+            by_segment(decode, counts[name] if counts else part.counts, part.pieces)
+        )
         for name, part in data.parts.items()
         if name != "train" and name not in inside
     }

@@ -2,7 +2,7 @@
 
 Neighboring bins resemble each other, so that whole blocks of 2 s are resampled (Kuensch 1989, Ann.
 Statist. 17:1217). R2 is a function of sums over bins, so that a resample needs only the sums of its
-blocks. Shapes: T bins, D axes, B blocks, R resamples.
+blocks. Bins whose true value is NaN count nowhere. Shapes: T bins, D axes, B blocks, R resamples.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bci_decode.evaluation.metrics import r2
+from bci_decode.evaluation.metrics import r2, scored_bins
 
 BLOCK = 2.0  # s
 RESAMPLES = 1000
@@ -50,14 +50,23 @@ class BlockSums:
 
 
 def block_sums(true: np.ndarray, decoded: np.ndarray, block: int) -> BlockSums:
-    """The sums of (T, D) arrays over blocks of `block` bins; the last block may be shorter."""
-    centered = np.asarray(true, np.float64) - np.mean(true, axis=0)
+    """The sums of (T, D) arrays over blocks of `block` bins; the last block may be shorter.
+
+    Blocks without a bin that is scored are left out.
+    """
+    true, known = np.asarray(true, np.float64), ~np.isnan(true).any(axis=1)
+    whole = bool(known.all())
+    centered = true - np.mean(true if whole else true[known], axis=0)
     starts = np.arange(0, len(centered), block)
-    error = np.asarray(true, np.float64) - decoded
+    error = true - decoded
+    if not whole:
+        centered, error = (np.where(known[:, None], values, 0.0) for values in (centered, error))
     target, squared, errors = (
         np.add.reduceat(values, starts, axis=0) for values in (centered, centered**2, error**2)
     )
-    return BlockSums(np.diff([*starts, len(centered)]).astype(float), target, squared, errors)
+    bins = np.add.reduceat(known.astype(float), starts)
+    sums = bins, target, squared, errors
+    return BlockSums(*(sums if whole else (values[bins > 0] for values in sums)))
 
 
 def block_length(bin_width: float) -> int:
@@ -125,9 +134,9 @@ def chance_level(
     There are `SHIFTS` shifts, evenly spread from `NEAREST_SHIFT` of the part to 1 minus that. A
     shifted target has the right statistics at the wrong time, so the R2 against it is chance. For
     "r2" and "r2_<axis>" there is the mean and the range of 95 % of the shifts, or None where an
-    axis never moves.
+    axis never moves. Bins that are not scored are cut out before.
     """
-    true, decoded = np.asarray(true, np.float64), np.asarray(decoded, np.float64)
+    true, decoded = scored_bins(np.asarray(true, np.float64), np.asarray(decoded, np.float64))
     shares = np.linspace(NEAREST_SHIFT, 1 - NEAREST_SHIFT, SHIFTS)
     shifts = np.unique(np.round(shares * len(true)).astype(int))
     scores = np.array([r2(np.roll(true, shift, axis=0), decoded) for shift in shifts])

@@ -2,6 +2,7 @@
 
 `true` and `decoded` are (T, D), or (T,) for one axis, in the same physical unit; every score but
 the loss is (D,). An axis that never moves has no variance to explain: its R2, CC and SNR are NaN.
+Bins whose `true` is NaN, where it is unknown or not to be scored, are left out of every score.
 """
 
 from __future__ import annotations
@@ -49,8 +50,14 @@ def snr_db(true: np.ndarray, decoded: np.ndarray) -> np.ndarray:
         return -10.0 * np.log10(1.0 - r2(true, decoded))
 
 
+def scored_bins(true: np.ndarray, decoded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The bins of (T, D) arrays in which `true` is known."""
+    known = ~np.isnan(true).any(axis=1)
+    return (true, decoded) if known.all() else (true[known], decoded[known])
+
+
 def _paired(true: np.ndarray, decoded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as (T, D) float64.
+    """Both as (T, D) float64, without the bins in which `true` is NaN.
 
     Different shapes are refused: a silent broadcast of (T,) against (T, 1) gives a wrong score.
     """
@@ -60,4 +67,7 @@ def _paired(true: np.ndarray, decoded: np.ndarray) -> tuple[np.ndarray, np.ndarr
             f"scores need two arrays of one shape with a bin at least, not {true.shape} and "
             f"{decoded.shape}"
         )
-    return true.reshape(len(true), -1), decoded.reshape(len(decoded), -1)
+    pair = scored_bins(true.reshape(len(true), -1), decoded.reshape(len(decoded), -1))
+    if not len(pair[0]):
+        raise ValueError("scores need a bin whose true value is known")
+    return pair

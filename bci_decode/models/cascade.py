@@ -9,6 +9,7 @@ import numpy as np
 from numpy.polynomial import polynomial
 
 from bci_decode.errors import BciDecodeError
+from bci_decode.models.closed_form import Stretches, joined
 from bci_decode.models.wiener import ALPHAS, WienerFilter
 
 
@@ -34,15 +35,16 @@ class WienerCascade(WienerFilter):
         super().__init__(history, alpha, alphas)
         self.degree = degree
 
-    def _fit(
-        self, X: np.ndarray, y: np.ndarray, validation: tuple[np.ndarray, np.ndarray] | None
-    ) -> None:
+    def _fit(self, stretches: Stretches, validation: Stretches | None) -> None:
         if not isinstance(self.degree, Integral) or not 1 <= self.degree <= 9:
             raise BciDecodeError(
                 f"is {self.degree}", field="model.degree", remedy="choose a whole number, 1 to 9"
             )
-        super()._fit(X, y, validation)
-        linear = super()._predict(X)
+        super()._fit(stretches, validation)
+        linear = joined([super(WienerCascade, self)._predict(X) for X, _ in stretches])
+        y = joined([y for _, y in stretches])
+        if not (known := ~np.isnan(y).any(axis=1)).all():
+            linear, y = linear[known], y[known]
         self.lowest_, self.highest_ = linear.min(axis=0), linear.max(axis=0)
         unit = self._in_unit_range(linear)
         self.polynomial_ = np.stack(

@@ -11,7 +11,7 @@ from numbers import Integral
 import numpy as np
 
 from bci_decode.errors import BciDecodeError
-from bci_decode.models.closed_form import ClosedForm
+from bci_decode.models.closed_form import ClosedForm, Stretches, joined, known_stretches
 from bci_decode.models.riccati import corrected_covariance, gains, steady_state_covariance
 
 KINEMATICS = ("position", "velocity", "acceleration")  # each is the derivative of the one before
@@ -37,6 +37,9 @@ class KalmanFilter(ClosedForm):
     `spectral_radius_`, below 1, so a stream of any length stays bounded; `fit` refuses a filter
     where it is not. It is often close to 1, as the counts tell little of a position.
 
+    Where the movement is unknown, and after a gap, a running sum begins anew, and no transition
+    leads across.
+
     The filter starts from its prior, mean and covariance of the state in training, never from the
     true state. With `steady_state` its gain is constant, and outputs differ from the optimal ones
     until the start is forgotten. A unit that never changes in training is left out. `shrinkage`,
@@ -58,27 +61,32 @@ class KalmanFilter(ClosedForm):
         self.steady_state = steady_state
         self.shrinkage = shrinkage
 
-    def _fit(
-        self, X: np.ndarray, y: np.ndarray, validation: tuple[np.ndarray, np.ndarray] | None
-    ) -> None:
+    def _fit(self, stretches: Stretches, validation: Stretches | None) -> None:
         self._check_settings()
+        stretches = known_stretches(stretches)  # no bin follows another across a gap
+        y = joined([y for _, y in stretches])
         mean, std = _mean_and_std(y)
-        traces = kinematic_traces((y - mean) / std, self.target)
         # a difference from bin to bin is not known in the first bin, one of differences in two
         highest = max(KINEMATICS.index(name) for name in self.state)
         first = max(highest - KINEMATICS.index(self.target), self.lag)
-        states = np.concatenate([traces[name] for name in self.state], axis=1)[first:]
-        if len(states) < 3:
+        pairs = []
+        for X, y_of in stretches:
+            traces = kinematic_traces((y_of - mean) / std, self.target)
+            states = np.concatenate([traces[name] for name in self.state], axis=1)[first:]
+            pairs.append((states, X[first - self.lag : len(X) - self.lag]))
+        pairs = [pair for pair in pairs if len(pair[0])] if len(pairs) > 1 else pairs
+        if sum(len(states) - 1 for states, _ in pairs) < 2:  # transitions
             problem = f"{len(y)} bins (n_samples={len(y)}) are too few"
             if not self.lag:
                 raise ValueError(problem)
             raise BciDecodeError(
                 f"is {self.lag}, for which {problem}", field="model.lag", remedy="choose fewer bins"
             )
-        center, scale = _mean_and_std(states)
-        states = (states - center) / scale
-        self._fit_dynamics(states)
-        self._fit_observations(states, X[first - self.lag : len(X) - self.lag].astype(np.float64))
+        center, scale = _mean_and_std(joined([states for states, _ in pairs]))
+        scaled = [(states - center) / scale for states, _ in pairs]
+        self._fit_dynamics(scaled)
+        counts = joined([counts for _, counts in pairs])
+        self._fit_observations(joined(scaled), counts.astype(np.float64))
         self._fix_gain()
         axes = y.shape[1]
         self.first_output_ = list(self.state).index(self.target) * axes
@@ -86,12 +94,14 @@ class KalmanFilter(ClosedForm):
         self.output_mean_ = mean + std * center[output]
         self.output_std_ = std * scale[output]
 
-    def _fit_dynamics(self, states: np.ndarray) -> None:
-        """A, W and the prior's covariance; the prior's mean is 0."""
-        before, after = states[:-1], states[1:]
+    def _fit_dynamics(self, stretches: list[np.ndarray]) -> None:
+        """A, W and the prior's covariance of stretches of states (T, S); the prior's mean is 0."""
+        before = joined([states[:-1] for states in stretches])
+        after = joined([states[1:] for states in stretches])
         self.transition_ = np.linalg.lstsq(before, after, rcond=None)[0].T
         missed = after - before @ self.transition_.T
         self.transition_noise_ = missed.T @ missed / len(missed)
+        states = joined(stretches)
         self.prior_covariance_ = states.T @ states / len(states)
 
     def _fit_observations(self, states: np.ndarray, counts: np.ndarray) -> None:

@@ -19,11 +19,14 @@ class StackedHistory:
     """The stacked matrix A (T, L N) of scaled counts (T, N): products with it, but never itself.
 
     Bins before the first one are zero. Weights are (L, N, K), lag 0 first. All products are in the
-    type of `counts`.
+    type of `counts`. With `rows` (T',), A has these rows alone, which is then its T.
     """
 
-    def __init__(self, counts: np.ndarray, history: int):
-        self.counts, self.history = counts, history
+    def __init__(self, counts: np.ndarray, history: int, rows: np.ndarray | None = None):
+        self.counts, self.history, self.rows = counts, history, rows
+
+    def __len__(self) -> int:
+        return len(self.counts if self.rows is None else self.rows)
 
     def times(self, weights: np.ndarray) -> np.ndarray:
         """A times weights (L, N, K): (T, K)."""
@@ -33,10 +36,13 @@ class StackedHistory:
         total = products[:, :columns].astype(np.float64)
         for lag in range(1, min(lags, len(total))):
             total[lag:] += products[:-lag, lag * columns : (lag + 1) * columns]
-        return total
+        return total if self.rows is None else total[self.rows]
 
     def transposed_times(self, values: np.ndarray) -> np.ndarray:
         """The transpose of A times values (T, K): (L, N, K)."""
+        if self.rows is not None:
+            given, values = values, np.zeros((len(self.counts), values.shape[1]))
+            values[self.rows] = given
         bins, columns = values.shape
         shifted = np.zeros((bins, self.history, columns), self.counts.dtype)
         for lag in range(min(self.history, bins)):
@@ -152,8 +158,8 @@ def ridge_path(
     """
     mean = target.mean(axis=0)
     krylov = _Krylov(stacked, target - mean, min(alphas))
-    bins, units = stacked.counts.shape
-    for _ in range(min(bins, stacked.history * units)):
+    units = stacked.counts.shape[1]
+    for _ in range(min(len(stacked), stacked.history * units)):
         krylov.step()
         if krylov.gradient.max() <= TOLERANCE[stacked.counts.dtype]:
             break

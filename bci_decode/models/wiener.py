@@ -8,7 +8,7 @@ from numbers import Integral
 import numpy as np
 
 from bci_decode.errors import BciDecodeError
-from bci_decode.models.closed_form import ClosedForm
+from bci_decode.models.closed_form import ClosedForm, Stretches, joined
 from bci_decode.models.ridge import StackedHistory, ridge_path
 
 ALPHAS = (10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5, 3e5)
@@ -38,46 +38,56 @@ class WienerFilter(ClosedForm):
         self.alpha = alpha
         self.alphas = alphas
 
-    def _fit(
-        self, X: np.ndarray, y: np.ndarray, validation: tuple[np.ndarray, np.ndarray] | None
-    ) -> None:
+    def _fit(self, stretches: Stretches, validation: Stretches | None) -> None:
         alphas = self._checked_alphas()
         if len(alphas) > 1 and validation is not None:
-            self._best_alpha(X, y, validation, alphas)
+            self._best_alpha(stretches, validation, alphas)
             return
         if len(alphas) > 1:
-            first = len(X) - max(1, round(VALIDATION_SHARE * len(X)))
-            alphas = [self._best_alpha(X[:first], y[:first], (X[first:], y[first:]), alphas)]
-        self._keep(*self._path(X, y, alphas), alphas, 0)
+            bins = sum(len(X) for X, _ in stretches)
+            first = bins - max(1, round(VALIDATION_SHARE * bins))
+            alphas = [self._best_alpha(*_split(stretches, first), alphas)]
+        self._keep(*self._path(stretches, alphas), alphas, 0)
 
     def _best_alpha(
-        self,
-        X: np.ndarray,
-        y: np.ndarray,
-        validation: tuple[np.ndarray, np.ndarray],
-        alphas: list[float],
+        self, stretches: Stretches, validation: Stretches, alphas: list[float]
     ) -> float:
         """The penalty with the lowest error on the validation part; its weights are kept."""
-        weights, intercepts = self._path(X, y, alphas)
+        weights, intercepts = self._path(stretches, alphas)
+        y = known_targets(stretches)
         variance = np.where(np.ptp(y, axis=0) > 0, y.var(axis=0), 1.0)
         errors = []
-        stacked = StackedHistory(self._scaled(validation[0]), self.history)
+        stacked, true = self._stacked(validation), known_targets(validation)
         for weight, intercept in zip(weights, intercepts, strict=True):
-            missed = validation[1] - stacked.times(weight) - intercept
+            missed = true - stacked.times(weight) - intercept
             errors.append(float((missed**2 / variance).mean()))
         best = int(np.argmin(errors))
         self._keep(weights, intercepts, alphas, best)
         return alphas[best]
 
-    def _path(
-        self, X: np.ndarray, y: np.ndarray, alphas: list[float]
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _path(self, stretches: Stretches, alphas: list[float]) -> tuple[np.ndarray, np.ndarray]:
         """Weights (A, L, N, D) and intercepts (A, D) of z-scored counts."""
+        X = joined([X for X, _ in stretches])
         self.mean_ = X.mean(axis=0, dtype=np.float64)
         std = X.std(axis=0, dtype=np.float64)
         # the rounding of the mean leaves a unit that never changes with a tiny deviation
         self.std_ = np.where(np.ptp(X, axis=0) > 0, std, 1.0)
-        return ridge_path(StackedHistory(self._scaled(X), self.history), y, alphas)
+        return ridge_path(self._stacked(stretches), known_targets(stretches), alphas)
+
+    def _stacked(self, stretches: Stretches) -> StackedHistory:
+        """The z-scored counts of all stretches, with average bins between; rows of known targets.
+
+        These bins keep a stretch from seeing the one before, as its first bins see average ones.
+        """
+        if len(stretches) == 1 and not np.isnan(stretches[0][1]).any():
+            return StackedHistory(self._scaled(stretches[0][0]), self.history)
+        pieces, known = [], []
+        for X, y in stretches:
+            between = np.zeros((self.history - 1, X.shape[1]), X.dtype)
+            pieces += [between, self._scaled(X)]
+            known += [np.zeros(len(between), bool), ~np.isnan(y).any(axis=1)]
+        rows = np.flatnonzero(np.concatenate(known))
+        return StackedHistory(np.concatenate(pieces), self.history, rows)
 
     def _keep(
         self, weights: np.ndarray, intercepts: np.ndarray, alphas: list[float], best: int
@@ -118,3 +128,25 @@ class WienerFilter(ClosedForm):
                     f"is {alpha:g}", field=f"model.{key}", remedy="choose a number of 0 or more"
                 )
         return alphas
+
+
+def known_targets(stretches: Stretches) -> np.ndarray:
+    """The kinematics (T, D) of all bins in which they are known."""
+    y = joined([y for _, y in stretches])
+    known = ~np.isnan(y).any(axis=1)
+    return y if known.all() else y[known]
+
+
+def _split(stretches: Stretches, bins: int) -> tuple[Stretches, Stretches]:
+    """The first `bins` of all stretches, and the rest; each has a known target."""
+    first: Stretches = []
+    rest: Stretches = []
+    for X, y in stretches:
+        cut = min(max(bins, 0), len(X))
+        bins -= len(X)
+        first += [(X[:cut], y[:cut])] if cut else []
+        rest += [(X[cut:], y[cut:])] if cut < len(X) else []
+    for piece in (first, rest):
+        if not len(known_targets(piece)):
+            raise ValueError("no kinematics are known in one of the parts that choose alpha")
+    return first, rest

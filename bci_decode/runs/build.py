@@ -35,7 +35,7 @@ def load_data(config: DictConfig):
     from bci_decode.data.session import read_session
 
     typed = data_config(config)
-    session = read_session(session_file(config), str(config.session.name))
+    session = read_session(session_file(config), str(config.session.name), typed.source)
     return prepare(bin_session(session, **typed.binning_kwargs(), grids=typed.window.grids), typed)
 
 

@@ -140,7 +140,7 @@ def trajectory_figure(
     """True and decoded target over a range of time with its R2 and the whole part's, and the path.
 
     Beside the R2 of the whole part is its 95 % interval. The range of time begins at `shown.start`
-    on the recording's clock, by default in the middle.
+    on the recording's clock, by default in the middle. Lines break where a value is NaN.
     """
     import matplotlib.pyplot as plt
 
@@ -148,8 +148,10 @@ def trajectory_figure(
     time, true, guess = decoded["time"][bins], decoded["true"][bins], decoded["decoded"][bins]
     target, unit = str(decoded["target"]), str(decoded["unit"])
     whole = r2(decoded["true"], decoded["decoded"])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        here = r2(true, guess)
+    here = np.full(len(whole), np.nan)
+    if not np.isnan(true).any(axis=1).all():
+        with np.errstate(invalid="ignore", divide="ignore"):
+            here = r2(true, guess)
     names = [str(name) for name in decoded["axes"]]
     ranges = r2_intervals(decoded["true"], decoded["decoded"], float(decoded["bin_width"]), names)
     figure = plt.figure(figsize=(10, 4.5), layout="constrained")
@@ -189,9 +191,17 @@ def _shown_bins(time: np.ndarray, bin_width: float, shown: TrajectoryConfig) -> 
 
 
 def _draw_path(axes: Axes, true: np.ndarray, guess: np.ndarray, bin_width: float | None) -> None:
-    """Positions in the plane; with a bin width, the velocities integrated from one common start."""
+    """Positions in the plane; with a bin width, the velocities integrated from one common start.
+
+    Bins in which one of them is unknown are left out.
+    """
+    known = ~np.isnan(np.hstack([true, guess])).any(axis=1)
+    if not known.any():
+        return
     quantity = "position, mm"
     if bin_width is not None:
+        # all stand still meanwhile
+        true, guess = (np.where(known[:, None], a, 0.0) for a in (true, guess))
         true, guess = ((a.cumsum(0) - a[0]) * bin_width for a in (true, guess))
         quantity = "path, mm (integrated velocity)"
     axes.plot(*true.T[:2], **TRUE)

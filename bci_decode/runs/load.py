@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,18 @@ from omegaconf import DictConfig
 from bci_decode.config import TARGETS, DataConfig
 from bci_decode.data.binning import BinnedSession, bin_session
 from bci_decode.data.dataset import Scaler, Window
+from bci_decode.data.segments import left_out, scored_mask, scored_target, within
 from bci_decode.data.session import Session, read_session
 from bci_decode.errors import BciDecodeError
-from bci_decode.evaluation.decoding import predictor
+from bci_decode.evaluation.decoding import by_segment, predictor
 from bci_decode.evaluation.scores import score_table
 from bci_decode.files import expand_user, md5_of
 from bci_decode.models.decoder import TrainedDecoder
 from bci_decode.runs.build import build_model
 from bci_decode.runs.checksums import verify
 from bci_decode.runs.folder import SESSIONS
-from bci_decode.runs.reading import read_history, read_report
+from bci_decode.runs.packed import Packed, is_packed, read_packed
+from bci_decode.runs.reading import parsed_history, read_history, read_report
 from bci_decode.runs.scored_bins import bins_within, scored_bins
 from bci_decode.runs.targets import check_model
 from bci_decode.training.checkpoint import check_same_model, load_weights, read_checkpoint
@@ -37,7 +40,7 @@ KEYS = ("format", "names", "model", "data", "session", "units", "axes", "mean", 
 
 
 def load_run(folder: str | Path, *, trust: tuple[str, ...] = ()) -> LoadedRun:
-    """The trained decoder of a run's folder, or of a `best.pt` alone.
+    """The trained decoder of a run's folder, of a `best.pt` alone, or of a packed run.
 
     A checkpoint names the classes of its model. Only layers and models of this project and of
     `torch.nn` are made, unless `trust` adds prefixes such as ("mylab.",). Raises `BciDecodeError`
@@ -45,6 +48,10 @@ def load_run(folder: str | Path, *, trust: tuple[str, ...] = ()) -> LoadedRun:
     finished.
     """
     path = expand_user(folder)
+    if is_packed(path) and path.exists():
+        packed = read_packed(path)
+        run = run_of_checkpoint(packed.state, path, trust=trust)
+        return replace(run, folder=path.with_suffix(""), packed=packed)
     if path.is_dir():
         verify(path, "best.pt")
         path /= "best.pt"
@@ -130,10 +137,16 @@ class LoadedRun:
     `model` is a `models.decoder.Decoder` or a closed-form model, `state` the content of `file`.
     """
 
-    folder: Path
+    folder: Path  # of a packed run: the place for what commands write
     model: Any
     state: dict = field(repr=False)  # with all weights
     file: Path | None = None  # None: made in memory
+    packed: Packed | None = field(default=None, repr=False)
+
+    @property
+    def source(self) -> Path:
+        """The folder of the run, or its packed file."""
+        return self.folder if self.packed is None or self.file is None else self.file
 
     @property
     def md5(self) -> str | None:
@@ -157,11 +170,13 @@ class LoadedRun:
     @property
     def metrics(self) -> dict:
         """The run's `metrics.json`."""
-        return read_report(self.folder)
+        return read_report(self.folder) if self.packed is None else deepcopy(self.packed.report)
 
     @property
     def history(self) -> pd.DataFrame:
         """The run's `history.csv`: a row per epoch."""
+        if self.packed is not None:
+            return parsed_history(self.packed.history, self.source)
         return read_history(self.folder)
 
     def scaler(self, name: str) -> Scaler:
@@ -171,7 +186,7 @@ class LoadedRun:
     def bin(self, session: Session | str | Path) -> BinnedSession:
         """A session in this run's bins, lag and target."""
         if not isinstance(session, Session):
-            session = read_session(session)
+            session = read_session(session, source=self.config.source)
         return bin_session(session, **self.config.binning_kwargs())
 
     def match_units(self, binned: BinnedSession) -> np.ndarray:
@@ -229,7 +244,7 @@ class LoadedRun:
 
         Returns `time` (s, the end of the bin) and a column per axis in the target's unit, mm/s for
         velocity. Every bin is decoded from its own and earlier bins, unless the run is
-        bidirectional.
+        bidirectional. After a gap of the recording decoding starts anew; bins in a gap are NaN.
         """
         binned = session if isinstance(session, BinnedSession) else self.bin(session)
         bins = bins_within(binned, start, stop)
@@ -242,7 +257,21 @@ class LoadedRun:
         config = self.config
         window = Window.from_config(config.window)
         decode = predictor(self.model, window.history, window.step, config.cutoff)
-        return self.scaler("target").inverse(decode(self.counts(binned, columns)[bins]))
+        pieces = [slice(*ends) for ends in within(binned.segments, bins).tolist()]
+        if not pieces:
+            return np.full((bins.stop - bins.start, len(self.axes)), np.nan)
+        decoded = by_segment(decode, self.counts(binned, columns)[bins], pieces)
+        return self.scaler("target").inverse(decoded)
+
+    def truth(self, binned: BinnedSession, bins: slice) -> tuple[np.ndarray, dict[str, int]]:
+        """The target (T, D), NaN in the bins that are not scored, and how many these are by reason.
+
+        These lie in a gap, right after one or where the movement is unknown.
+        """
+        target, segments = binned.kinematics[bins], within(binned.segments, bins)
+        burn_in = Window.from_config(self.config.window).burn_in
+        truth = scored_target(target, scored_mask(target, segments, burn_in))
+        return truth, left_out(target, segments, truth)
 
     def predictions(
         self,
@@ -252,16 +281,25 @@ class LoadedRun:
     ) -> dict[str, Any]:
         """Time, true and decoded target of a session, with all that a figure of them needs.
 
-        Without a range, the session that the run was trained on is decoded in its test part alone.
+        The true target is NaN in bins that are not scored: see `truth`. Without a range, the
+        session that the run was trained on is decoded in its test part alone.
         """
         if not isinstance(session, Session):
-            session = read_session(session)
+            session = read_session(session, source=self.config.source)
         binned = self.bin(session)
         bins, overlaps = scored_bins(self.state["session"], session, binned, start, stop)
         columns = self.match_units(binned)
+        truth, missing = self.truth(binned, bins)
+        if np.isnan(truth).any(axis=1).sum() > len(truth) - 2:
+            raise BciDecodeError(
+                f"fewer than two bins of {session.name} can be scored",
+                file=session.path,
+                field=self.config.source,
+                remedy="choose another range, or decode without scores",
+            )
         return {
             "time": binned.edges[1:][bins],
-            "true": binned.kinematics[bins],
+            "true": truth,
             "decoded": self._decode_bins(binned, columns, bins),
             "axes": np.array(self.axes),
             "target": self.config.target,
@@ -269,6 +307,7 @@ class LoadedRun:
             "bin_width": self.config.bin_width,
             "missing_units": int((columns < 0).sum()),
             "overlaps": overlaps,
+            "left_out": missing,
         }
 
     def score(

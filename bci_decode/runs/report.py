@@ -19,6 +19,7 @@ import bci_decode
 from bci_decode.config import TARGETS, DataConfig, TrainConfig
 from bci_decode.data.catalog import catalog
 from bci_decode.data.dataset import Dataset
+from bci_decode.data.segments import known_rows
 from bci_decode.data.split import enclosing
 from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation import metrics
@@ -54,22 +55,20 @@ def write_report(
     """
     parts = [name for name in decoded if name not in enclosing(data.slices)]
     select_on = config.trainer.select_on
-    test, width = data.parts["test"].target, config.data.bin_width
+    test, width = data.parts["test"].truth, config.data.bin_width
     rule = select_on if len(history) > 1 else "closed form"
     report = about | {
         "epochs": int(history["epoch"].iloc[-1]),
         "select_on": select_on,
         "selection_rule": RULES[rule],
         "scores": {
-            name: scores(data.parts[name].target, decoded[name], data.axes) for name in parts
+            name: scores(data.parts[name].truth, decoded[name], data.axes) for name in parts
         },
         "intervals": {"test": r2_intervals(test, decoded["test"], width, data.axes)},
         "chance": {"test": chance_level(test, decoded["test"], data.axes)},
-        "loss": {name: metrics.mse(data.parts[name].target, decoded[name]) for name in parts},
+        "loss": {name: metrics.mse(data.parts[name].truth, decoded[name]) for name in parts},
         "holdout": _holdout(data, history, about["best_epoch"]),
-        "target_variance": {
-            name: target_variance(part.target) for name, part in data.parts.items()
-        },
+        "target_variance": {name: target_variance(part.truth) for name, part in data.parts.items()},
         "protocol": _protocol(data, config.data, about["bidirectional"]),
         "seconds": float(history["seconds"].sum()),
         "versions": {"python": platform.python_version(), "bci_decode": bci_decode.__version__}
@@ -92,7 +91,7 @@ def check_agrees(
     """
     row = history[history["epoch"] == epoch]
     for name, outputs in decoded.items():
-        loss, column = metrics.mse(data.parts[name].target, outputs), f"{name}_loss"
+        loss, column = metrics.mse(data.parts[name].truth, outputs), f"{name}_loss"
         known = float(row[column].iloc[0]) if len(row) and column in row else math.nan
         if column in history and not math.isclose(loss, known, rel_tol=AGREES):
             raise BciDecodeError(
@@ -104,13 +103,16 @@ def check_agrees(
 
 
 def write_predictions(path: Path, data: Dataset, decoded: np.ndarray, config: DataConfig) -> None:
-    """Write time, true and decoded target (T, D) of the test part."""
+    """Write time, true and decoded target (T, D) of the test part.
+
+    The true one is NaN in bins that are not scored, the decoded one in gaps.
+    """
     test = data.parts["test"]
     with written_whole(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
             time=test.time,
-            true=test.target,
+            true=test.truth,
             decoded=decoded,
             axes=data.axes,
             target=config.target,
@@ -120,11 +122,11 @@ def write_predictions(path: Path, data: Dataset, decoded: np.ndarray, config: Da
 
 
 def target_variance(target: np.ndarray) -> float:
-    """Variance of a target (T, D), mean over the axes.
+    """Variance of a target (T, D) where it is known, mean over the axes.
 
     It is the loss of a decoder that knows the mean alone.
     """
-    return float(target.var(axis=0).mean())
+    return float(known_rows(target).var(axis=0).mean())
 
 
 def recording_kind(session: dict[str, Any], md5: str) -> str:
@@ -197,6 +199,7 @@ def _protocol(data: Dataset, config: DataConfig, bidirectional: bool) -> dict[st
     delay = max(0.0, config.delay - config.lag)
     delay += len(data.parts["test"]) * config.bin_width if looks_ahead else 0.0
     window = data.window
+    left_out = {name: found for name, part in data.parts.items() if (found := part.left_out())}
     return {
         "source": config.source,
         "target": config.target,
@@ -224,8 +227,9 @@ def _protocol(data: Dataset, config: DataConfig, bidirectional: bool) -> dict[st
             "first_output": window.first_output,
             "step": window.step,
         },
-        "scored_on": "every bin of the part, as one stream"
+        "scored_on": ("the bins that are not left out" if left_out else "every bin of the part")
+        + ", as one stream"
         + ", read from both its ends" * looks_ahead,
         "bidirectional": bidirectional,
         "delay_s": delay,  # how long a live decoder would wait for later spikes
-    }
+    } | ({"left_out": left_out} if left_out else {})

@@ -17,6 +17,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from bci_decode.config import TrainConfig, flatten
+from bci_decode.data.segments import left_out_text
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import expand_user, md5_meanwhile
 from bci_decode.runs.build import build_decoder, instantiate, session_file
@@ -179,7 +180,8 @@ class Job:
                 from bci_decode.data.dataset import prepare
                 from bci_decode.data.session import read_session
             with self.stopwatch.part("read"):
-                session = read_session(self.data_file, str(self.config.session.name))
+                name, source = str(self.config.session.name), self.typed.data.source
+                session = read_session(self.data_file, name, source)
             with self.stopwatch.part("bin"):
                 keys = self.typed.data
                 grids = keys.window.grids
@@ -256,6 +258,8 @@ class Job:
         """What is trained on, and what a reader of the log must not overlook in the scores."""
         bins = {name: len(part) for name, part in data.parts.items()}
         log.info("%s: %d units, bins %s", self.folder, len(data.units), bins)
+        if line := left_out_text({name: part.left_out() for name, part in data.parts.items()}):
+            log.info(line)
         self._log_warnings(data)
 
     def _log_warnings(self, data) -> None:

@@ -136,7 +136,8 @@ def load_pre_activations(run: Path) -> PreActivations:
     assert isinstance(config, DictConfig)
     data = load_data(config)
     decoder = build_decoder(config, data)
-    x = monitor_input(torch.as_tensor(data.parts["val"].counts), data.window)
+    val = data.parts["val"]
+    x = monitor_input(torch.as_tensor(val.counts[val.longest]), data.window)
     found = {"untrained": pre_activations(decoder.recurrent, x)}
     last = run / "last.pt"
     state = read_checkpoint(last)

@@ -125,7 +125,7 @@ class PlateauTrainer(Trainer):
 
     @property
     def plateau(self) -> float:
-        return target_variance(self.data.parts["test"].target)
+        return target_variance(self.data.parts["test"].truth)
 
     def half_epoch(self) -> int | None:
         return half_plateau_epoch(pd.DataFrame(self.history), self.plateau)
@@ -137,9 +137,7 @@ class PlateauTrainer(Trainer):
 def with_short_test(data: Dataset, bins: int) -> Dataset:
     """The same data with only the first `bins` of the test part."""
     test, bins_of_test = data.parts["test"], data.slices["test"]
-    short = replace(
-        test, time=test.time[:bins], counts=test.counts[:bins], target=test.target[:bins]
-    )
+    short = test.cut(slice(bins))
     kept = slice(bins_of_test.start, min(bins_of_test.start + bins, bins_of_test.stop))
     return replace(data, parts=data.parts | {"test": short}, slices=data.slices | {"test": kept})
 

@@ -97,7 +97,7 @@ def _train(trial: Trial, session: Path | None) -> dict[str, object]:
         )  # fmt: skip
         trainer.fit()
     seconds = time.perf_counter() - started
-    r2 = metrics.r2(data.parts["test"].target, decode_parts(trainer.scored, data)["test"])
+    r2 = metrics.r2(data.parts["test"].truth, decode_parts(trainer.scored, data)["test"])
     scores = {"r2": r2.mean(), "r2_x": r2[0], "r2_y": r2[1]}
     about = {"trial": trial.name, "seed": trial.seed, "cut": trial.cut}
     rounded = {key: round(float(value), 5) for key, value in scores.items()}

@@ -16,7 +16,7 @@ from bci_decode.data.dataset import Dataset
 from bci_decode.data.split import enclosing
 from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation import metrics
-from bci_decode.evaluation.decoding import decode_parts, predictor
+from bci_decode.evaluation.decoding import by_segment, decode_parts, predictor
 from bci_decode.files import written_whole
 from bci_decode.models.closed_form import ClosedForm
 from bci_decode.training.checkpoint import data_state, save_checkpoint
@@ -35,16 +35,16 @@ def fit_closed_form(model: ClosedForm, data: Dataset) -> pd.DataFrame:
     train = data.parts["train"]
     scaler = data.target_scaler
     try:
-        model.fit(train.counts, scaler.transform(train.target), *_validation(data))
+        model.fit(train.counts, scaler.transform(train.target), **_beside(data))
     except ValueError as error:  # of a setting, in scikit-learn's words
         raise BciDecodeError(
             " ".join(str(error).split()), field="model", remedy="correct its settings"
         ) from error
-    decoded = scaler.inverse(predictor(model, None)(train.counts))
+    decoded = scaler.inverse(by_segment(predictor(model, None), train.counts, train.pieces))
     row: dict[str, float] = {
         "epoch": 1,
-        "train_loss": metrics.mse(train.target, decoded),
-        "train_r2": float(metrics.r2(train.target, decoded).mean()),
+        "train_loss": metrics.mse(train.truth, decoded),
+        "train_r2": float(metrics.r2(train.truth, decoded).mean()),
     }
     row |= part_columns(data, decode_parts(model, data))
     row |= {"lr": math.nan, "seconds": time.perf_counter() - started}
@@ -65,9 +65,17 @@ def write_closed_form(
     return history
 
 
-def _validation(data: Dataset) -> tuple[np.ndarray, np.ndarray] | tuple[()]:
-    """Counts (T, N) and scaled target (T, D) to choose on; never a part of the test part."""
-    part = data.parts.get("val")
-    if part is None or "val" in enclosing(data.slices):
-        return ()
-    return part.counts, data.target_scaler.transform(part.target)
+def _beside(data: Dataset) -> dict[str, np.ndarray]:
+    """What `fit` gets beside counts and target of the training part.
+
+    Counts (T, N) and scaled target (T, D) to choose on, never a part of the test part, and the
+    segments of both parts where one has gaps or unknown targets.
+    """
+    train, part, found = data.parts["train"], data.parts.get("val"), {}
+    if train.left_out():
+        found["segments"] = train.segments
+    if part is not None and "val" not in enclosing(data.slices):
+        found |= {"X_val": part.counts, "y_val": data.target_scaler.transform(part.target)}
+        if part.left_out():
+            found["val_segments"] = part.segments
+    return found

@@ -1,6 +1,6 @@
 """Several processes that train one decoder, as torchrun or SLURM starts them.
 
-Each process has all weights and takes its share of every batch; the gradients are added up before
+Each process has all weights and takes its share of every batch; their gradients are averaged before
 each step, so that the weights stay those of one process. PyTorch's DistributedDataParallel does not
 give that here: it waits for a backward pass in every process, and the share of a batch may be
 empty; it averages over processes, and shares differ in size. Networks are small, so that nothing is
@@ -128,8 +128,11 @@ class Group:
         """The rows of a batch that this process takes, possibly none."""
         return rows[self.rank :: self.size].contiguous()
 
-    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Add up the gradients of all processes; a weight without any keeps none."""
+    def mean_gradients(self, parameters: Iterable[nn.Parameter], outputs: int) -> None:
+        """Make the gradients of means over `outputs` in each process that over all of them.
+
+        A weight that has a gradient in no process keeps none.
+        """
         if self.size == 1:
             return
         import torch
@@ -138,12 +141,13 @@ class Group:
         learned = [one for one in parameters if one.requires_grad]
         own = [torch.zeros_like(one) if one.grad is None else one.grad for one in learned]
         used = own[0].new_tensor([float(one.grad is not None) for one in learned])
-        joined = torch.cat([*(one.flatten() for one in own), used])
+        weighted = [one.flatten() * outputs for one in own]
+        joined = torch.cat([*weighted, used, used.new_tensor([float(outputs)])])
         with _others():
             dist.all_reduce(joined)
-        *sums, used = joined.split([*(one.numel() for one in learned), len(learned)])
-        for one, total, count in zip(learned, sums, used.tolist(), strict=True):
-            one.grad = total.view_as(one) if count else None
+        *sums, used, total = joined.split([*(one.numel() for one in learned), len(learned), 1])
+        for one, values, count in zip(learned, sums, used.tolist(), strict=True):
+            one.grad = (values / total.clamp(min=1)).view_as(one) if count else None
 
     def copy_from_first(self, module: nn.Module) -> None:
         """Give all processes the weights of the first one."""

@@ -29,7 +29,7 @@ def part_columns(data: Dataset, decoded: dict[str, np.ndarray]) -> dict[str, flo
     for name in dict.fromkeys(("val", "test", *decoded)):
         loss, r2 = math.nan, np.full(len(data.axes), math.nan)
         if name in decoded:
-            true = data.parts[name].target
+            true = data.parts[name].truth
             loss, r2 = metrics.mse(true, decoded[name]), metrics.r2(true, decoded[name])
         row |= {f"{name}_loss": loss, f"{name}_r2": float(r2.mean())}
         row |= {

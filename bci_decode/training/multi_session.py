@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bci_decode.data.dataset import Preparation
 from bci_decode.data.many_sessions import ManySessions
@@ -27,7 +26,7 @@ from bci_decode.training.checkpoint import scaling_state, written_by
 from bci_decode.training.distributed import Group
 from bci_decode.training.history import part_columns
 from bci_decode.training.trainer import Trainer, loss_and_r2
-from bci_decode.training.windows import TrainingWindows
+from bci_decode.training.windows import TrainingWindows, mean_squared_error, usable_grids
 
 SCORED_AT_ONCE = 256  # windows
 Batch = list[tuple[int, Tensor]]  # numbers of sessions, and windows (B, L) of each
@@ -38,18 +37,9 @@ class StoredWindows(TrainingWindows):
     """The windows of a session whose counts stay on disk; numbers of bins are as in its parent."""
 
     def __init__(self, data: Preparation, device: torch.device):
-        train, window = data.slices["train"], data.window
-        bins = train.stop - train.start
-        grids = [data.binned, *(data.binned.shifted if bins > window.span else ())]
-        # the other grids are a bin shorter
-        slices = [slice(train.start, train.stop - (number > 0)) for number in range(len(grids))]
-        self.stored = [grid.counts[one] for grid, one in zip(grids, slices, strict=True)]
-        hand = [grid.kinematics[one] for grid, one in zip(grids, slices, strict=True)]
-        target = data.target_scaler.transform(np.concatenate(hand))
-        self.target = torch.as_tensor(target, dtype=torch.float32)
-        self.windows = torch.as_tensor(window.bins(bins))
-        self.first_output = window.first_output
-        self.grids, self.last_bin = len(grids), bins - 1
+        grids = usable_grids(data.training_grids(), data.window)
+        self.stored = [grid.counts for grid in grids]
+        self._place(grids, data.window, data.target_scaler, torch.device("cpu"))
         self.units = slice(None) if data.active.all() else np.flatnonzero(data.active)
         scaler = data.counts_scaler
         self.mean, self.std = (
@@ -82,9 +72,14 @@ class ManyWindows:
     def __init__(self, data: ManySessions, device: torch.device):
         self.sessions = [StoredWindows(one.prepared, device) for one in data.sessions]
         self.ends = torch.as_tensor(np.cumsum([len(one) for one in self.sessions]))
+        self.masked = any(one.masked for one in self.sessions)
 
     def __len__(self) -> int:
         return int(self.ends[-1])
+
+    def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """The mean squared error of scaled outputs (B, T, D) whose target is known."""
+        return mean_squared_error(outputs, target, self.masked)
 
     def batches(
         self,
@@ -92,11 +87,10 @@ class ManyWindows:
         shuffle: bool,
         generator: torch.Generator | None = None,
         group: Group = ALONE,
-    ) -> Iterator[tuple[Batch, float]]:
+    ) -> Iterator[Batch]:
         """Every window once, `size` at a time; shuffled, a batch mixes sessions.
 
-        Yields the windows of a batch that this process of a `group` takes, and which part of the
-        batch they are. Without a `generator` all windows are of the first grid.
+        Yields the windows of each batch that this process of a `group` takes. Without a `generator` all windows are of the first grid.
         """
         rows = torch.arange(len(self))
         windows = [one.windows for one in self.sessions]
@@ -107,11 +101,10 @@ class ManyWindows:
         for batch in rows.split(size):
             own = group.share(batch)
             of = torch.bucketize(own, self.ends, right=True)
-            found = [
+            yield [
                 (number, windows[number][own[of == number] - starts[number]])
                 for number in of.unique().tolist()
             ]
-            yield found, len(own) / len(batch)
 
 
 class MultiSessionTrainer(Trainer):
@@ -160,14 +153,16 @@ class MultiSessionTrainer(Trainer):
         config, group = self.config, self.group
         group.seed(self.shuffle_rng.initial_seed(), len(self.history))
         how = config.batch_size, config.shuffle, self.shuffle_rng, group
-        for batch, part in self.training.batches(*how):
+        for batch in self.training.batches(*how):
             self.optimizer.zero_grad()
+            known = 0
             if batch:
                 outputs, wanted = self._outputs(batch, augmented=True)
-                loss = F.mse_loss(torch.cat(outputs), torch.cat(wanted)) * part
+                loss = self.training.loss(torch.cat(outputs), torch.cat(wanted))
                 loss.backward()
                 scores.add(batch, wanted, outputs)
-            group.sum_gradients(self.decoder.parameters())
+                known = sum(int(one.isfinite().sum()) for one in wanted) if group.size > 1 else 1
+            group.mean_gradients(self.decoder.parameters(), known)
             self._step()
             self.stopwatch.once("first batch", started)
         return self._means(scores)
@@ -186,7 +181,7 @@ class MultiSessionTrainer(Trainer):
     def _score_training_windows(self) -> tuple[float, np.ndarray]:
         self.decoder.eval()
         scores = _Scores(self.data)
-        for batch, _ in self.training.batches(SCORED_AT_ONCE, False, group=self.group):
+        for batch in self.training.batches(SCORED_AT_ONCE, False, group=self.group):
             if batch:
                 outputs, wanted = self._outputs(batch, augmented=False)
                 scores.add(batch, wanted, outputs)

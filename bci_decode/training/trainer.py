@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm
 
@@ -63,7 +62,8 @@ class Trainer:
     `fingerprint` identifies the data: a `last.pt` of other data is refused. `about` goes into the
     checkpoints: all that a decoder needs besides its weights. `settings` go into `last.pt`, and
     `check_settings` refuses those of a `last.pt` of another run. Losses are mean squared errors in
-    the target's unit squared, averaged over the axes; the training uses the same in scaled units.
+    the target's unit squared, averaged over the axes and the bins of known target; the training
+    uses the same in scaled units.
     """
 
     def __init__(
@@ -120,7 +120,8 @@ class Trainer:
                 remedy="set it to false",
             )
         if config.monitor_layers:  # never the test part: users may change settings by what they see
-            seen = self.counts["val" if "val" in self.counts else "train"]
+            part = "val" if "val" in self.counts else "train"
+            seen = self.counts[part][data.parts[part].longest]
             first = decoder.members[0].recurrent
             self.monitor = LayerMonitor(first, monitor_input(seen, data.window))
         scored = ("val", "test", *(["holdout"] if "holdout" in data.parts else []))
@@ -233,13 +234,13 @@ class Trainer:
         member, data = self.decoder.members[number], self.training
         if not (self.augment.active or self.reconstruction):
             outputs = member.forward_windows(data.counts, bins, data.first_output)
-            return outputs, F.mse_loss(outputs, y)
+            return outputs, data.loss(outputs, y)
         counts = data.counts[bins]
         seen = self.augment(counts) if self.augment.active else counts
         encoded = member.encode(seen)
         features, _ = member.features(encoded)
         outputs = member.head(features[:, data.first_output :])
-        loss = F.mse_loss(outputs, y)
+        loss = data.loss(outputs, y)
         if self.reconstruction:
             shown = features if member.encoder is None else encoded
             loss = loss + self.config.reconstruction * self.reconstruction(number, shown, counts)

@@ -7,10 +7,11 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+from recordings import positions
 
 from bci_decode.data.binning import bin_session, count_spikes, kinematics, select_units
 from bci_decode.data.grid import bin_edges
-from bci_decode.data.session import Session
+from bci_decode.data.session import Series, Session
 from bci_decode.errors import BciDecodeError
 
 
@@ -31,9 +32,7 @@ def made(start=0.0, samples=101, spike_times=((),), units=None, path=None, rate=
         spike_times,
         units,
         tuple(units["channel"]),
-        finger,
-        finger[:, :2] * 2,
-        finger[:, :2],
+        positions(finger_pos=finger, cursor_pos=finger[:, :2] * 2, target_pos=finger[:, :2].copy()),
     )
 
 
@@ -207,23 +206,24 @@ def test_no_unit_left_is_said():
         bin_session(session, bin_width=0.1, area="S1")
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_bad_position_is_named_with_its_time(value):
+def test_a_movement_of_which_nothing_is_known_is_refused():
     session = made(100.0)
-    session.finger_pos[[50, 60], 1] = value
+    session.finger_pos[:] = np.inf
     with pytest.raises(
         BciDecodeError,
-        match=r"made.mat: finger_pos: NaN or Inf at 2 of 101 .* t = 100.200 s .*cursor_pos",
+        match=r"made.mat: finger_pos: NaN or Inf at all of 101 samples; .*data.source=cursor_pos",
     ):
         bin_session(session, bin_width=0.1)
     bin_session(session, bin_width=0.1, source="cursor_pos")
 
 
-def test_a_gap_in_the_clock_is_said(caplog):
+def test_a_short_gap_in_the_clock_is_said(caplog):
     session = made()
-    session.t[50:] += 0.5
-    bin_session(session, bin_width=0.1)
-    assert "t has 1 gaps, the longest 0.504 s" in caplog.text
+    session.t[50:] += 0.05
+    session.t[70:] += 0.5
+    binned = bin_session(session, bin_width=0.1)
+    assert "t has 1 gaps, the longest 0.054 s, the first at 0.196 s" in caplog.text
+    assert len(binned.segments) == 2
 
 
 @pytest.mark.parametrize(
@@ -241,9 +241,9 @@ def test_a_gap_in_the_clock_is_said(caplog):
         ({"bin_width": 0.1, "delay": 0.3, "lag": -0.2}, "data.delay - data.lag: is 0.5 s"),
         ({"bin_width": 0.1, "lag": 5.0}, "data.lag: is 5 s"),
         ({"bin_width": 0.1, "target": "speed"}, "position, velocity, acceleration"),
-        ({"bin_width": 0.1, "source": "hand"}, "finger_pos, cursor_pos"),
+        ({"bin_width": 0.1, "source": "hand"}, "data.source: is 'hand'.*finger_pos, cursor_pos"),
         ({"bin_width": 0.1, "units": "good"}, "all, sorted, hash, merged"),
-        ({"bin_width": 0.1, "area": "PMd"}, "all, M1, S1"),
+        ({"bin_width": 0.1, "area": "PMd"}, "data.area=PMd; areas in the file: M1"),
         ({"bin_width": 0.3, "target": "acceleration"}, "two bins"),
     ],
 )
@@ -266,8 +266,7 @@ def test_counts_before_a_time_do_not_depend_on_what_comes_after(session):
     cut = dataclasses.replace(
         session,
         t=session.t[:half],
-        finger_pos=session.finger_pos[:half],
-        cursor_pos=session.cursor_pos[:half],
+        series={name: Series(session.series[name].values[:half]) for name in session.series},
     )
     binned = bin_session(cut, bin_width=0.064)
     np.testing.assert_array_equal(binned.counts, whole.counts[: len(binned.counts)])

@@ -14,7 +14,7 @@ import pytest
 from recordings import ROOT, recording, write_mat73
 
 from bci_decode.data.figures import draw_session, session_figure
-from bci_decode.data.inspection import inspect
+from bci_decode.data.inspection import inspect, report_text
 from bci_decode.data.session import read_session
 from bci_decode.data.simulate import simulated_file, simulated_session
 
@@ -117,8 +117,8 @@ WARNINGS = {
     ),
     "gap": (
         lambda v: paused(v, 0.5),
-        "t has 1 gap, 0.504 s at t = 4804.638 s; positions are interpolated across, spikes are "
-        "absent there: cut the recording at a long one",
+        "t has 1 gap, 0.504 s at t = 4804.638 s; gaps of more than 0.1 s are left out of "
+        "training and scores, across others positions are interpolated",
         lambda v: paused(v, 0.0015),
     ),
     "short": (
@@ -182,13 +182,15 @@ WARNINGS = {
     ),
     "finger missing": (
         lambda v: missing(v, "finger_pos"),
-        "finger_pos is NaN or Inf at 25 samples in 1 stretch, 0.100 s at t = 4648.642 s; use "
+        "finger_pos is NaN or Inf at 25 samples in 1 stretch, 0.100 s at t = 4648.642 s; with "
+        "data.source=finger_pos they are left out of training and scores: use "
         "data.source=cursor_pos",
         lambda v: missing(v, "target_pos"),
     ),
     "cursor missing": (
         lambda v: missing(v, "cursor_pos", value=np.inf),
-        "cursor_pos is NaN or Inf at 25 samples in 1 stretch, 0.100 s at t = 4648.642 s; keep "
+        "cursor_pos is NaN or Inf at 25 samples in 1 stretch, 0.100 s at t = 4648.642 s; with "
+        "data.source=cursor_pos they are left out of training and scores: keep "
         "data.source=finger_pos",
         lambda v: missing(v, "target_pos", value=np.inf),
     ),
@@ -235,9 +237,8 @@ def test_no_source_is_recommended_that_is_as_bad(tmp_path):
     assert first.startswith("finger_pos is NaN or Inf at 88001 samples") and second.startswith(
         "cursor_pos"
     )
-    assert first.endswith("; repair it, or cut it out of the recording") and second.endswith(
-        first.split("; ")[1]
-    )
+    assert first.endswith("; with data.source=finger_pos they are left out of training and scores")
+    assert second.endswith("; with data.source=cursor_pos they are left out of training and scores")
 
 
 def small() -> dict[str, np.ndarray]:
@@ -509,3 +510,14 @@ def test_every_panel_has_its_size_whether_or_not_a_channel_is_silent(tmp_path, s
     sizes = [axes.get_position() for axes in figure.axes]
     plt.close(figure)
     assert all(size.width > 0.8 and size.height > 0.1 for size in sizes)
+
+
+def test_a_recording_with_the_cursor_alone_is_inspected(tmp_path):
+    variables = recording()
+    del variables["finger_pos"], variables["target_pos"]
+    session = read_session(write_mat73(tmp_path / "cursor.mat", variables))
+    text = report_text(session, inspect(session))
+    assert "cursor      x -40.0 to 40.0 mm" in text
+    assert not any(word in text for word in ("finger", "target", "correlation"))
+    draw_session(session, tmp_path / "cursor.png")
+    assert (tmp_path / "cursor.png").stat().st_size > 10_000

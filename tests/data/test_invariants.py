@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recordings import positions
 from sizes import cases
 
 from bci_decode.data.binning import bin_session
@@ -38,9 +39,8 @@ def sessions(draw, start=None) -> Session:
     units = pd.DataFrame({"channel": names, "area": "M1", "row": 1, "spikes": inside})
     finger, cursor = rng.normal(0, 30, (samples, 3)), rng.normal(0, 30, (samples, 2))
     target = np.repeat(rng.normal(0, 30, (1, 2)), samples, axis=0)
-    return Session(
-        "x", Path("x.mat"), t, tuple(spikes), units, tuple(names), finger, cursor, target
-    )
+    series = positions(finger_pos=finger, cursor_pos=cursor, target_pos=target)
+    return Session("x", Path("x.mat"), t, tuple(spikes), units, tuple(names), series)
 
 
 @given(session=sessions(), width=st.sampled_from(WIDTHS), lag=st.sampled_from([0.0, 0.05, -0.05]))

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
+from recordings import positions
 
 from bci_decode.config import DataConfig, ScaleConfig, SplitConfig, WindowConfig
 from bci_decode.data.binning import BinnedSession, bin_session
@@ -35,9 +36,8 @@ def made(samples=1001, rate=60.0, units=3, seed=0, changes=(200, 420, 421, 700))
     target = np.zeros((samples, 2))
     for change in changes:
         target[change:] = rng.normal(0, 20, 2)
-    return Session(
-        "made", "made.mat", t, trains, table, tuple(channels), path, path[:, :2] * 2, target
-    )
+    series = positions(finger_pos=path, cursor_pos=path[:, :2] * 2, target_pos=target)
+    return Session("made", "made.mat", t, trains, table, tuple(channels), series)
 
 
 def members(session: Session, units: str) -> list[np.ndarray]:
@@ -222,7 +222,8 @@ def test_nothing_that_is_learned_from_depends_on_the_test_part(
     path = session.finger_pos.copy()
     path[session.t > start + 1e-6] += 100.0
     trains = tuple(times[times < start] for times in session.spike_times)
-    after = dataset(dataclasses.replace(session, finger_pos=path, spike_times=trains))
+    changed = dataclasses.replace(session, spike_times=trains).with_positions(finger_pos=path)
+    after = dataset(changed)
     learned = [[data.parts["train"], data.parts["val"], *data.shifted] for data in (before, after)]
     for one, other in zip(*learned, strict=True):
         np.testing.assert_array_equal(one.counts, other.counts)
@@ -302,5 +303,14 @@ def test_values_that_cannot_be_are_refused_at_once():
 def test_a_session_without_known_reaches_is_refused():
     binned = bin_session(made(), **AEGRU)
     assert isinstance(binned, BinnedSession)
-    with pytest.raises(BciDecodeError, match="target_pos never changes"):
+    with pytest.raises(BciDecodeError, match="neither target_pos nor trials"):
         prepare(dataclasses.replace(binned, reaches=None), config())
+
+
+def test_trials_are_reaches_where_no_target_is_recorded():
+    session = made()
+    series = {name: values for name, values in session.series.items() if name != "target_pos"}
+    trials = session.t[[300, 700, 900]]
+    session = dataclasses.replace(session, series=series, trials=trials)
+    starts = bin_session(session, bin_width=0.1).reaches
+    np.testing.assert_array_equal(starts, [0, *np.ceil((trials - session.t[0]) / 0.1 - 1e-6) - 1])

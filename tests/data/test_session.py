@@ -10,6 +10,7 @@ import pytest
 import scipy.io
 from recordings import recording, write_mat73
 
+from bci_decode.data.binning import bin_session
 from bci_decode.data.session import read_session
 from bci_decode.errors import BciDecodeError
 
@@ -160,13 +161,36 @@ def test_a_truncated_v5_file(tmp_path):
     fails(path)
 
 
-@pytest.mark.parametrize(
-    "field", ["t", "chan_names", "spikes", "finger_pos", "cursor_pos", "target_pos"]
-)
+@pytest.mark.parametrize("field", ["t", "chan_names", "spikes"])
 def test_a_missing_variable_is_named(tmp_path, write, field):
     variables = recording()
     del variables[field]
     fails(write(tmp_path / "missing.mat", variables), f": {field}: missing")
+
+
+def test_positions_that_nothing_needs_may_be_missing(tmp_path, write):
+    variables = recording()
+    del variables["target_pos"], variables["finger_pos"]
+    session = read_session(write(tmp_path / "cursor.mat", variables))
+    assert list(session.series) == ["cursor_pos"]
+    np.testing.assert_array_equal(session.cursor_pos, variables["cursor_pos"])
+    assert session.finger_pos is None and session.target_pos is None
+    with pytest.raises(BciDecodeError, match=r"data.source: is 'finger_pos', .* cursor_pos$"):
+        bin_session(session)
+    binned = bin_session(session, source="cursor_pos")
+    assert binned.reaches is None and binned.kinematics.shape == (len(binned.counts), 2)
+    del variables["cursor_pos"]
+    fails(write(tmp_path / "none.mat", variables), ": finger_pos or cursor_pos: missing")
+
+
+def test_a_finger_may_have_no_depth(tmp_path, write):
+    variables = recording()
+    path = write(tmp_path / "three.mat", variables)
+    variables["finger_pos"] = variables["finger_pos"][:, 1:3]
+    flat = write(tmp_path / "two.mat", variables)
+    np.testing.assert_array_equal(
+        read_session(flat).finger_pos, read_session(path).finger_pos[:, :2]
+    )
 
 
 @pytest.mark.parametrize(
@@ -183,7 +207,7 @@ def test_a_missing_variable_is_named(tmp_path, write, field):
             ["t:", "nan at sample 7"],
         ),
         ("t", lambda t: t[:1], ["t: has less than two samples"]),
-        ("finger_pos", lambda f: f[:, :2], ["finger_pos:", "2500 x 2", "3 or 6"]),
+        ("finger_pos", lambda f: f[:, :1], ["finger_pos:", "2500 x 1", "2 or 3 or 6"]),
         ("cursor_pos", lambda c: c[:-1], ["cursor_pos:", "2499 x 2"]),
         ("spikes", lambda s: s[:-1], ["spikes:", "3 x 3 cells for 4 channel names"]),
     ],

@@ -130,7 +130,7 @@ def test_nothing_after_the_seconds_is_seen(parent, first_day, second_day):
         np.append(times[times < end], rng.uniform(end, end + 60, 500).cumsum() / 500 + end)
         for times in second_day.spike_times
     )
-    changed = dataclasses.replace(second_day, finger_pos=hand, spike_times=spikes)
+    changed = dataclasses.replace(second_day, spike_times=spikes).with_positions(finger_pos=hand)
     for lag in (0.0, 0.05):
         run = with_lag(parent, lag)
         states = [
@@ -446,7 +446,7 @@ def test_seconds_that_do_not_fit_are_named(parent, second_day, seconds, message)
 def test_a_hand_that_rests_in_the_seconds_is_named(parent, second_day):
     hand = second_day.finger_pos.copy()
     hand[second_day.t < second_day.t[0] + 40, 0] = 5.0
-    resting = dataclasses.replace(second_day, finger_pos=hand)
+    resting = second_day.with_positions(finger_pos=hand)
     with pytest.raises(BciDecodeError, match="x velocity never changes in the first 30 s; give"):
         first_seconds(parent, resting, 30.0)
 

@@ -100,7 +100,7 @@ def test_the_files_of_a_stream(run, other, command):
         assert report["bins"] == len(file["latency"]) == len(expected["time"])
     assert report["version"] == bci_decode.__version__ and report["error"] is None
     assert datetime.fromisoformat(report["started"]).tzinfo is not None
-    assert [report[key] for key in ("tolerance", "max_gap", "on_jump")] == [0.0, 1.0, "keep"]
+    assert [report[key] for key in ("tolerance", "max_gap", "on_jump")] == [0.0, 0.1, "reset"]
     assert report["speed"] == "max" and report["deadline_s"] is None and not report["interrupted"]
     assert list(report["latency_us"]) == ["p50", "p95", "p99", "max"]
     for name, value in report["latency_us"].items():

@@ -111,7 +111,7 @@ def test_what_the_processes_tell_each_other(results):
     assert first["gathered"] == [10, 11] and second["gathered"] == []
     assert (first["share"], second["share"]) == ([0, 2, 4], [1, 3])
     assert (first["share of one"], second["share of one"]) == ([0], [])
-    assert first["gradients"] == second["gradients"] == [[3.0] * 6, [5.0] * 6, None]
+    assert first["gradients"] == second["gradients"] == [[1.75] * 6, [3.75] * 6, None]
     assert first["weight"] == second["weight"] == 1.0
     assert first["random"] != second["random"]
     assert first["error"] == second["error"] == "b.mat: is damaged; copy it again"

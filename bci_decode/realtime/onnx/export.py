@@ -149,7 +149,7 @@ def _in_sds(run: LoadedRun, outputs: np.ndarray, expected: np.ndarray) -> float:
 def _counts(run: LoadedRun, session: Session | None) -> tuple[str, np.ndarray]:
     """What the counts are of, and the counts (T, N) in the run's order."""
     if session is None and (path := own_recording(run)) is not None:
-        session = read_session(path)
+        session = read_session(path, source=run.config.source)
     if session is not None:
         binned = run.bin(session)
         return binned.name, _in_order(run, binned)

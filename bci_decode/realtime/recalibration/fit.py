@@ -22,7 +22,7 @@ from bci_decode.data.dataset import Dataset
 from bci_decode.data.session import Session
 from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation import metrics
-from bci_decode.evaluation.decoding import decode_parts, predictor
+from bci_decode.evaluation.decoding import by_segment, decode_parts, predictor
 from bci_decode.files import md5_of
 from bci_decode.models.decoder import TrainedDecoder
 from bci_decode.realtime.recalibration.gradient_steps import take_steps
@@ -99,13 +99,13 @@ def check_run(run: LoadedRun) -> None:
     if not isinstance(model, TrainedDecoder):
         raise BciDecodeError(
             "is fitted in closed form and has no recurrent core to keep",
-            file=run.folder,
+            file=run.source,
             remedy="train it on the new session: its fit takes seconds",
         )
     if run.config.window.kind == "sequence" and any(one.bidirectional for one in model.members):
         raise BciDecodeError(
             "is bidirectional, so it decodes no session while it is recorded",
-            file=run.folder,
+            file=run.source,
             remedy="choose a run that reads its input in one direction",
         )
 
@@ -149,7 +149,7 @@ def _check_names(run: LoadedRun, one: Iterable[str], other: Iterable[str]) -> No
     if differing := sorted(set(one) ^ set(other)):
         raise BciDecodeError(
             f"has the weights {', '.join(differing)} with one number of units and not with another",
-            file=run.folder,
+            file=run.source,
             remedy="choose a run in which no layer has as many inputs as hidden units",
         )
 
@@ -189,7 +189,7 @@ def _fit(
         found.model = with_read_in(run, found.data, mapped, names)
     for member in found.model.members:
         if not refit_read_out(member, found.data):
-            log.warning("%s: %s has no linear read-out to refit", run.folder, type(member.head))
+            log.warning("%s: %s has no linear read-out to refit", run.source, type(member.head))
     _record(found, started)
     if steps:
         started = time.perf_counter()
@@ -202,11 +202,11 @@ def _record(found: Recalibration, started: float) -> None:
     data, model = found.data, found.model
     decode = predictor(model, data.window.history, data.window.step, data.low_pass)
     train = data.parts["train"]
-    decoded = data.target_scaler.inverse(decode(train.counts))
+    decoded = data.target_scaler.inverse(by_segment(decode, train.counts, train.pieces))
     row: dict[str, float] = {
         "epoch": len(found.history),
-        "train_loss": metrics.mse(train.target, decoded),
-        "train_r2": float(metrics.r2(train.target, decoded).mean()),
+        "train_loss": metrics.mse(train.truth, decoded),
+        "train_r2": float(metrics.r2(train.truth, decoded).mean()),
     }
     row |= part_columns(data, decode_parts(model, data))
     row |= {"lr": math.nan, "seconds": time.perf_counter() - started}

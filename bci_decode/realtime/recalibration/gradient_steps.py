@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 
 import torch
-from torch.nn import functional as F
 
 from bci_decode.data.dataset import Dataset
+from bci_decode.data.segments import inside
 from bci_decode.models.decoder import TrainedDecoder
 from bci_decode.training import optimizers
 from bci_decode.training.windows import TrainingWindows
@@ -33,7 +33,10 @@ def take_steps(
     window, keeps the many new weights from learning few bins by heart.
     """
     windows = TrainingWindows(data, model.device)
-    size = torch.as_tensor(data.parts["train"].counts.std(axis=0))
+    train = data.parts["train"]
+    recorded = inside(train.segments, len(train))
+    counts = train.counts if recorded.all() else train.counts[recorded]
+    size = torch.as_tensor(counts.std(axis=0))
     weights = dict(model.named_parameters())
     heads = {id(p) for member in model.members for p in member.head.parameters()}
     learned = [p for name, p in weights.items() if name in names or id(p) in heads]
@@ -53,11 +56,11 @@ def take_steps(
             rate = LEARNING_RATE * min(1.0, (step + 1) / WARM_UP)
             rate *= 0.5 * (1 + math.cos(math.pi * step / steps))
             optimizer.param_groups[0]["lr"] = rate
-            counts = windows.counts[bins]  # (B, L, N)
-            counts = counts + NOISE * size * torch.randn_like(counts)
-            counts += OFFSET * size * torch.randn_like(counts[:, :1])
-            outputs = [one(counts, first_output=windows.first_output)[0] for one in model.members]
-            loss = sum(F.mse_loss(output, windows.target_of(bins)) for output in outputs)
+            seen = windows.counts[bins]  # (B, L, N)
+            seen = seen + NOISE * size * torch.randn_like(seen)
+            seen += OFFSET * size * torch.randn_like(seen[:, :1])
+            outputs = [one(seen, first_output=windows.first_output)[0] for one in model.members]
+            loss = sum(windows.loss(output, windows.target_of(bins)) for output in outputs)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[union-attr]
             torch.nn.utils.clip_grad_norm_(learned, CLIP_NORM)

@@ -16,6 +16,7 @@ from sklearn.model_selection import KFold
 
 from bci_decode.data.binning import BinnedSession, kinematics
 from bci_decode.data.dataset import Dataset
+from bci_decode.data.segments import inside, known_rows, within
 from bci_decode.data.session import Session
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import expand_user, is_regular, md5_of
@@ -49,8 +50,9 @@ def ridge(X: np.ndarray, Y: np.ndarray, intercept: bool = True) -> Ridge:
 class Encoding:
     """What the inputs of a decoder are expected to be from the movement of the hand alone.
 
-    Linear in the features of `movement_features`, whose scale is `center` and `size`. `agreement`
-    (M,) is the correlation of counts and expectation in the session that the decoder learned from.
+    Linear in the features of `movement_features`, whose scale is `center` and `size`. Bins with an
+    unknown feature and those in gaps are left out. `agreement` (M,) is the correlation of counts
+    and expectation in the session that the decoder learned from.
     """
 
     model: Ridge
@@ -65,24 +67,43 @@ class Encoding:
         bins = slice(*run.state["session"]["split_bins"]["train"])
         counts = run.counts(binned, run.match_units(binned))[bins].astype(np.float64)
         movement = _movement(session, binned, bins, run.config.source)
-        center, size = movement.mean(axis=0), movement.std(axis=0)
+        moved = known_rows(movement)
+        center, size = moved.mean(axis=0), moved.std(axis=0)
         features = movement_features((movement - center) / size, binned.bin_width)
+        features, counts = _known(features, counts)
         model = ridge(features, counts)
         return cls(model, center, size, _correlation(counts, model.predict(features)))
 
     def expected(
         self, session: Session, binned: BinnedSession, bins: slice, source: str
     ) -> np.ndarray:
-        """Inputs (T, M) expected in these bins of any session, from these bins alone."""
+        """Inputs (T, M) expected in these bins of any session, from these bins alone.
+
+        They are NaN where the movement is unknown.
+        """
         movement = (_movement(session, binned, bins, source) - self.center) / self.size
-        return self.model.predict(movement_features(movement, binned.bin_width))
+        features = movement_features(movement, binned.bin_width)
+        known = ~np.isnan(features).any(axis=1)
+        if known.all():
+            return self.model.predict(features)
+        expected = np.full((len(features), len(self.agreement)), np.nan)
+        expected[known] = self.model.predict(features[known])
+        return expected
 
 
 def _movement(session: Session, binned: BinnedSession, bins: slice, source: str) -> np.ndarray:
-    """Position and velocity (T, 4) of the hand while these bins last."""
+    """Position and velocity (T, 4) of the hand while these bins last; NaN in gaps."""
     edges, width = binned.edges[bins.start : bins.stop + 1], binned.bin_width
     targets = ("position", "velocity")
-    return np.hstack([kinematics(session, edges, width, 0.0, one, source) for one in targets])
+    moved = np.hstack([kinematics(session, edges, width, 0.0, one, source) for one in targets])
+    moved[~inside(within(binned.segments, bins), len(moved))] = np.nan
+    return moved
+
+
+def _known(wanted: np.ndarray, beside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of both arrays in which `wanted` (T, C) has no NaN."""
+    known = ~np.isnan(wanted).any(axis=1)
+    return (wanted, beside) if known.all() else (wanted[known], beside[known])
 
 
 def movement_features(movement: np.ndarray, bin_width: float) -> np.ndarray:
@@ -116,7 +137,7 @@ def parent_recording(run: LoadedRun, file: str | Path | None = None) -> Path | N
         return path
     known = recorded_path(run)
     was = f", then {known}," if known is not None else ""
-    problem = f"is not the session that {run.folder} was trained on"
+    problem = f"is not the session that {run.source} was trained on"
     raise BciDecodeError(
         problem if is_regular(path) else "no such file",
         file=path,
@@ -143,6 +164,7 @@ def read_in(
     """
     bins, counts = data.slices["train"], data.parts["train"].counts.astype(np.float64)
     expected = encoding.expected(session, binned, bins, run.config.source)
+    expected, counts = _known(expected, counts)
     mapped = ridge(counts, expected, intercept=False).coef_
     same = same_units(run, data.units)
     agreement = _correlation(counts @ same.T, expected)

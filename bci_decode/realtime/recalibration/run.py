@@ -69,7 +69,7 @@ def recalibrated_run(
     check_run(run)
     if request.output is not None:
         _check_output(run, expand_user(request.output))
-    session = read_session(expand_user(file).absolute())
+    session = read_session(expand_user(file).absolute(), source=run.config.source)
     _, _, config = first_seconds(run, session, request.seconds)
     known = parent_recording(run, request.parent_session)
     folder = _folder(run, session, request)
@@ -87,7 +87,7 @@ def recalibrated_run(
             request.seconds,
             steps=request.steps,
             seed=request.seed,
-            parent_session=None if known is None else read_session(known),
+            parent_session=None if known is None else read_session(known, source=run.config.source),
         )
         start(folder, settings, overwrite=True)  # what a killed start left is of no use
         report = _write(working_folder(folder), found, session, request, known)
@@ -186,7 +186,7 @@ def _parent(
     same = same_units(run, data.units)
     test, learned = before(run, session, data.slices["test"])
     return {
-        "folder": str(run.folder.resolve()),
+        "folder": str(run.source.resolve()),
         "md5": run.md5,
         "session": run.state["session"]["name"],
         "session_file": None if known is None else str(known),

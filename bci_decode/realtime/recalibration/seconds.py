@@ -12,7 +12,7 @@ import numpy as np
 
 from bci_decode.config import DataConfig, SplitConfig
 from bci_decode.data.binning import BinnedSession, bin_session
-from bci_decode.data.dataset import Dataset, prepare, still_axes
+from bci_decode.data.dataset import Dataset, Window, check_segments, prepare, still_axes
 from bci_decode.data.session import Session
 from bci_decode.errors import BciDecodeError
 from bci_decode.runs.load import LoadedRun
@@ -36,6 +36,7 @@ def first_seconds(
     split = SplitConfig(first_bins=max(bins, 1), val=0.0, gap=config.split.gap)
     config = replace(config, split=split)
     _check_bins(bins, binned, config, seconds)
+    check_segments(binned, {"first": slice(0, bins)}, Window.from_config(config.window))
     _check_movement(binned, slice(0, bins), seconds)
     return prepare(binned, config), binned, config
 

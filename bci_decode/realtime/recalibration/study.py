@@ -15,7 +15,7 @@ import pandas as pd
 
 from bci_decode.data.session import Session, read_session
 from bci_decode.data.simulate import Recording, simulated_session, write_recording
-from bci_decode.data.simulated_units import ROWS, TURNOVER
+from bci_decode.data.simulated_units import ABRUPT, ROWS
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import made_folder
 from bci_decode.realtime.recalibration.run import Request, recalibrated_run
@@ -73,6 +73,9 @@ def excerpt_pairs(file: Path, folder: Path, seeds: int) -> Iterator[Pair]:
     the second half is scored.
     """
     session = read_session(file)
+    if absent := {"finger_pos", "cursor_pos", "target_pos"} - set(session.series):
+        problem, remedy = "is not in the recording", "choose one with all positions"
+        raise BciDecodeError(problem, file=file, field=min(absent), remedy=remedy)
     made_folder(folder)
     middle = float(session.t[0] + session.duration / 2)
     first = folder / f"{session.name}_first_half.mat"
@@ -93,7 +96,7 @@ def replaced(session: Session, seed: int) -> dict[tuple[int, int], np.ndarray]:
     their old label is gone, and the new one unknown.
     """
     cells, rng = _cells(session), np.random.default_rng(seed)
-    drawn = rng.permutation(len(cells))[: round(TURNOVER * len(cells))].tolist()
+    drawn = rng.permutation(len(cells))[: round(ABRUPT.replaced * len(cells))].tolist()
     circle, moved = drawn[: len(drawn) // 2], drawn[len(drawn) // 2 :]
     spikes = {cells[k]: session.spike_times[k] for k in range(len(cells)) if k not in drawn}
     for here, there in zip(circle, circle[1:] + circle[:1], strict=True):
@@ -121,14 +124,13 @@ def _write_part(
     """Write a part of a session, with these spikes, unless the file is there."""
     if path.is_file():
         return
-    t, finger = session.t[part], session.finger_pos[part]
-    rotation = np.zeros((len(t), 3))
+    t, finger = session.t[part], session.series["finger_pos"].values[part]
     rows = [[np.empty(0) for _ in range(ROWS)] for _ in session.channels]
     for (channel, row), times in spikes.items():
         rows[channel][row] = times[(times >= t[0]) & (times <= t[-1])]
-    stored = np.column_stack([finger[:, 2] / 10, -finger[:, :2] / 10, rotation])
-    positions = session.cursor_pos[part], session.target_pos[part], stored
-    write_recording(path, Recording(t, *positions, rows, list(session.channels)))
+    stored = np.column_stack([finger[:, 2:] / 10, -finger[:, :2] / 10])
+    cursor, target = (session.series[name].values[part] for name in ("cursor_pos", "target_pos"))
+    write_recording(path, Recording(t, cursor, target, stored, rows, list(session.channels)))
 
 
 def score_pair(pair: Pair, folder: Path, words: tuple[str, ...] = ()) -> list[dict]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -35,8 +35,9 @@ class SpikeBinner:
     `edges` (T + 1,) replace that grid by exact edges, such as those of a `BinnedSession`. With
     `presence` (s) a bin counts its intervals of that width that hold a spike, and `edges`
     (T each + 1,) are those of the intervals (`data.binning.interval_edges`). With `count_window`
-    (s) a bin's counts are those of so many seconds up to its end. For equal edges all counts equal
-    those of `data.binning`.
+    (s) a bin's counts are those of so many seconds up to its end, but from no bin before one of
+    `restarts`, numbers of bins of given edges. For equal edges all counts equal those of
+    `data.binning`.
 
     **Complete.** The clock is the latest event, or `advance`. A bin is complete when the clock has
     passed its end by `tolerance` s. Until then events may come late and in any order; those of one
@@ -70,6 +71,7 @@ class SpikeBinner:
         max_gap: float = 1.0,
         presence: float | None = None,
         count_window: float | None = None,
+        restarts: Collection[int] = (),
     ) -> None:
         check_binning(bin_width, tolerance, max_gap)
         each = 1 if presence is None else whole_ratio("presence", bin_width, presence)
@@ -84,6 +86,7 @@ class SpikeBinner:
         self._trailing: TrailingCounts | None = None
         if count_window is not None:
             self._trailing = TrailingCounts(self.units, bin_width, count_window)
+        self._restarts = frozenset(restarts)
         self._given_start = start is not None
         self._end = None if edges is None else float(edges[-1])  # of the stream
         self._clock = -math.inf
@@ -263,6 +266,8 @@ class SpikeBinner:
         index, end = self._grid.position + self._skipped, self._grid.end
         counts = self._grid.take(self._clock)
         if self._trailing is not None:
+            if index in self._restarts:
+                self._trailing.reset()
             counts = self._trailing.add(counts)
         taken = Bin(index, end, counts, None, self._jumped, self._arrived)
         self._jumped = self._fresh = False

@@ -34,8 +34,7 @@ def draw_stream(
     known = np.isfinite(decoded["true"]).all(axis=1)
     if known.sum() < MIN_BINS:
         return [f"latency.{kind}"]
-    rows = {name: decoded[name][known] for name in ("time", "true", "decoded")}
-    figure = trajectory_figure(decoded | rows, title, TrajectoryConfig())
+    figure = trajectory_figure(decoded, title, TrajectoryConfig())
     save_figure(figure, folder / f"trajectory.{kind}")
     return [f"latency.{kind}", f"trajectory.{kind}"]
 

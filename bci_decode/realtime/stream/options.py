@@ -6,6 +6,7 @@ import argparse
 import math
 
 from bci_decode.config import MAX_SECONDS
+from bci_decode.data.segments import BRIDGED
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import expand_user
 from bci_decode.options import CommandParser, add_trust, clock_time, number, path
@@ -29,7 +30,9 @@ PORTS = range(2**16)
 def stream_parser(description: str | None) -> argparse.ArgumentParser:
     """The parser of the command."""
     parser = CommandParser(description)
-    parser.add_argument("run", type=path, metavar="RUN", help="folder of a finished run")
+    parser.add_argument(
+        "run", type=path, metavar="RUN", help="folder of a finished run, or a packed one"
+    )
     _add_input(parser)
     _add_output(parser)
     add_trust(parser)
@@ -56,11 +59,12 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     option(
         "--max-gap", type=number(0, MAX_SECONDS), metavar="S",
-        help=f"a longer gap between spikes is a jump of the clock (default: {MAX_GAP:g})",
+        help="a longer gap between spikes is a jump of the clock "
+        f"(default: {MAX_GAP:g}; of --replay {BRIDGED:g}, a gap of the recording)",
     )  # fmt: skip
     option(
-        "--on-jump", choices=("keep", "reset"), default="keep",
-        help="the decoder's state where the clock jumped (default: keep)",
+        "--on-jump", choices=("keep", "reset"),
+        help="the decoder's state where the clock jumped (default: keep; of --replay reset)",
     )  # fmt: skip
 
 
@@ -92,6 +96,7 @@ def check_options(arguments: argparse.Namespace) -> None:
         if getattr(arguments, name) == "":
             raise BciDecodeError("is empty", field=_option(name), remedy="give a name, or omit it")
     _check_source(arguments)
+    _set_defaults(arguments)
     if arguments.speed is not None:
         arguments.speed = _speed(arguments.speed)
     if arguments.page is not None and arguments.page not in PORTS:
@@ -101,6 +106,15 @@ def check_options(arguments: argparse.Namespace) -> None:
         if getattr(arguments, name) is not None:
             setattr(arguments, name, expand_user(getattr(arguments, name)))
     _check_with_libraries(arguments)
+
+
+def _set_defaults(arguments: argparse.Namespace) -> None:
+    """What a jump is, and does: a recording is decoded as in one pass, a live state is kept."""
+    replays = arguments.replay is not None
+    if arguments.max_gap is None:
+        arguments.max_gap = BRIDGED if replays else MAX_GAP
+    if arguments.on_jump is None:
+        arguments.on_jump = "reset" if replays else "keep"
 
 
 def _check_source(arguments: argparse.Namespace) -> None:
@@ -128,8 +142,7 @@ def _check_with_libraries(arguments: argparse.Namespace) -> None:
         raise BciDecodeError(f"is {arguments.engine!r}", field="--engine", remedy=remedy)
     if arguments.tolerance is not None:
         check_tolerance(arguments.tolerance)
-    if arguments.max_gap is not None:
-        check_max_gap(arguments.max_gap)
+    check_max_gap(arguments.max_gap)
 
 
 def check_counts(arguments: argparse.Namespace) -> None:

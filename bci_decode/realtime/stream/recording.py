@@ -74,7 +74,9 @@ def _positions(
     times, path = ends, np.where(known, values[:, :2], np.nan)
     if target == "velocity":
         times = np.append(starts[0], ends)
-        path = width * np.concatenate([0.0 * path[:1], path]).cumsum(axis=0)  # NaN stays NaN
+        steps = np.concatenate([0.0 * path[:1], path])
+        path = width * np.nan_to_num(steps).cumsum(axis=0)
+        path[np.isnan(steps)] = np.nan  # the bins after an unknown one are known again
     return np.stack([np.interp(t - lag, times, axis) for axis in path.T], axis=1)
 
 

@@ -9,7 +9,6 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ import numpy as np
 from bci_decode.config import DataConfig
 from bci_decode.data.binning import BinnedSession, interval_edges, select_units
 from bci_decode.data.counts import whole_ratio
-from bci_decode.data.session import Session, clock_gaps, read_session
+from bci_decode.data.segments import inside, recording_gaps, within
+from bci_decode.data.session import Session, read_session, source_series
 from bci_decode.realtime.bins import Bin
 from bci_decode.realtime.stream.binner import SpikeBinner
 from bci_decode.realtime.stream.settings import check_max_gap, check_speed
@@ -33,7 +33,8 @@ MAX_SPEED = math.inf
 class Replay:
     """A source that replays a recording as spike events, with the true target of each bin.
 
-    Where the recording does not know the movement at all (NaN throughout), `true` is None.
+    `true` is NaN in bins that `LoadedRun.predictions` does not score. Where the recording does not
+    know the movement at all (NaN throughout), it is None.
 
     `run` is a `LoadedRun`, or a streaming decoder that has one as `run`: its settings make the
     bins. `speed` 1 is the recording's own pace, 10 is ten times as fast, inf does not wait (0.001
@@ -43,8 +44,9 @@ class Replay:
 
     The events of a bin come in one piece at the bin's end, and each bin is given `tolerance` s
     later, rounded up to whole bins: the clock is looked at once per bin. Counts equal
-    `run.bin(session).counts` of the same bins. A bin after a gap of more than `max_gap` s in the
-    recording's clock has `jumped`; the bins of the gap are empty.
+    `run.bin(session).counts` of the same bins. The first bin after a gap of the recording has
+    `jumped` if the gap is longer than `max_gap` s; the bins of the gap are empty. A decoder that is
+    reset there decodes as `LoadedRun.decode` does.
     """
 
     def __init__(
@@ -61,19 +63,23 @@ class Replay:
         check_speed(speed)
         check_max_gap(max_gap)
         run = getattr(run, "run", run)
-        session = file if isinstance(file, Session) else read_session(file)
+        source = run.config.source
+        session = file if isinstance(file, Session) else read_session(file, source=source)
         binned, known = _binned(run, session)
         bins, self.overlaps = scored_bins(run.state["session"], session, binned, start, stop)
         first = max(0, bins.start - _summed(run.config) + 1)  # they count in the first one's sums
         self._lead = bins.start - first
         self._edges = edges = binned.edges[first : bins.stop + 1]
         self._bins = bins.stop - bins.start
-        self._true = binned.kinematics[bins] if known else None
+        self._true = run.truth(binned, bins)[0] if known else None
         self._jumps = _bins_after_gaps(session, binned, bins, max_gap)
-        self._times, self._columns = _events(session, run.config.units, run.config.area, edges)
+        recorded = within(binned.segments, slice(first, bins.stop))
+        self._times, self._columns = _events(
+            session, run.config.units, run.config.area, edges, recorded
+        )
         self.session, self.units, self.bin_width = session, binned.units, binned.bin_width
         self.speed = speed
-        self.binner = _binner(run.config, session, binned, edges, tolerance, max_gap)
+        self.binner = _binner(run.config, session, binned, edges, tolerance, max_gap, recorded)
         self._closed = False
 
     def __len__(self) -> int:
@@ -128,11 +134,11 @@ class Replay:
 def _binned(run: LoadedRun, session: Session) -> tuple[BinnedSession, bool]:
     """The session in the run's bins, and whether its movement is known; otherwise that is 0."""
     source = run.config.source
-    if not np.isnan(getattr(session, source)[:, :2]).all():
+    path = source_series(session, source).values
+    if not np.isnan(path[:, :2]).all():
         return run.bin(session), True
     log.warning("%s: %s is NaN throughout, so there is no R2", session.path, source)
-    unknown: Any = {source: np.zeros_like(getattr(session, source))}
-    return run.bin(replace(session, **unknown)), False
+    return run.bin(session.with_positions(**{source: np.zeros_like(path)})), False
 
 
 def _summed(config: DataConfig) -> int:
@@ -148,8 +154,12 @@ def _binner(
     edges: np.ndarray,
     tolerance: float,
     max_gap: float,
+    recorded: np.ndarray,
 ) -> SpikeBinner:
-    """The binner whose counts are those of `binned` from edge to edge."""
+    """The binner whose counts are those of `binned` from edge to edge.
+
+    `recorded` (S, 2) are the segments among these bins.
+    """
     if config.presence is not None:
         edges = interval_edges(session, edges, config.bin_width, config.presence)
     return SpikeBinner(
@@ -160,31 +170,35 @@ def _binner(
         max_gap=max(max_gap, binned.bin_width),
         presence=config.presence,
         count_window=config.count_window,
+        restarts=recorded.ravel().tolist(),
     )
 
 
 def _events(
-    session: Session, units: str, area: str, edges: np.ndarray
+    session: Session, units: str, area: str, edges: np.ndarray, recorded: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Times (E,) within the edges, in order, and columns (E,) of all spikes of the chosen units."""
+    """Times (E,) within the segments, in order, and columns (E,) of all spikes of chosen units."""
     times, columns = [], []
     for column, members in enumerate(select_units(session, units, area)["members"]):
         for unit in members:
             spikes = session.spike_times[unit]
-            inside = spikes[(spikes >= edges[0]) & (spikes < edges[-1])]
-            times.append(inside)
-            columns.append(np.full(len(inside), column, np.intp))
+            found = spikes[(spikes >= edges[0]) & (spikes < edges[-1])]
+            times.append(found)
+            columns.append(np.full(len(found), column, np.intp))
     together = np.concatenate(times)
     order = np.argsort(together, kind="stable")
-    return together[order], np.concatenate(columns)[order]
+    in_order, of_unit = together[order], np.concatenate(columns)[order]
+    if np.array_equal(recorded, [[0, len(edges) - 1]]):
+        return in_order, of_unit
+    kept = inside(recorded, len(edges) - 1)[edges.searchsorted(in_order, side="right") - 1]
+    return in_order[kept], of_unit[kept]
 
 
 def _bins_after_gaps(
     session: Session, binned: BinnedSession, bins: slice, max_gap: float
 ) -> set[int]:
-    """The first bin after each gap of the recording's clock, counted from the first of `bins`."""
-    before = clock_gaps(session.t)
-    ends = session.t[before + 1]
-    ends = ends[ends - session.t[before] > max_gap]
-    first = binned.edges[1:].searchsorted(ends, side="right") - bins.start
+    """The first bin after each gap that is longer than `max_gap` s, counted from that of `bins`."""
+    gaps = recording_gaps(session)
+    ends = gaps[gaps[:, 1] - gaps[:, 0] > max_gap, 1]
+    first = binned.edges.searchsorted(ends) - bins.start
     return {int(number) for number in first if number > 0}
