@@ -90,7 +90,8 @@ class ManyWindows:
     ) -> Iterator[Batch]:
         """Every window once, `size` at a time; shuffled, a batch mixes sessions.
 
-        Yields the windows of each batch that this process of a `group` takes. Without a `generator` all windows are of the first grid.
+        Yields the windows of each batch that this process of a `group` takes. Without a
+        `generator` all windows are of the first grid.
         """
         rows = torch.arange(len(self))
         windows = [one.windows for one in self.sessions]

@@ -50,9 +50,11 @@ def seed_folder(home: Path, output: str) -> Path:
 
 
 def recordings(home: Path) -> None:
-    """Three sessions, of which the last has few windows."""
+    """Three sessions: where the hand is in part of b is unknown, and c has few windows."""
     for name, channels, samples in (("a", 3, 4000), ("b", 5, 5000), ("c", 4, 1500)):
         values = recording(channels=channels, samples=samples, seed=channels)
+        if name == "b":
+            values["cursor_pos"][1500:1900] = np.nan
         write_mat73(home / f"{name}.mat", values)
 
 
