@@ -21,6 +21,7 @@ READ_OUTS = ("shared", "session")
 MAX_COUNT = 1_000_000  # of epochs, windows or threads: more is surely a slip
 MAX_BINS = 10_000_000  # of a window: two days at 20 ms
 MAX_SECONDS = 86_400.0  # of any length of time: a day is more than a recording lasts
+BRIDGED = 0.1  # s; across a shorter gap of a recording, a hand moves nearly straight
 MAX_TIME = 1e10  # s on a recording's clock: that of Unix is at 2e9
 MAX_RATE = 500.0  # Hz: half of the rate of the narrowest bins
 MAX_SIZE = 1e6  # of a norm or a weight, without a unit

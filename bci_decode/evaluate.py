@@ -8,7 +8,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from bci_decode.data.segments import left_out_text
 from bci_decode.errors import BciDecodeError, run_cli
 from bci_decode.options import CommandParser, add_trust, clock_time, path, seconds
 
@@ -118,6 +117,8 @@ SAVED = ("time", "true", "decoded", "axes", "target", "unit", "bin_width")
 
 def _table(report: dict[str, Any]) -> str:
     """The scores as aligned lines, with what they are of."""
+    from bci_decode.data.segments import left_out_text
+
     start, stop = report["seconds"]
     units = report["units"]
     axes = [name.removeprefix("r2_") for name in report["scores"] if name.startswith("r2_")]

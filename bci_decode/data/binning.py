@@ -20,6 +20,7 @@ from bci_decode.data.segments import (
     touched,
     unknown_intervals,
 )
+from bci_decode.data.series import Series
 from bci_decode.data.session import Session, clock_gaps, source_series, sources
 from bci_decode.data.velocity import mean_velocity
 from bci_decode.errors import BciDecodeError
@@ -42,6 +43,8 @@ class BinnedSession:
     `seconds_ahead`. `shifted` are the same on grids that begin later by parts of a bin, each with
     T - 1 bins.
 
+    `unit` is that of the kinematics, as in `TARGETS` unless the file's own is no length.
+
     `segments` (S, 2) are the first bin and the last + 1 of each stretch without a gap; see
     `data.segments`. Bins outside them have no spikes. `kinematics` is NaN there, and wherever the
     movement is not known.
@@ -60,8 +63,11 @@ class BinnedSession:
     ahead: float = 0.0
     shifted: tuple[BinnedSession, ...] = ()
     segments: np.ndarray = None  # type: ignore[assignment]  # by default all bins are one
+    unit: str = ""
 
     def __post_init__(self) -> None:
+        if not self.unit:
+            object.__setattr__(self, "unit", TARGETS[self.target])
         if self.segments is None:
             object.__setattr__(self, "segments", np.array([[0, len(self.counts)]]))
 
@@ -132,6 +138,7 @@ def bin_session(
             reaches=reach_starts(session, edges, lag),
             ahead=seconds_ahead(session, edges, lag, target, difference, source),
             segments=segments,
+            unit=unit_of(session.series[source], target),
         )
 
     shifts = bin_width / grids * np.arange(1, grids) if len(edges) > 2 else ()
@@ -297,6 +304,13 @@ def _acceleration(session: Session, velocity: np.ndarray, bin_width: float) -> n
         raise BciDecodeError(problem, file=session.path, field="data.target", remedy=remedy)
     acceleration = np.diff(velocity, axis=0) / bin_width
     return np.concatenate([acceleration[:1], acceleration])
+
+
+def unit_of(series: Series, target: str) -> str:
+    """The unit of a target that is made of a series: "mm/s", or "a.u./s" of a place in a.u."""
+    if series.unit is None:
+        return TARGETS[target]
+    return series.unit + ("", "/s", "/s²")[ORDERS[target] - series.order]
 
 
 def seconds_ahead(

@@ -201,6 +201,7 @@ class Dataset:
     axes: tuple[str, ...] = ("x", "y")
     shifted: tuple[Part, ...] = ()
     low_pass: float | None = None
+    unit: str = ""  # of the target, where a recording has it
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,6 +238,11 @@ class Preparation:
         return [self._part(self.binned, train), *others]
 
     @property
+    def unit(self) -> str:
+        """The unit of the target."""
+        return self.binned.unit
+
+    @property
     def units(self) -> pd.DataFrame:
         """The table of the columns that passed the rate filter."""
         return self.binned.units[self.active].reset_index(drop=True)
@@ -263,6 +269,7 @@ class Preparation:
             self.window,
             shifted=tuple(self._scaled(part) for part in grids),
             low_pass=self.config.cutoff,
+            unit=self.unit,
         )
 
 

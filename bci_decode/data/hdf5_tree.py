@@ -40,13 +40,13 @@ class Hdf5Tree:
         """An error about what is at `where`."""
         return BciDecodeError(problem, file=self.path, field=where, remedy=remedy)
 
-    def open(self, where: str) -> Group | Dataset | None:
+    def find(self, where: str) -> Group | Dataset | None:
         """The group or data set there; None where there is none."""
         return self._walk(self._root_group, where, where, 0)
 
     def members(self, where: str) -> list[str]:
         """The names in a group, in the file's order; none where there is no group."""
-        group = self.open(where)
+        group = self.find(where)
         if not isinstance(group, Group):
             return []
         if group.get_num_objs() > MAX_MEMBERS:
@@ -56,7 +56,7 @@ class Hdf5Tree:
 
     def dataset(self, where: str) -> Dataset | None:
         """The data set there, its storage checked; None where there is none."""
-        found = self.open(where)
+        found = self.find(where)
         if not isinstance(found, Dataset):
             return None
         check_stored(self.path, where, found)
@@ -104,7 +104,7 @@ class Hdf5Tree:
 
     def attribute(self, where: str, name: str) -> Any:
         """An attribute as h5py gives it; None where it is absent or has no single value."""
-        found = self.open(where)
+        found = self.find(where)
         if found is None or not h5py.h5a.exists(found, name.encode()):
             return None
         stored = h5py.h5a.open(found, name.encode())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from bci_decode.config import BRIDGED
 from bci_decode.data.measures import FAST, LONG_REST, SLOW, STILL, Numbers
-from bci_decode.data.segments import BRIDGED
 
 DEFAULT = "finger_pos"
 CLOCK_HZ = 250.0  # of every published recording

@@ -5,9 +5,9 @@ Nothing in it is unpickled, and its sizes are checked before memory is taken.
 
 from __future__ import annotations
 
+import zipfile
 from math import prod
 from pathlib import Path
-from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 import numpy as np
 
@@ -21,7 +21,7 @@ MAX_MOVEMENTS = 20
 
 def read_npz(path: Path) -> RawRecording:
     """Read the arrays that mean something, see docs/data.md; refuses bad ones."""
-    with ZipFile(path) as archive:
+    with zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
         movements = [name for name in names if is_movement(name)][:MAX_MOVEMENTS]
         units = [name for name in (f"{movement}_unit" for movement in movements) if name in names]
@@ -35,16 +35,16 @@ def read_npz(path: Path) -> RawRecording:
     return recording_of_arrays(path, arrays)
 
 
-def _read(path: Path, archive: ZipFile, name: str, kinds: str, before: int) -> np.ndarray:
+def _read(path: Path, archive: zipfile.ZipFile, name: str, kinds: str, before: int) -> np.ndarray:
     """An array as float64 or text, if it is of one of these `kinds`."""
 
     def refused(problem: str, remedy: str) -> BciDecodeError:
         return BciDecodeError(problem, file=path, field=name, remedy=remedy)
 
     entry = archive.getinfo(f"{name}.npy")
-    if entry.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise refused("is compressed in a way that NumPy does not use", "write it with np.savez")
-    with archive.open(entry) as file:
+    with zipfile.ZipFile.open(archive, entry) as file:
         read_header = HEADERS.get(np.lib.format.read_magic(file))
         if read_header is None:
             raise refused("has a header of an unknown version", "write it with np.savez")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bci_decode.data.hdf5_tree import Hdf5Tree
-from bci_decode.data.recording_variables import MAX_CELLS
+from bci_decode.data.recording_variables import MAX_CELLS, check_channels
 
 ELECTRODES = "general/extracellular_ephys/electrodes"
 LABELS = ("label", "channel_name", "electrode_label")  # columns with an electrode's name
@@ -132,6 +132,7 @@ def _electrode_names(tree: Hdf5Tree) -> list[str]:
     """ "M1 003" for each electrode: its area in one word, then its label or id."""
     shape = tree.shape(f"{ELECTRODES}/id")
     count = shape[0] if shape else 0
+    check_channels(tree.path, count, f"{ELECTRODES}/id")
     ids = [f"{number:03d}" for number in _ids(tree, f"{ELECTRODES}/id", count)]
     columns = (tree.strings(f"{ELECTRODES}/{label}") for label in LABELS)
     labels = next((column for column in columns if column and len(set(column)) == count), ids)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from bci_decode.config import BRIDGED
 from bci_decode.data.session import Session, clock_gaps
-
-BRIDGED = 0.1  # s; across a shorter gap, a hand moves nearly straight
 
 
 def long_gaps(t: np.ndarray) -> np.ndarray:

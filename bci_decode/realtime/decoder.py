@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
-from bci_decode.config import TARGETS, DataConfig
+from bci_decode.config import DataConfig
 from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.checks import check_state, checked_counts
 from bci_decode.realtime.engines import ENGINES
@@ -109,7 +109,7 @@ class StreamingDecoder:
     @property
     def unit(self) -> str:
         """The unit of the output."""
-        return TARGETS[self.target]
+        return self.run.unit
 
     def reset(self) -> None:
         """Start a new stream."""

@@ -27,6 +27,8 @@ CONF = _PACKAGED if _PACKAGED.is_dir() else _PACKAGE.parent / "conf"
 
 LOCAL = ("name", "path")  # the keys of session=local
 READ_IN = "bci_decode.models.multi_session.ReadIn"
+PLAIN = re.compile(r"[\w./:-]*", re.ASCII)  # what Hydra reads without quotes
+ITEM = re.compile(r"(?<=[\[,])[^\[\],\"']+(?=[\],])")  # an entry of a list that has no quotes
 PATHS = ("session.path", "data_dir", "output_dir", "init_from")  # keys whose value is a path
 
 
@@ -75,16 +77,28 @@ def key_table() -> str:
 def hydra_word(word: str) -> str:
     """A word of the command line as Hydra reads it.
 
-    `data.split=chained` chooses a file of a group, which Hydra calls `data/split`. A path is quoted
-    unless it is quoted or a sweep already.
+    `data.split=chained` chooses a file of a group, which Hydra calls `data/split`. A path and an
+    entry of `sessions=[...]` are quoted unless they are quoted or a sweep already.
     """
     if re.fullmatch(r"data\.split=[A-Za-z_][\w,]*", word):
         return word.replace("data.split", "data/split", 1)
     name, _, path = word.partition("=")
-    plain = re.fullmatch(r"[\w./:-]*", path, re.ASCII)
-    if name not in PATHS or plain or path[0] in "'\"" or re.search(r",|\$\{|^\w+\(.*\)$", path):
+    if name == "sessions":
+        return f"{name}={ITEM.sub(_quoted_item, path)}"
+    if (
+        name not in PATHS
+        or PLAIN.fullmatch(path)
+        or path[0] in "'\""
+        or re.search(r",|\$\{|^\w+\(.*\)$", path)
+    ):
         return word
     return f"{name}={quoted(path)}"
+
+
+def _quoted_item(item: re.Match[str]) -> str:
+    """An entry of a list as Hydra reads it: a pattern of names, or a path of any characters."""
+    text = item[0].strip()
+    return text if PLAIN.fullmatch(text) else quoted(text)
 
 
 def compose_config(*words: str) -> DictConfig:

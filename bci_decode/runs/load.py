@@ -164,6 +164,11 @@ class LoadedRun:
         return pd.DataFrame(self.state["units"], columns=["channel", "area", "row"])
 
     @property
+    def unit(self) -> str:
+        """The unit of the target."""
+        return self.state.get("unit") or TARGETS[self.config.target]
+
+    @property
     def axes(self) -> tuple[str, ...]:
         return tuple(self.state["axes"])
 
@@ -303,7 +308,7 @@ class LoadedRun:
             "decoded": self._decode_bins(binned, columns, bins),
             "axes": np.array(self.axes),
             "target": self.config.target,
-            "unit": TARGETS[self.config.target],
+            "unit": self.unit,
             "bin_width": self.config.bin_width,
             "missing_units": int((columns < 0).sum()),
             "overlaps": overlaps,

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig
 
-from bci_decode.config import TARGETS, TrainConfig
+from bci_decode.config import TrainConfig
 from bci_decode.files import written_whole
 from bci_decode.runs.build import checked_decoder, session_file
 from bci_decode.runs.checksums import SUMS, verify
@@ -157,8 +157,8 @@ class MultiSessionJob(Job):
             store = Path(self.typed.data_dir).expanduser() / STORE
             data = prepare_many(files, self.typed.data, store)
         check_once({one.name: one.stored.md5 for one in data.sessions})
-        targets = {one.name: one.stored.binned.target for one in data.sessions}
-        check_same_target({name: (target, TARGETS[target]) for name, target in targets.items()})
+        bins = {one.name: one.stored.binned for one in data.sessions}
+        check_same_target({name: (one.target, one.unit) for name, one in bins.items()})
         return data, {"md5": " ".join(one.stored.md5 for one in data.sessions)}
 
     def _decoder(self, data):

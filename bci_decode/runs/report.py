@@ -116,7 +116,7 @@ def write_predictions(path: Path, data: Dataset, decoded: np.ndarray, config: Da
             decoded=decoded,
             axes=data.axes,
             target=config.target,
-            unit=TARGETS[config.target],
+            unit=data.unit or TARGETS[config.target],
             bin_width=config.bin_width,
         )
 
@@ -203,7 +203,7 @@ def _protocol(data: Dataset, config: DataConfig, bidirectional: bool) -> dict[st
     return {
         "source": config.source,
         "target": config.target,
-        "unit": TARGETS[config.target],
+        "unit": data.unit or TARGETS[config.target],
         "bin_width_s": config.bin_width,
         "lag_s": config.lag,
         "units": config.units,

@@ -17,7 +17,6 @@ from typing import Any
 from omegaconf import DictConfig
 
 from bci_decode.config import TrainConfig, flatten
-from bci_decode.data.segments import left_out_text
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import expand_user, md5_meanwhile
 from bci_decode.runs.build import build_decoder, instantiate, session_file
@@ -256,6 +255,8 @@ class Job:
 
     def _log_beginning(self, data, decoder) -> None:
         """What is trained on, and what a reader of the log must not overlook in the scores."""
+        from bci_decode.data.segments import left_out_text
+
         bins = {name: len(part) for name, part in data.parts.items()}
         log.info("%s: %d units, bins %s", self.folder, len(data.units), bins)
         if line := left_out_text({name: part.left_out() for name, part in data.parts.items()}):

@@ -8,6 +8,7 @@ Both hold tensors, numbers, text, and lists and dictionaries of them, so that
     model             the resolved settings that make the model, with input_size and output_size
     data              the `config.DataConfig` as a dictionary: bins, lag, units, split, window
     session           name and md5 of the recording, and the bins of its parts
+    unit              of the target (runs of an earlier version lack it)
     units             [channel, area, row] of each input
     axes              of the target
     mean, std         of counts and target: the scaling
@@ -51,9 +52,10 @@ def written_by() -> dict[str, Any]:
 
 
 def scaling_state(data: Dataset | Preparation) -> dict[str, Any]:
-    """What a checkpoint holds of the units of a session, and of the scaling."""
+    """What a checkpoint holds of units and target of a session, and of the scaling."""
     scalers = {"counts": data.counts_scaler, "target": data.target_scaler}
     return {
+        "unit": data.unit,
         "units": [
             [str(unit.channel), str(unit.area), int(unit.row)] for unit in data.units.itertuples()
         ],

@@ -273,6 +273,7 @@ CHECKS: dict[str, Callable[[Any], bool]] = {
     "data": _is_data,
     "session": _is_session,
     "sessions": _are_sessions,
+    "unit": _is_text,
     "units": _are_units,
     "axes": _are_axes,
     "mean": _is_mean,

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 import bci_decode
-from bci_decode.config import TARGETS
 from bci_decode.errors import BciDecodeError, one_line
 from bci_decode.realtime.graph import StepGraph
 from bci_decode.realtime.onnx.decoder import COUNTS, FORMAT, NEXT, OUTPUT, library
@@ -76,7 +75,7 @@ def metadata(run: LoadedRun, names: list[str], initial: tuple[Tensor, ...]) -> d
         "model": str(run.state["names"]["model"]),
         "md5": run.md5 or "",
         "target": config.target,
-        "unit": TARGETS[config.target],
+        "unit": run.unit,
         "axes": json.dumps(run.axes),
         "bin_width": json.dumps(config.bin_width),
         "lag": json.dumps(config.lag - config.delay),

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 
-from bci_decode.config import MAX_SECONDS
-from bci_decode.data.segments import BRIDGED
+from bci_decode.config import BRIDGED, MAX_SECONDS
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import expand_user
 from bci_decode.options import CommandParser, add_trust, clock_time, number, path
