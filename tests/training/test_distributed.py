@@ -54,7 +54,7 @@ def recordings(home: Path) -> None:
     for name, channels, samples in (("a", 3, 4000), ("b", 5, 5000), ("c", 4, 1500)):
         values = recording(channels=channels, samples=samples, seed=channels)
         if name == "b":
-            values["cursor_pos"][1500:1900] = np.nan
+            values["cursor_pos"][1500:1900] = values["finger_pos"][1500:1900] = np.nan
         write_mat73(home / f"{name}.mat", values)
 
 
