@@ -68,7 +68,8 @@ def signals_exit() -> None:
 
     def handle(number: int, frame: FrameType | None) -> None:
         with suppress(OSError):
-            os.write(2, f"{WORDS[signal.Signals(number)]}\n".encode())
+            if os.environ.get("RANK", "0") == "0":  # of several processes the first one speaks
+                os.write(2, f"{WORDS[signal.Signals(number)]}\n".encode())
         os._exit(128 + number)
 
     for number in SIGNALS:

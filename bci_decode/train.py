@@ -39,6 +39,7 @@ from bci_decode.runs.own_files import own_files
 from bci_decode.runs.ownership import RunBusy
 from bci_decode.runs.run import run_one
 from bci_decode.runs.sweep import SweepReport, end_of_sweep
+from bci_decode.training.distributed import join_slurm, rank, world_size
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ log = logging.getLogger(__name__)
 def job(config: DictConfig) -> None:
     """What one command line trains, alone or of a sweep: a run, or one for each cut."""
     logging.raiseExceptions = False  # a reader that closed the pipe (`head`, say) stops no run
+    join_slurm()
     folders: list[Path] = []
     try:
         folders += cut_configs(config)
@@ -54,7 +56,7 @@ def job(config: DictConfig) -> None:
         line = error_line(mistake)
         if not (folders and _in_sweep()):
             _exit(line)
-        record_failure(folders[-1], line)  # the table of the cuts could not be made, say
+        _record(folders[-1], line)  # the table of the cuts could not be made, say
         log.error("%s", line)
 
 
@@ -69,15 +71,17 @@ def _run(config: DictConfig, folder: Path) -> bool:
         if in_sweep:
             _name_lines(run_name(folder).partition("/")[2])
         run_one(config, folder, words=HydraConfig.get().overrides.task)
-        record_failure(folder, None)
+        _record(folder, None)
         return True
     except (BciDecodeError, OmegaConfBaseException) as mistake:
         if not in_sweep:
-            remove_empty_parents(folder)
+            if not rank():
+                remove_empty_parents(folder)
             _exit(error_line(mistake))
         if not isinstance(mistake, RunBusy):
-            record_failure(folder, error_line(mistake))
-        log.error("%s", error_line(mistake))
+            _record(folder, error_line(mistake))
+        if not rank():
+            log.error("%s", error_line(mistake))
     except KeyboardInterrupt as stop:
         same = (
             "the same command, without overwrite=true," if config.overwrite else "the same command"
@@ -88,7 +92,7 @@ def _run(config: DictConfig, folder: Path) -> bool:
         if not in_sweep:
             sys.exit(1)
         line = f"{type(fault).__name__}: {one_line(fault)}"
-        record_failure(folder, f"{line}\n{traceback.format_exc()}")
+        _record(folder, f"{line}\n{traceback.format_exc()}")
     return False
 
 
@@ -103,8 +107,14 @@ def _name_lines(run_name: str) -> None:
         handler.setFormatter(logging.Formatter(line, datefmt="%H:%M:%S"))
 
 
+def _record(folder: Path, reason: str | None) -> None:
+    if not rank():  # of several processes the first one writes
+        record_failure(folder, reason)
+
+
 def _exit(line: str, code: int = 2) -> NoReturn:
-    print(f"error: {line}", file=sys.stderr)
+    if not rank():
+        print(f"error: {line}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -164,7 +174,8 @@ def _check_options(words: list[str]) -> None:
     """Refuse options that Hydra does not know, in one line; its own parser prints its usage too."""
     parser = get_args_parser()
     parser.error = lambda message: _exit(f"{message}; --help lists all keys")  # type: ignore[method-assign,assignment]
-    parser.parse_args(words)
+    if parser.parse_args(words).multirun and world_size() > 1:
+        _exit("--multirun: a sweep starts its own processes; leave torchrun out")
 
 
 def _normalize_argv(words: list[str]) -> list[str]:

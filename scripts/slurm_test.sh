@@ -2,7 +2,8 @@
 # Sweep on a real SLURM: one node with accounting, started here without systemd, used, killed at, and taken down.
 #   scripts/slurm_test.sh [PYTHON]      as root, with slurm-wlm, munge, slurmdbd and mariadb-server (Debian packages)
 # Two sessions x two models. One job is killed with SIGKILL, one requeued, one runs out of time: the first is reported,
-# the others resume. A second sweep finishes the first alone, though its node fails meanwhile.
+# the others resume. A second sweep finishes the first alone, though its node fails meanwhile. Then two tasks of a job train
+# one decoder: one is killed, the other ends with it, and the same command finishes.
 # Exit code 0: all seen; 1: not; 77: this machine cannot (no root or no packages), and why.
 set -euo pipefail
 python=$(readlink -f "$(dirname "${1:-.venv/bin/python}")")/$(basename "${1:-.venv/bin/python}")
@@ -107,6 +108,22 @@ sweep() {  # two sessions x two models; enough epochs to be caught at it
      session.minutes=1 model=gru,lngru model.recurrent.hidden_size=16 trainer.epochs=150 trainer.patience=null)
 }
 
+together() {  # two sessions, one decoder: a job of two tasks, of which the one with number 1 is killed in the first sweep
+  (cd "$D/work" && "$python" -m bci_decode.train -m hydra/launcher=slurm_cpu hydra.launcher.mem_gb=1 \
+     hydra.launcher.partition=debug hydra.launcher.timeout_min=20 hydra.launcher.tasks_per_node=2 output_dir=together \
+     experiment=multi_session "sessions=[$(find data -name '*.mat' | sort | tr '\n' ',' | sed 's/,$//')]" model=gru \
+     model.recurrent.hidden_size=16 trainer.epochs=100 figures=none)
+}
+
+kill_task() {
+  wait_for "the decoder of two sessions" bash -c "ls '$D'/work/together/*/*/gru/seed0.running/last.pt"
+  for process in $(pgrep -f submitit.core._submit); do
+    if [ "$(value "$process" SLURM_PROCID)" = 1 ] && [ "$(value "$process" SLURM_STEP_ID)" = 0 ]; then
+      kill -9 "$process"; echo "killed a task of the decoder of two sessions"
+    fi
+  done
+}
+
 value() { tr '\0' '\n' < "/proc/$1/environ" | sed -n "s/^$2=//p"; }
 
 catch() {  # the next run with an epoch on disk that was not caught before: its name, process and job
@@ -174,5 +191,15 @@ expect "$D/work/second.out" "sweep: 1 done, 3 skipped, 0 failed"
 while read -r run; do
   expect "$D/work/outputs/default/${run%.running}/train.log" "resuming from epoch"
 done < "$D/work/caught1"
+
+(cd "$D/work" && kill_task) > "$D/work/faults3.out" 2>&1 & faults=$!
+together > "$D/work/third.out" 2>&1 && { echo "a killed task was not reported"; cat "$D/work/third.out"; exit 1; }
+wait $faults || { cat "$D/work/faults3.out"; exit 1; }
+cat "$D/work/faults3.out"; tail -n 2 "$D/work/third.out"
+expect "$D/work/third.out" "sweep: 0 done, 0 skipped, 1 failed"
+together > "$D/work/fourth.out" 2>&1 || { cat "$D/work/fourth.out"; exit 1; }
+tail -n 2 "$D/work/fourth.out"
+expect "$D/work/fourth.out" "sweep: 1 done, 0 skipped, 0 failed"
+expect "$(ls "$D"/work/together/*/*/gru/seed0/train.log)" "resuming from epoch"
 sacct -n -X --duplicates -o JobID%12,State%12 | sed 's/^/accounting: /'
 echo "slurm test passed"

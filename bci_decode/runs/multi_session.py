@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ from bci_decode.runs.session_list import (
     session_entries,
     with_session,
 )
+from bci_decode.training.distributed import Group, process_group
 
 log = logging.getLogger(__name__)
 STORE = "binned"  # the folder of binned sessions in data_dir
@@ -64,19 +67,29 @@ def run_sessions(
     entries = session_entries(config)
     names = [entry.name for entry in entries]
     settings = plain(config) | {"sessions": names, "session": {"name": joint_name(config)}}
-    with locked(folder) as refusal:
-        working = claim(folder, settings, typed.overwrite)
-        if working is not None and refusal:
-            raise refusal
-        files = {one.name: session_file(with_session(config, one), words) for one in entries}
-        if working is None:
+    with process_group(typed.trainer.device) as group, ExitStack() as held:
+
+        def claimed() -> bool:
+            """Whether there is anything to train, in a folder that is this run's from now on."""
+            refusal = held.enter_context(locked(folder))
+            working = claim(folder, settings, typed.overwrite)
+            if working is not None and refusal:
+                raise refusal
+            return working is not None
+
+        to_train = group.first(claimed)
+        files = group.first(
+            lambda: {one.name: session_file(with_session(config, one), words) for one in entries}
+        )
+        if to_train:
+            recordings = [Recording(one, files[one.name]) for one in entries]
+            where = typed, settings, folder, recordings
+            MultiSessionJob(DictConfig(settings), *where, words, progress, group).run()
+        elif not group.rank:
             for name, file in files.items():
                 check_same_data(folder / SESSIONS / name, file)
             _report_finished(folder, typed)
-            return
-        recordings = [Recording(one, files[one.name]) for one in entries]
-        joint = DictConfig(settings)
-        MultiSessionJob(joint, typed, settings, folder, recordings, words, progress).run()
+        group.first(lambda: None)  # the others leave once all files are there
 
 
 def _report_finished(folder: Path, typed: TrainConfig) -> None:
@@ -112,11 +125,30 @@ class MultiSessionJob(Job):
         recordings: Sequence[Recording],
         words: Sequence[str],
         progress: bool,
+        group: Group,
     ):
-        super().__init__(config, typed, settings, folder, recordings[0].file, words, progress)
-        self.recordings = recordings
+        shown = progress and not group.rank
+        super().__init__(config, typed, settings, folder, recordings[0].file, words, shown)
+        self.recordings, self.group = recordings, group
+
+    def run(self) -> None:
+        if not self.group.rank:
+            super().run()
+            return
+        from bci_decode.training.surroundings import torch_state_kept
+
+        data, recording = self._load()
+        with torch_state_kept():
+            self._prepared(data, recording["md5"])[1](lambda row: None)
 
     def _load(self):
+        return self.group.together(self._read)
+
+    def _prepared(self, data, md5: str):
+        prepare = super()._prepared
+        return self.group.together(lambda: prepare(data, md5))
+
+    def _read(self):
         with self.stopwatch.part("import"):
             import_libraries(recurrent=True)
             from bci_decode.data.many_sessions import prepare_many
@@ -156,7 +188,7 @@ class MultiSessionJob(Job):
     def _trainer_class(self):
         from bci_decode.training.multi_session import MultiSessionTrainer
 
-        return MultiSessionTrainer
+        return partial(MultiSessionTrainer, group=self.group)
 
     def _log_beginning(self, data, decoder) -> None:
         units = [len(one.prepared.units) for one in data.sessions]

@@ -34,6 +34,7 @@ from bci_decode.runs.folder import (
     working_folder,
 )
 from bci_decode.runs.ownership import claim, finish, locked, more_epochs, start
+from bci_decode.training.distributed import check_alone
 
 log = logging.getLogger(__name__)
 OnEpoch = Callable[[dict[str, float]], None]
@@ -72,6 +73,7 @@ def run_one(
         with disk_faults(folder):
             run_sessions(config, typed, folder, words=words, progress=progress)
         return
+    check_alone("start it without torchrun, or name sessions=")
     if typed.init_from:  # the same run from whatever folder the command is given in
         settings["init_from"] = str(expand_user(typed.init_from).resolve())
     config = DictConfig(settings)
@@ -137,9 +139,7 @@ class Job:
     def _train_and_report(self, data, recording: dict) -> None:
         from bci_decode.training.loggers import experiment_logger
 
-        with self.stopwatch.part("make the decoder"):
-            decoder = self._decoder(data)
-            train = self._training(decoder, data, recording["md5"])
+        decoder, train = self._prepared(data, recording["md5"])
         # only now: all settings are valid
         start(self.folder, self.settings, self.typed.overwrite)
         tool = self.typed.logger, self.working, run_name(self.folder), self.settings
@@ -154,6 +154,12 @@ class Job:
                 self.stopwatch.write(self.working / "profile.csv")
                 log.info("\n".join(["where the time went:", *self.stopwatch.lines()]))
             self._log_scores(report)
+
+    def _prepared(self, data, md5: str):
+        """The decoder, and the function that trains or fits it: see `_training`."""
+        with self.stopwatch.part("make the decoder"):
+            decoder = self._decoder(data)
+            return decoder, self._training(decoder, data, md5)
 
     def _decoder(self, data):
         return build_decoder(self.config, data, self.words)

@@ -155,11 +155,8 @@ class Trainer:
         return pd.DataFrame(self.history, columns=self.columns)
 
     def _fit(self) -> None:
-        if (self.folder / "last.pt").exists():
-            resume.restore(self, self.folder / "last.pt")
-            # last.pt alone counts: these two may be of a later epoch, lost or damaged
-            self._write_best()
-            self._write_history()
+        if self._is_begun():
+            self._resume()
         with self.stopwatch.part("load compiled layers"):
             for layer in self.decoder.modules():
                 if isinstance(layer, StackedRecurrent):
@@ -192,6 +189,15 @@ class Trainer:
                 len(self.history) - 1,
                 self.config.patience,
             )
+
+    def _is_begun(self) -> bool:
+        return (self.folder / "last.pt").exists()
+
+    def _resume(self) -> None:
+        """Continue from `last.pt`, which alone counts: other files may be of a later epoch."""
+        resume.restore(self, self.folder / "last.pt")
+        self._write_best()
+        self._write_history()
 
     def _train_epoch(self) -> tuple[float, np.ndarray]:
         """One pass over the training windows.
@@ -293,10 +299,14 @@ class Trainer:
         return part_columns(self.data, decode_parts(self.scored, self.data, self.counts))
 
     def _finish_epoch(self, row: dict[str, float]) -> None:
-        """Step the schedule, then write the epoch: best.pt, history.csv, and last, last.pt."""
+        """Step the schedule, then write the epoch."""
         self.history.append(row)
         if self.scheduler is not None and row["epoch"] and not self.per_step:
             self._step_scheduler(row["val_loss"])
+        self._write_epoch(row)
+
+    def _write_epoch(self, row: dict[str, float]) -> None:
+        """Write best.pt, history.csv, and last, last.pt; tell whoever waits for the row."""
         with self.stopwatch.part("write"):
             if self.best_epoch() == row["epoch"]:
                 weights = self.scored.state_dict()
