@@ -33,7 +33,7 @@ endif
 # the six sessions of experiment=neurobench and experiment=aegru
 NEUROBENCH = indy_20160622_01 indy_20160630_01 indy_20170131_02 loco_20170210_03 loco_20170215_02 loco_20170301_05
 
-.PHONY: help setup train compare explain data data-all data-list data-neurobench inspect simulation-table \
+.PHONY: help setup train compare explain data data-all data-list data-neurobench inspect simulated-days simulation-table \
 	test test-export test-faults test-fuzz test-loggers test-newest test-oldest test-onnx-examples test-page lint docs bench bench-layers bench-study bench-stream clean
 
 help:  ## list the targets
@@ -76,6 +76,9 @@ data-list: $(READY)  ## list the recordings, and which are on disk and verified
 
 inspect: $(READY)  ## describe a recording and what may hurt decoding; SESSION=NAME or ARGS="FILE.mat --figure"
 	$(BIN)/bci-decode inspect $(SESSION) --data-dir $(DATA) $(ARGS)
+
+simulated-days: $(READY)  ## show how a simulated array changes over its days
+	$(BIN)/python scripts/simulated_days.py $(ARGS)
 
 simulation-table: $(READY)  ## compare the simulated session with a recording; ARGS=FILE.mat
 	$(BIN)/python scripts/simulation_table.py $(ARGS)

@@ -172,7 +172,7 @@ def _normalize_argv(words: list[str]) -> list[str]:
     -m comes first, paths are quoted, and all sessions are the published ones.
     """
     words = sorted(words, key=lambda word: word not in ("-m", "--multirun"))
-    every = "session=glob(*,exclude=[local,simulated])"
+    every = "session=glob(*,exclude=[local,simulated*])"
     return [re.sub(r"^session=glob\(\*\)$", every, hydra_word(word)) for word in words]
 
 

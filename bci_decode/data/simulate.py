@@ -18,10 +18,15 @@ import numpy as np
 
 from bci_decode.data.matfile import Cells, write_matfile
 from bci_decode.data.simulated_units import (
+    ABRUPT,
     ROWS,
     SAMPLE,
+    SLOW,
+    Cell,
+    DayChange,
     Drive,
     Rng,
+    Tuning,
     first_day,
     next_day,
     spike_times,
@@ -72,6 +77,35 @@ def simulated_session(
     return simulated_file(expand_user(folder) / f"{name}.mat", **settings)
 
 
+def simulated_day(
+    folder: str | os.PathLike[str], *, seed: int, minutes: float, channels: int, day: int
+) -> Path:
+    """The file of one of many days of an array whose units change slowly, made if it is absent.
+
+    Day 1 is the simulated session itself; see `simulated_units.SLOW` for the days after it.
+    """
+    settings: dict[str, Any] = {"seed": seed, "minutes": minutes, "channels": channels}
+    _check(**settings, day=day, first=1)
+    if day == 1:
+        return simulated_session(folder, **settings)
+    name = f"simulated_v{VERSION}_seed{seed}_{minutes:g}min_{channels}ch_slow_day{day:02d}"
+    path = expand_user(folder) / f"{name}.mat"
+    return simulated_file(path, **settings, day=day - 1, change=SLOW)
+
+
+def simulated_days(
+    folder: str | os.PathLike[str],
+    days: int = 12,
+    *,
+    seed: int = 0,
+    minutes: float = 7.0,
+    channels: int = 96,
+) -> list[Path]:
+    """The files of the first days of an array, in order; see `simulated_day`."""
+    array: dict[str, Any] = {"seed": seed, "minutes": minutes, "channels": channels}
+    return [simulated_day(folder, **array, day=day) for day in range(1, days + 1)]
+
+
 def simulated_file(
     path: str | os.PathLike[str],
     *,
@@ -79,6 +113,7 @@ def simulated_file(
     minutes: float,
     channels: int,
     day: int = 0,
+    change: DayChange = ABRUPT,
     waveforms: bool = False,
 ) -> Path:
     """Make the file of a simulated session; a file that exists already is left untouched."""
@@ -90,7 +125,8 @@ def simulated_file(
             "simulating %(minutes)g minutes of %(channels)d channels from seed %(seed)d: %(path)s"
         )
         log.info(text, settings | {"path": path})
-        write_recording(path, simulate_recording(**settings, waveforms=waveforms))
+        recording = simulate_recording(**settings, change=change, waveforms=waveforms)
+        write_recording(path, recording)
     return path
 
 
@@ -100,22 +136,23 @@ def simulate_recording(
     minutes: float = 7.0,
     channels: int = 96,
     day: int = 0,
+    change: DayChange = ABRUPT,
     waveforms: bool = False,
 ) -> Recording:
     """Simulate reaches and spikes; the same arguments give the same recording to the last bit.
 
-    The session of a later `day` is of the same array as the one of day 0 with the same other
-    arguments: the reaches are new, some units are other neurons, and the others are nearly as they
-    were. See `simulated_units.next_day`.
+    The session of a later `day`, counted from 0, is of the same array as the one of day 0 with the
+    same other arguments: the reaches are new, and the units have changed by `change` every day.
+    See `simulated_units.next_day`.
     """
     _check(seed, minutes, channels, day)
     rng = np.random.default_rng(seed)
-    names = [f"{'M1' if c < 96 else 'S1'} {c % 96 + 1:03d}" for c in range(channels)]
+    names = _channel_names(channels)
     clock, kinematics, drive = _movement(rng, round(minutes * 60 / SAMPLE))
     units, spikes = first_day(rng, clock, drive, names)
     for later in range(1, day + 1):
         rng = np.random.default_rng([seed, later])
-        units = next_day(rng, units, drive, names)
+        units = next_day(rng, units, drive, names, change)
     if day:
         clock, kinematics, drive = _movement(rng, round(minutes * 60 / SAMPLE))
         spikes = {cell: spike_times(rng, clock, unit.rates(drive)) for cell, unit in units.items()}
@@ -123,6 +160,24 @@ def simulate_recording(
     return Recording(
         *kinematics, spikes=cells, chan_names=names, waveform_seed=seed if waveforms else None
     )
+
+
+def units_by_day(
+    days: int, *, seed: int, minutes: float, channels: int, change: DayChange = SLOW
+) -> list[dict[Cell, Tuning]]:
+    """The units of an array on its first days, as the recordings of these settings have them."""
+    _check(seed, minutes, channels, days)
+    rng, names = np.random.default_rng(seed), _channel_names(channels)
+    clock, _, drive = _movement(rng, round(minutes * 60 / SAMPLE))
+    found = [first_day(rng, clock, drive, names)[0]]
+    for later in range(1, days):
+        rng = np.random.default_rng([seed, later])
+        found.append(next_day(rng, found[-1], drive, names, change))
+    return found
+
+
+def _channel_names(channels: int) -> list[str]:
+    return [f"{'M1' if c < 96 else 'S1'} {c % 96 + 1:03d}" for c in range(channels)]
 
 
 def _movement(rng: Rng, samples: int) -> tuple[np.ndarray, Kinematics, Drive]:
@@ -136,12 +191,12 @@ def _movement(rng: Rng, samples: int) -> tuple[np.ndarray, Kinematics, Drive]:
     return clock, seen, _drive(rng, hand)
 
 
-def _check(seed: int, minutes: float, channels: int, day: int = 0) -> None:
+def _check(seed: int, minutes: float, channels: int, day: int = 0, first: int = 0) -> None:
     for key, value, kind, low, high in (
         ("seed", seed, Integral, 0, 2**32),
         ("minutes", minutes, Real, 0.05, 240),
         ("channels", channels, Integral, 1, 192),
-        ("day", day, Integral, 0, 1000),
+        ("day", day, Integral, first, 1000),
     ):
         if isinstance(value, bool) or not (isinstance(value, kind) and low <= value <= high):
             remedy = f"give a{' whole' if kind is Integral else ''} number from {low} to {high}"

@@ -5,6 +5,7 @@ T is the length of the clock.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,8 +19,30 @@ SAMPLE = 0.004  # s, the clock of every recording
 DEAD_TIME = 0.002  # s, no unit fires twice within it
 ROWS = 5  # of the spikes cell: unsorted events ("hash"), then up to four sorted units
 SORTED_UNITS = (0.18, 0.12, 0.41, 0.19, 0.10)  # share of live channels with 0, 1, .. 4 sorted units
-TURNOVER = 1 / 3  # share of the units that are other neurons on the next day
-RELABELED = 0.5  # share of those that are sorted into another row, where the channel has a free one
+RELABELED = 0.5  # share of replaced units that get another row, where the channel has a free one
+
+
+@dataclass(frozen=True)
+class DayChange:
+    """How the units of an array change from one day to the next, each unit by chance.
+
+    `replaced`, `gone` and `new` are shares of the units: other neurons on the same channel, cells
+    that fall silent, and neurons on free cells. `rotation` turns all preferred directions together,
+    in radians. The others are standard deviations for each unit that stays: of its direction in
+    radians, and of the logarithms of its depth of tuning and of its rate.
+    """
+
+    replaced: float = 0.0
+    gone: float = 0.0
+    new: float = 0.0
+    rotation: float = 0.0
+    direction: float = 0.15
+    depth: float = 0.1
+    rate: float = 0.2
+
+
+ABRUPT = DayChange(replaced=1 / 3)
+SLOW = DayChange(gone=0.06, new=0.06, rotation=math.radians(3), direction=0.08, rate=0.15)
 
 
 @dataclass(frozen=True)
@@ -72,20 +95,21 @@ class Tuning:
             rate=(5.8 if row == 0 else 3.4) * rng.lognormal(0.0, 0.7),
         )
 
-    def a_day_later(self, rng: Rng, drive: Drive) -> Tuning:
-        """The same neuron in the next day's session: a little turned, a little stronger or weaker.
+    def is_neuron_of(self, other: Tuning) -> bool:
+        """Whether this is the neuron of `other` on another day; no two are drawn alike."""
+        return self.lead == other.lead and np.array_equal(self.twist, other.twist)
 
-        Directions turn by 9 degrees (SD), rates change by 20 % and the depth of tuning by 10 %.
-        """
-        deeper = rng.lognormal(0.0, 0.1)
+    def a_day_later(self, rng: Rng, drive: Drive, change: DayChange) -> Tuning:
+        """The same neuron in the next day's session: turned a little, stronger or weaker."""
+        deeper = rng.lognormal(0.0, change.depth)
         return replace(
             self,
-            direction=self.direction + rng.normal(0, 0.15),
+            direction=self.direction + rng.normal(0, change.direction) + change.rotation,
             velocity=self.velocity * deeper,
             speed=self.speed * deeper,
             position=self.position * deeper,
             drift=_drift(rng, drive),
-            rate=self.rate * rng.lognormal(0.0, 0.2),
+            rate=self.rate * rng.lognormal(0.0, change.rate),
         )
 
     def rates(self, drive: Drive) -> np.ndarray:
@@ -133,22 +157,39 @@ def first_day(
 
 
 def next_day(
-    rng: Rng, units: dict[Cell, Tuning], drive: Drive, names: list[str]
+    rng: Rng,
+    units: dict[Cell, Tuning],
+    drive: Drive,
+    names: list[str],
+    change: DayChange = ABRUPT,
 ) -> dict[Cell, Tuning]:
-    """The units a day later: a share of them are other neurons, the others drift a little.
+    """The units a day later: some are other neurons, gone or new, the others drift a little.
 
-    `TURNOVER` of the units are replaced. Of the sorted ones among these, `RELABELED` get a free
-    row of their channel; the others have the channel and row of the neuron that is gone.
+    Of the sorted ones among the replaced, `RELABELED` get a free row of their channel; the others
+    have the channel and row of the neuron that is gone. An array never falls silent as a whole.
     """
     after: dict[Cell, Tuning] = {}
     for (channel, row), unit in units.items():
-        if rng.random() >= TURNOVER:
-            after[channel, row] = unit.a_day_later(rng, drive)
-            continue
-        free = [r for r in range(1, ROWS) if not {(channel, r)} & (units.keys() | after.keys())]
-        new = free[0] if row and free and rng.random() < RELABELED else row
-        after[channel, new] = Tuning.draw(rng, new, area_of(names[channel]), drive)
+        lot = rng.random()
+        if lot >= change.replaced + change.gone:
+            after[channel, row] = unit.a_day_later(rng, drive, change)
+        elif lot < change.replaced:
+            taken = units.keys() | after.keys()
+            free = [r for r in range(1, ROWS) if (channel, r) not in taken]
+            new = free[0] if row and free and rng.random() < RELABELED else row
+            after[channel, new] = Tuning.draw(rng, new, area_of(names[channel]), drive)
+    for _ in range(max(rng.binomial(len(units), change.new), 1 - len(after))):
+        lowest = _lowest_free_rows(after, len(names))
+        if lowest:
+            channel, row = lowest[rng.integers(len(lowest))]
+            after[channel, row] = Tuning.draw(rng, row, area_of(names[channel]), drive)
     return after
+
+
+def _lowest_free_rows(units: dict[Cell, Tuning], channels: int) -> list[Cell]:
+    """The lowest row without a unit of each channel that has one."""
+    rows = (next((r for r in range(ROWS) if (c, r) not in units), None) for c in range(channels))
+    return [(channel, row) for channel, row in enumerate(rows) if row is not None]
 
 
 def spike_times(rng: Rng, clock: np.ndarray, rate: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The configurations that are no files, for Hydra: types of the keys, and published sessions.
+"""The configurations that are no files, for Hydra: types of the keys, and sessions.
 
 As entries of Hydra's `ConfigStore` all of them would be made at every start, and Hydra copies its
 store with all of them for each group that `--help` lists. A `ConfigSource`, Hydra's interface for
@@ -20,6 +20,12 @@ from bci_decode.config import TrainConfig
 from bci_decode.data.catalog import catalog
 
 SCHEMA, GROUP = "schema", "session"
+SIMULATED_DAYS = {f"simulated_day{day:02d}": day for day in range(1, 13)}
+
+
+def is_session(name: str) -> bool:
+    """Whether `session=NAME` needs no file of the user: a published or a simulated session."""
+    return name == "simulated" or name in SIMULATED_DAYS or name in catalog()
 
 
 def register_config_source() -> None:
@@ -29,7 +35,7 @@ def register_config_source() -> None:
 
 
 class ProjectConfigs(ConfigSource):
-    """`bci_decode://`, where `schema` and `session/<name of a published session>` are."""
+    """`bci_decode://`: `schema`, and `session/<name of a published session or simulated day>`."""
 
     @staticmethod
     def scheme() -> str:
@@ -51,11 +57,11 @@ class ProjectConfigs(ConfigSource):
 
     def is_config(self, config_path: str) -> bool:
         group, _, name = _plain(config_path).rpartition("/")
-        return name == SCHEMA if not group else group == GROUP and name in catalog()
+        return name == SCHEMA if not group else group == GROUP and name in _sessions()
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         if _plain(config_path) == GROUP:
-            found = dict.fromkeys(catalog(), ObjectType.CONFIG)
+            found = dict.fromkeys(_sessions(), ObjectType.CONFIG)
         else:
             found = {SCHEMA: ObjectType.CONFIG, GROUP: ObjectType.GROUP}
         return sorted(name for name, kind in found.items() if results_filter in (None, kind))
@@ -73,7 +79,14 @@ def _plain(config_path: str) -> str:
     return config_path.rstrip("/").removesuffix(".yaml")
 
 
+def _sessions() -> list[str]:
+    return [*catalog(), *SIMULATED_DAYS]
+
+
 def _session(name: str) -> dict[str, Any]:
     """What `conf/session/NAME.yaml` would hold."""
-    target = "bci_decode.data.catalog.downloaded_file"
-    return {"_target_": target, "name": name, "session": name, "folder": "${data_dir}"}
+    node = {"name": name, "folder": "${data_dir}"}
+    if name in SIMULATED_DAYS:
+        array = {"seed": 0, "minutes": 7.0, "channels": 96, "day": SIMULATED_DAYS[name]}
+        return {"_target_": "bci_decode.data.simulate.simulated_day"} | node | array
+    return {"_target_": "bci_decode.data.catalog.downloaded_file", "session": name} | node

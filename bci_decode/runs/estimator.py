@@ -12,13 +12,13 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
 from bci_decode.config import DataConfig, flatten
-from bci_decode.data.catalog import catalog
 from bci_decode.data.dataset import Dataset, Part, Scaler, Window
 from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation.decoding import predictor
 from bci_decode.runs.build import build_decoder, instantiate
 from bci_decode.runs.chained import cut_configs
 from bci_decode.runs.compose import compose_config, plain, typed_config
+from bci_decode.runs.config_source import is_session
 from bci_decode.runs.load import LoadedRun, load_run
 from bci_decode.runs.run import run
 
@@ -36,16 +36,16 @@ def train(
 ) -> LoadedRun:
     """Train a decoder as `python -m bci_decode.train` does, and load it.
 
-    `session` is a file, the name of a published session in `data/`, or None for the simulated one;
-    `overrides` are words of the command line such as "data.lag=0.06". A finished run of the same
-    settings is loaded, not repeated. With a chained split all cuts are trained, and the decoder of
-    the last one is loaded, which has the most training bins.
+    `session` is a file, the name of a published session in `data/` or of a simulated day, or None
+    for the simulated session; `overrides` are words of the command line such as "data.lag=0.06". A
+    finished run of the same settings is loaded, not repeated. With a chained split all cuts are
+    trained, and the decoder of the last one is loaded, which has the most training bins.
     """
     words = [f"output_dir={output_dir}", *overrides]
     if model is not None:
         words.insert(0, f"model={model}")
     if session is not None:
-        known = str(session) in catalog() or str(session) == "simulated"
+        known = is_session(str(session))
         own = ["session=local", f"session.path={session}"]
         words = ([f"session={session}"] if known else own) + words
     config = compose_config(*words)

@@ -8,14 +8,18 @@ import pytest
 from recordings import read_mat73
 
 from bci_decode.data.simulate import (
+    CENTER,
     VERSION,
     _movement,
     simulate_recording,
+    simulated_day,
+    simulated_days,
     simulated_file,
     simulated_session,
+    units_by_day,
     write_recording,
 )
-from bci_decode.data.simulated_units import first_day, next_day
+from bci_decode.data.simulated_units import SLOW, first_day, next_day
 from bci_decode.errors import BciDecodeError
 
 
@@ -340,7 +344,7 @@ def test_two_of_three_units_keep_their_neuron_and_some_labels_change():
     before, _ = first_day(rng, clock, drive, names)
     after = next_day(rng, before, drive, names)
     assert len(after) == len(before)
-    kept = [cell for cell in before if cell in after and same_neuron(before[cell], after[cell])]
+    kept = [cell for cell in before if cell in after and after[cell].is_neuron_of(before[cell])]
     assert 0.57 < len(kept) / len(before) < 0.77
     gone, new = before.keys() - after.keys(), after.keys() - before.keys()
     assert len(gone) == len(new) > 0.05 * len(before)
@@ -351,8 +355,14 @@ def test_two_of_three_units_keep_their_neuron_and_some_labels_change():
     assert 0.15 < np.std(changed) < 0.25
 
 
-def same_neuron(one, other):
-    return np.array_equal(one.unrelated, other.unrelated)
+@pytest.mark.parametrize(
+    ("day", "units", "spikes"), [(1, 70, 13103), (2, 70, 14296), (3, 70, 15321)]
+)
+def test_later_days_of_an_array_have_the_numbers_of_before_they_could_be_slow(day, units, spikes):
+    recording = simulate_recording(seed=2, minutes=0.3, channels=24, day=day)
+    counts = [len(train) for train in trains(recording)]
+    assert len(counts) == units
+    assert sum(counts) == pytest.approx(spikes, abs=2)  # processors differ in a last bit
 
 
 def test_a_later_day_has_a_file_of_its_own(tmp_path):
@@ -363,3 +373,93 @@ def test_a_later_day_has_a_file_of_its_own(tmp_path):
     assert first.read_bytes() != second.read_bytes()
     with pytest.raises(BciDecodeError, match=r"session\.day.*-1.*give a whole number from 0"):
         simulated_session(tmp_path, **settings, day=-1)
+
+
+# slow days
+
+
+@pytest.fixture(scope="module")
+def slow_units():
+    return units_by_day(12, seed=0, minutes=0.2, channels=96)
+
+
+def kept(before, after):
+    """The cells that hold the same neuron on two days."""
+    return [cell for cell in before if cell in after and after[cell].is_neuron_of(before[cell])]
+
+
+def test_about_one_unit_in_seventeen_is_gone_and_as_many_are_new_every_day(slow_units):
+    lost, found = [], []
+    for before, after in pairwise(slow_units):
+        lost.append(1 - len(kept(before, after)) / len(before))
+        found.append(1 - len(kept(before, after)) / len(after))
+    assert 0.045 < np.mean(lost) < 0.075 and 0.045 < np.mean(found) < 0.075
+    assert 0.4 < len(kept(slow_units[0], slow_units[-1])) / len(slow_units[0]) < 0.6
+    assert all(cell in slow_units[0] for cell in kept(slow_units[0], slow_units[-1]))
+
+
+def test_neurons_that_stay_turn_together_and_change_a_little(slow_units):
+    for before, after in pairwise(slow_units):
+        stay = kept(before, after)
+        turned = np.degrees([after[cell].direction - before[cell].direction for cell in stay])
+        assert 2 < np.mean(turned) < 4 and 3.5 < np.std(turned) < 6
+        rates = np.log([after[cell].rate / before[cell].rate for cell in stay])
+        assert abs(np.mean(rates)) < 0.04 and 0.12 < np.std(rates) < 0.18
+        depths = np.log([after[cell].velocity / before[cell].velocity for cell in stay])
+        assert 0.08 < np.std(depths) < 0.12
+
+
+def test_a_recording_of_a_later_day_has_the_units_of_that_day():
+    settings = {"seed": 3, "minutes": 0.3, "channels": 8}
+    fourth = units_by_day(4, **settings)[3]
+    recording = simulate_recording(**settings, day=3, change=SLOW)
+    occupied = {(c, r) for c, rows in enumerate(recording.spikes) for r in range(5) if len(rows[r])}
+    assert occupied == set(fourth)
+
+
+def test_an_array_of_one_unit_never_falls_silent():
+    rng = np.random.default_rng(0)
+    clock, _, drive = _movement(rng, 500)
+    units, _ = first_day(rng, clock, drive, ["M1 001"])
+    for _ in range(60):
+        units = next_day(rng, units, drive, ["M1 001"], SLOW)
+        assert 1 <= len(units) <= 5
+
+
+def preferred_directions(recording):
+    """Of every unit, from spikes and hand alone: the vector of its regression on velocity."""
+    hand = -10 * recording.finger_pos[:, 1:3]
+    velocity = np.gradient(hand, 0.004, axis=0)[8::16] @ [1, 1j]
+    velocity *= np.exp(-1.3j * (hand[8::16, 0] - CENTER[0]) / 35)  # directions turn with posture
+    design = np.column_stack([velocity.real, velocity.imag, abs(velocity), np.ones(len(velocity))])
+    edges = np.append(recording.t[::16], recording.t[-1])[: len(velocity) + 1]
+    found = {}
+    for channel, rows in enumerate(recording.spikes):
+        for row, train in enumerate(rows):
+            counts = np.histogram(train, edges)[0]
+            weights = np.linalg.lstsq(design[1:], counts[:-1], rcond=None)[0]  # they lead the hand
+            found[channel, row] = complex(*weights[:2])
+    return found
+
+
+def test_the_common_rotation_shows_in_spikes_and_hand():
+    settings = {"seed": 1, "minutes": 3.0, "channels": 96, "change": SLOW}
+    one, later = (preferred_directions(simulate_recording(**settings, day=day)) for day in (0, 9))
+    products = [later[cell] * np.conj(one[cell]) for cell in one]  # 0 where there is no unit
+    assert 17 < np.degrees(np.angle(sum(products))) < 37, "nine days of three degrees"
+
+
+def test_day_1_is_the_simulated_session_itself_and_every_day_has_a_file(tmp_path):
+    settings = {"seed": 4, "minutes": 0.2, "channels": 4}
+    days = simulated_days(tmp_path, 3, **settings)
+    assert days[0] == simulated_session(tmp_path, **settings)
+    assert [path.name for path in days[1:]] == [
+        f"{days[0].stem}_slow_day02.mat",
+        f"{days[0].stem}_slow_day03.mat",
+    ]
+    contents = {
+        path.read_bytes() for path in [*days, simulated_session(tmp_path, **settings, day=1)]
+    }
+    assert len(contents) == 4
+    with pytest.raises(BciDecodeError, match=r"session\.day.*0.*give a whole number from 1"):
+        simulated_day(tmp_path, **settings, day=0)

@@ -17,8 +17,10 @@ from bci_decode.data.catalog import catalog
 from bci_decode.errors import BciDecodeError
 from bci_decode.models.decoder import Decoder
 from bci_decode.runs import compose as runs_compose
-from bci_decode.runs.build import build_model
+from bci_decode.runs.build import build_model, session_file
 from bci_decode.runs.compose import CONF, key_table, typed_config
+from bci_decode.runs.config_source import is_session
+from bci_decode.runs.report import recording_kind
 
 GROUPS = ["session", "data", "model", "optimizer", "scheduler", "trainer", "experiment"]
 CHOICES = [
@@ -89,6 +91,20 @@ def test_a_catalogued_session_is_a_choice(name):
         )
     line = str(failure.value.__cause__)
     assert f"some/place/{name}.mat: is not there; type 'make data SESSION={name}'" in line
+
+
+def test_a_simulated_day_is_a_choice(tmp_path):
+    words = (f"data_dir={tmp_path}", "session.minutes=0.2", "session.channels=4")
+    first, third = (
+        session_file(compose(f"session=simulated_day{day}", *words, "session.seed=3"))
+        for day in ("01", "03")
+    )
+    assert first == session_file(compose("session=simulated", *words, "session.seed=3"))
+    assert third.name == f"{first.stem}_slow_day03.mat" and third.parent == first.parent
+    config = compose("session=simulated_day12")
+    assert (config.session.minutes, config.session.channels, config.session.seed) == (7.0, 96, 0)
+    assert recording_kind(config.session, "") == "simulated"
+    assert [is_session(name) for name in ("simulated_day12", "simulated_day13")] == [True, False]
 
 
 def test_the_source_study_is_wus():

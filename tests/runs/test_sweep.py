@@ -146,7 +146,18 @@ def test_glob_is_all_catalogued_sessions(tmp_path):
     done = sweep(tmp_path, "session=glob(*)", "model=gru")
     assert done.returncode == 1 and "sweep: 0 done, 0 skipped, 47 failed" in done.stdout
     sessions = {path.parts[-4] for path in tmp_path.rglob("failed.txt")}
-    assert len(sessions) == 47 and not sessions & {"local", "simulated"}
+    assert len(sessions) == 47 and not any(name.startswith(("local", "sim")) for name in sessions)
+
+
+def test_glob_is_all_simulated_days(tmp_path):
+    words = ["session.minutes=1", "session.channels=4", "model=wiener", "figures=none"]
+    done = sweep(tmp_path, "session=glob(simulated_day1*)", *words)
+    assert done.returncode == 0 and "sweep: 3 done" in done.stdout, done.stdout + done.stderr
+    reports = [json.loads(path.read_text()) for path in tmp_path.rglob("metrics.json")]
+    assert {report["session"] for report in reports} == {
+        f"simulated_day{day}" for day in (10, 11, 12)
+    }
+    assert {report["recording"] for report in reports} == {"simulated"}
 
 
 @pytest.mark.parametrize(

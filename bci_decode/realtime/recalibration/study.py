@@ -15,7 +15,7 @@ import pandas as pd
 
 from bci_decode.data.session import Session, read_session
 from bci_decode.data.simulate import Recording, simulated_session, write_recording
-from bci_decode.data.simulated_units import ROWS, TURNOVER
+from bci_decode.data.simulated_units import ABRUPT, ROWS
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import made_folder
 from bci_decode.realtime.recalibration.run import Request, recalibrated_run
@@ -93,7 +93,7 @@ def replaced(session: Session, seed: int) -> dict[tuple[int, int], np.ndarray]:
     their old label is gone, and the new one unknown.
     """
     cells, rng = _cells(session), np.random.default_rng(seed)
-    drawn = rng.permutation(len(cells))[: round(TURNOVER * len(cells))].tolist()
+    drawn = rng.permutation(len(cells))[: round(ABRUPT.replaced * len(cells))].tolist()
     circle, moved = drawn[: len(drawn) // 2], drawn[len(drawn) // 2 :]
     spikes = {cells[k]: session.spike_times[k] for k in range(len(cells)) if k not in drawn}
     for here, there in zip(circle, circle[1:] + circle[:1], strict=True):
