@@ -21,7 +21,7 @@ from bci_decode.errors import BciDecodeError
 from bci_decode.runs.build import session_file
 from bci_decode.runs.compose import CONF, plain, typed_config
 from bci_decode.runs.messages import error_line
-from bci_decode.runs.run import _Job
+from bci_decode.runs.run import Job
 
 SENSELESS = ("-1", "nan", "inf", "1e308", "word", str(10**30))
 VALUES = (*SENSELESS, "0", "0.5", "''", "null", "[1]", "{a: 1}", "true")
@@ -123,7 +123,7 @@ class Checks:
         binned = bin_session(self.session, **keys.binning_kwargs(), grids=keys.window.grids)
         data = prepare(binned, keys)
         folder = self.working.with_suffix("")
-        job = _Job(config, typed, plain(config), folder, self.file, (), False)
+        job = Job(config, typed, plain(config), folder, self.file, (), False)
         with torch_state_kept():
             learn = job._training(build_decoder(config, data), data, "md5")
             learn(lambda row: None)

@@ -13,10 +13,10 @@ from bci_decode.comparison.old_runs import present_history, present_metrics, pre
 from bci_decode.data.catalog import monkeys
 from bci_decode.errors import BciDecodeError
 from bci_decode.runs.checksums import RUNNING, verify
-from bci_decode.runs.folder import FAILED, reason_in, working_folder
+from bci_decode.runs.folder import FAILED, SESSIONS, reason_in, working_folder
 from bci_decode.runs.reading import damaged, read_history, read_report, read_settings
 
-PREDICTIONS = "predictions.npz"
+PREDICTIONS, JOINT_TABLE = "predictions.npz", "sessions.csv"
 TEXTS = ("session", "model", "experiment", "recording", "select_on", "selection_rule")
 SCORES = {"r2_x": "test_r2_x", "r2_y": "test_r2_y", "r2": "test_r2"}  # of a session: of a run
 # settings that runs must share before a table may hold both
@@ -184,7 +184,8 @@ def read_runs(*folders: Path) -> tuple[list[Run], IncompleteRuns]:
     for folder in folders:
         if not folder.is_dir():
             raise BciDecodeError("no such folder", file=folder, remedy=remedy)
-    begun = _begun(folders)
+    # of a decoder of many sessions, each session's run counts
+    begun = [path for path in _begun(folders) if not (path / JOINT_TABLE).exists()]
     finished = [path for path in begun if (path / "metrics.json").exists()]
     others = [path for path in begun if path not in finished]
     reasons = {path: _reason(path) for path in begun}
@@ -210,9 +211,15 @@ def _begun(folders: tuple[Path, ...]) -> list[Path]:
     """Folders of all runs that were started, once each, without the mark of one that trains."""
     names = ("config.yaml", "metrics.json", FAILED)
     marks = [mark for folder in folders for name in names for mark in folder.rglob(name)]
-    parents = [mark.parent for mark in marks if not mark.parent.name.startswith(".")]
+    parents = [mark.parent for mark in marks if not _is_hidden(mark.parent)]
     found = {path.resolve(): path for path in (_without_mark(path) for path in parents)}
     return sorted(found.values())
+
+
+def _is_hidden(folder: Path) -> bool:
+    """Whether a folder is one that is exchanged, or that of a session in a run that trains."""
+    above = folder.parents[1].name if folder.parent.name == SESSIONS else ""
+    return folder.name.startswith(".") or above.startswith(".") or above.endswith(RUNNING)
 
 
 def _without_mark(folder: Path) -> Path:

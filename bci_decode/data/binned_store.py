@@ -88,9 +88,9 @@ def write_entry(entry: Path, binned: BinnedSession, about: dict[str, Any]) -> No
         values = {}
         for key, value in _fields(grid):
             if isinstance(value, np.ndarray):
-                with written_whole(entry / f"{key}{number}.npy", sync=False) as temporary:
-                    with temporary.open("wb") as file:
-                        np.save(file, value)
+                path = entry / f"{key}{number}.npy"
+                with written_whole(path, sync=False) as temporary, temporary.open("wb") as file:
+                    np.save(file, value)
             else:
                 values[key] = value.to_dict("list") if key == "units" else value
         grids.append(values)

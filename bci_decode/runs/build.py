@@ -52,11 +52,16 @@ def build_decoder(config: DictConfig, data, words: Sequence[str] = ()):
 
     torch.manual_seed(config.seed)
     axes = data.parts["train"].target.shape[1]
-    model = build_model(config.model, len(data.units), axes, words, int(config.ensemble))
+    return checked_decoder(config, len(data.units), axes, words)
+
+
+def checked_decoder(config: DictConfig, inputs: int, outputs: int, words: Sequence[str] = ()):
+    """The untrained model of a configuration with these sizes; its parts must fit each other."""
+    model = build_model(config.model, inputs, outputs, words, int(config.ensemble))
     if "recurrent" in config.model:
         from bci_decode.models.decoder import check_decoder
 
-        _with_user_error("model", config.model, words, check_decoder, model, len(data.units), axes)
+        _with_user_error("model", config.model, words, check_decoder, model, inputs, outputs)
     return model
 
 

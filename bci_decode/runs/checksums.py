@@ -10,7 +10,10 @@ from bci_decode.files import sha256_of, written_whole
 
 RUNNING = ".running"  # the end of the name of a folder in which a run trains
 SUMS = "SHA256SUMS"
-SUMMED = ("config.yaml", "history.csv", "metrics.json", "predictions.npz", "best.pt", "last.pt")
+SUMMED = (
+    "config.yaml", "history.csv", "metrics.json", "predictions.npz", "sessions.csv", "best.pt",
+    "last.pt",
+)  # fmt: skip
 REMEDY = "bring back the original file, or train again with overwrite=true"
 MAX_REPORT = 16 << 20  # bytes of metrics.json
 

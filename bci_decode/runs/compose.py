@@ -25,6 +25,7 @@ _PACKAGED = _PACKAGE / "conf"  # in an installed wheel; a clone has it beside th
 CONF = _PACKAGED if _PACKAGED.is_dir() else _PACKAGE.parent / "conf"
 
 LOCAL = ("name", "path")  # the keys of session=local
+READ_IN = "bci_decode.models.multi_session.ReadIn"
 PATHS = ("session.path", "data_dir", "output_dir", "init_from")  # keys whose value is a path
 
 
@@ -141,6 +142,8 @@ def typed_config(config: DictConfig) -> TrainConfig:
                 field=f"model={typed.names.model}",
                 remedy=f"remove {key}=",
             )
+    if typed.sessions is not None:
+        _check_multi_session(config, typed)
     if typed.data.window.step > 1 and "recurrent" not in config.model:
         raise BciDecodeError(
             f"is {typed.data.window.step}, which is for recurrent models",
@@ -148,6 +151,28 @@ def typed_config(config: DictConfig) -> TrainConfig:
             remedy=f"choose 1 with model={typed.names.model}",
         )
     return typed
+
+
+def _check_multi_session(config: DictConfig, typed: TrainConfig) -> None:
+    """Refuse models that cannot learn from many sessions, and keys that mean a single one."""
+    encoder = OmegaConf.select(config, "model.encoder._target_")
+    if "recurrent" not in config.model or encoder != READ_IN:
+        raise BciDecodeError(
+            "has no read-in, so it cannot learn from sessions=",
+            field=f"model={typed.names.model}",
+            remedy="add experiment=multi_session, or choose model=multi_session"
+            if "recurrent" in config.model
+            else "choose a recurrent model, model=multi_session say",
+        )
+    unfit = {
+        "ensemble": typed.ensemble != 1,
+        "init_from": typed.init_from is not None,
+        "data.split.cuts": typed.data.split.cuts is not None,
+        "trainer.reconstruction": typed.trainer.reconstruction > 0,
+        "trainer.monitor_layers": typed.trainer.monitor_layers,
+    }
+    for key in (key for key, is_set in unfit.items() if is_set):
+        raise BciDecodeError("is for one session", field=key, remedy="leave it out with sessions=")
 
 
 def strange_keys(config: DictConfig, group: type, prefix: str = "") -> Iterator[str]:

@@ -32,6 +32,14 @@ def draw_run(folder: Path, kind: str = "png", trajectory: TrajectoryConfig | Non
     """Draw loss, R2 and trajectory of a finished run into its folder, and layers if monitored."""
     if kind == "none":
         return
+    title = draw_history(folder, kind)
+    decoded = read_predictions(folder / "predictions.npz")
+    figure = trajectory_figure(decoded, title, trajectory or TrajectoryConfig())
+    save_figure(figure, folder / f"trajectory.{kind}")
+
+
+def draw_history(folder: Path, kind: str) -> str:
+    """Draw the figures of all epochs, and return the run's title."""
     history, metrics = read_history(folder), read_report(folder)
     title = run_title(metrics)
     unit = metrics["protocol"]["unit"]
@@ -44,9 +52,7 @@ def draw_run(folder: Path, kind: str = "png", trajectory: TrajectoryConfig | Non
         save_figure(figure, folder / f"{score}.{kind}")
     if any(column.startswith(SATURATED) for column in history):
         save_figure(layers_figure(history, title), folder / f"layers.{kind}")
-    decoded = read_predictions(folder / "predictions.npz")
-    figure = trajectory_figure(decoded, title, trajectory or TrajectoryConfig())
-    save_figure(figure, folder / f"trajectory.{kind}")
+    return title
 
 
 def run_title(metrics: dict) -> str:

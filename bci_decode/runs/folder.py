@@ -28,6 +28,8 @@ FAILED = "failed.txt"
 MAX_REASON = 1 << 16  # bytes that are read of failed.txt
 MAX_NAME = 120  # characters: file systems take 255 bytes
 RESULTS = ("config.yaml", "history.csv", "metrics.json", "predictions.npz", "best.pt")
+SESSIONS = "sessions"  # the folder of the sessions' runs, in the run of a decoder of many
+JOINT = ("config.yaml", "history.csv", "metrics.json", "sessions.csv", "best.pt")  # its results
 FIGURES = ("loss", "r2", "trajectory")
 # keys that do not change the figures: a run continues, or counts as finished, though they differ
 FREE_KEYS = (
@@ -63,7 +65,7 @@ def run_folder(config: DictConfig) -> Path:
 
     With a chained split and no `data.split.cut` it is the seed's, which holds the runs of all cuts.
     """
-    output, session = str(config.output_dir or "").strip(), str(config.session.name or "")
+    output, session = str(config.output_dir or "").strip(), session_name(config)
     if not output:
         raise BciDecodeError("is empty", field="output_dir", remedy="name a folder, outputs say")
     plain = session == Path(session).name and session.isprintable() and session.strip()
@@ -84,6 +86,15 @@ def run_folder(config: DictConfig) -> Path:
     check_path(folder)
     split = config.data.split
     return folder if split.cuts is None or split.cut is None else folder / f"cut{split.cut}"
+
+
+def session_name(config: DictConfig) -> str:
+    """The name of a configuration's session, or what its sessions are called together."""
+    if config.get("sessions") is None:
+        return str(config.session.name or "")
+    from bci_decode.runs.session_list import joint_name  # the folder of one session needs none
+
+    return joint_name(config)
 
 
 def swept_folder(swept: str) -> str:
@@ -122,14 +133,23 @@ def working_folder(folder: Path) -> Path:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a finished run is here with all its results; `last.pt` and figures may be gone."""
+    """Whether a finished run is here with all its results; `last.pt` and figures may be gone.
+
+    One of many sessions is complete if the runs of all its sessions are.
+    """
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         last_row = (folder / "history.csv").read_text(encoding="utf-8").splitlines()[-1]
-        present = all((folder / name).stat().st_size for name in RESULTS)
+        many = "sessions" in metrics
+        present = all((folder / name).stat().st_size for name in (JOINT if many else RESULTS))
         same = int(last_row.split(",")[0]) == metrics["epochs"]
         summed = "checksums" not in metrics or (folder / SUMS).stat().st_size
-        return bool(present and summed and same and {"file", "md5"} <= metrics["data"].keys())
+        if many:
+            names = [session["name"] for session in metrics["sessions"]]
+            data = bool(names) and all(is_complete(folder / SESSIONS / name) for name in names)
+        else:
+            data = {"file", "md5"} <= metrics["data"].keys()
+        return bool(present and summed and same and data)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return False
 

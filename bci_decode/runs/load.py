@@ -24,6 +24,7 @@ from bci_decode.files import expand_user, md5_of
 from bci_decode.models.decoder import TrainedDecoder
 from bci_decode.runs.build import build_model
 from bci_decode.runs.checksums import verify
+from bci_decode.runs.folder import SESSIONS
 from bci_decode.runs.reading import read_history, read_report
 from bci_decode.runs.scored_bins import bins_within, scored_bins
 from bci_decode.runs.targets import check_model
@@ -54,6 +55,11 @@ def load_run(folder: str | Path, *, trust: tuple[str, ...] = ()) -> LoadedRun:
 
 def run_of_checkpoint(state: dict, path: Path, *, trust: tuple[str, ...] = ()) -> LoadedRun:
     """The trained decoder of the content of a `best.pt`, read from `path`; see `load_run`."""
+    if "sessions" in state:
+        names = [one["name"] for one in state["sessions"]]
+        problem = f"decodes {len(names)} sessions, each with a folder of its own"
+        places = f"{path.parent / SESSIONS}: {', '.join(names[:5])}" + ", ..." * (len(names) > 5)
+        raise BciDecodeError(problem, file=path, remedy=f"name a folder of {places}")
     if any(key not in state for key in KEYS):
         raise BciDecodeError(
             "was written by an earlier version, without the settings of its model",

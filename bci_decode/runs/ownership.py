@@ -21,7 +21,9 @@ from bci_decode.runs.checksums import SUMS, verify
 from bci_decode.runs.folder import (
     FAILED,
     FIGURES,
+    JOINT,
     RESULTS,
+    SESSIONS,
     changed_settings,
     conflict,
     is_complete,
@@ -33,7 +35,7 @@ from bci_decode.runs.folder import (
 from bci_decode.style import FORMATS
 
 RESUMED = ("history.csv", "best.pt", "last.pt", "train.log")  # what more epochs begin with
-RUN_FILES = (*RESULTS, SUMS, "last.pt", "profile.csv", "train.log", FAILED)
+RUN_FILES = (*dict.fromkeys(RESULTS + JOINT), SUMS, "last.pt", "profile.csv", "train.log", FAILED)
 EVENTS = "events.out.tfevents*"  # TensorBoard's
 # keys that follow trainer.epochs
 SCHEDULE_LENGTHS = ("scheduler.T_max", "scheduler.epochs")
@@ -195,8 +197,11 @@ def _drop(old: Path, folder: Path) -> None:
     """Delete an overwritten run; files that are not of a run are the user's and move on."""
     if not old.exists():
         return
+    for one in old.glob(f"{SESSIONS}/*"):
+        if (folder / SESSIONS / one.name).is_dir():
+            _drop(one, folder / SESSIONS / one.name)
     figures = {f"{name}.{kind}" for name in (*FIGURES, "layers") for kind in FORMATS}
-    ours = {*RUN_FILES, *figures, *(path.name for path in old.glob(EVENTS))}
+    ours = {*RUN_FILES, SESSIONS, *figures, *(path.name for path in old.glob(EVENTS))}
     for path in old.iterdir():
         name = "evaluations.old" if path.name == "evaluations" else path.name
         if path.name not in ours and not (folder / name).exists():

@@ -66,10 +66,16 @@ def run_one(
     """The run of one folder; of a chained split, that of one cut."""
     typed = typed_config(config)
     settings = plain(config)
+    if typed.sessions is not None:
+        from bci_decode.runs.multi_session import run_sessions
+
+        with disk_faults(folder):
+            run_sessions(config, typed, folder, words=words, progress=progress)
+        return
     if typed.init_from:  # the same run from whatever folder the command is given in
         settings["init_from"] = str(expand_user(typed.init_from).resolve())
     config = DictConfig(settings)
-    with _disk_faults(folder), locked(folder) as refusal:
+    with disk_faults(folder), locked(folder) as refusal:
         working = claim(folder, settings, typed.overwrite)
         if working is not None and refusal:
             raise refusal
@@ -78,12 +84,12 @@ def run_one(
             check_same_data(folder, data_file)
             report_finished(folder, typed)
         else:
-            job = _Job(config, typed, settings, folder, data_file, words, progress)
+            job = Job(config, typed, settings, folder, data_file, words, progress)
             job.run()
 
 
 @contextmanager
-def _disk_faults(folder: Path) -> Iterator[None]:
+def disk_faults(folder: Path) -> Iterator[None]:
     """Say in one line of a full, lost or read-only disk which file or folder it concerns."""
     try:
         yield
@@ -97,7 +103,7 @@ def _disk_faults(folder: Path) -> Iterator[None]:
         ) from error
 
 
-class _Job:
+class Job:
     """The steps of a run that trains."""
 
     def __init__(
@@ -129,11 +135,10 @@ class _Job:
         finish(self.folder)
 
     def _train_and_report(self, data, recording: dict) -> None:
-        from bci_decode.runs.report import score_line
         from bci_decode.training.loggers import experiment_logger
 
         with self.stopwatch.part("make the decoder"):
-            decoder = build_decoder(self.config, data, self.words)
+            decoder = self._decoder(data)
             train = self._training(decoder, data, recording["md5"])
         # only now: all settings are valid
         start(self.folder, self.settings, self.typed.overwrite)
@@ -148,7 +153,15 @@ class _Job:
             if self.typed.trainer.profile:
                 self.stopwatch.write(self.working / "profile.csv")
                 log.info("\n".join(["where the time went:", *self.stopwatch.lines()]))
-            log.info("%s; all files in %s", score_line(report), self.folder)
+            self._log_scores(report)
+
+    def _decoder(self, data):
+        return build_decoder(self.config, data, self.words)
+
+    def _log_scores(self, report: dict[str, Any]) -> None:
+        from bci_decode.runs.report import score_line
+
+        log.info("%s; all files in %s", score_line(report), self.folder)
 
     def _load(self):
         """The data set, and checksum and duration of its recording."""
@@ -194,20 +207,24 @@ class _Job:
             from bci_decode.runs.initial_weights import load_initial_weights
 
             load_initial_weights(decoder, Path(self.typed.init_from), data)
-        return self._trainer(decoder, data, md5, about).fit
+        self.trainer = self._trainer(decoder, data, md5, about)
+        return self.trainer.fit
 
     def _resumes(self) -> bool:
         """Whether weights come from an earlier start of this run."""
         begun = self.folder.exists() or (self.working / "last.pt").exists()
         return begun and not self.typed.overwrite
 
-    def _trainer(self, decoder, data, md5: str, about: dict[str, Any]):
+    def _trainer_class(self):
         from bci_decode.training.trainer import Trainer
 
+        return Trainer
+
+    def _trainer(self, decoder, data, md5: str, about: dict[str, Any]):
         optimizer, scheduler = (
             instantiate(self.config[key], key, self.words) for key in ("optimizer", "scheduler")
         )
-        return Trainer(
+        return self._trainer_class()(
             decoder,
             data,
             self.working,
@@ -233,6 +250,9 @@ class _Job:
         """What is trained on, and what a reader of the log must not overlook in the scores."""
         bins = {name: len(part) for name, part in data.parts.items()}
         log.info("%s: %d units, bins %s", self.folder, len(data.units), bins)
+        self._log_warnings(data)
+
+    def _log_warnings(self, data) -> None:
         if self.typed.trainer.select_on == "test":
             beside = "the holdout score is" if "holdout" in data.parts else "no holdout score is"
             log.warning(

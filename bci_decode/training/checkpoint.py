@@ -16,9 +16,9 @@ Both hold tensors, numbers, text, and lists and dictionaries of them, so that
 That of many sessions has a list `sessions` instead of units, mean and std, each with name, md5,
 bins of the parts, units, mean and std; its model has a `read_out`, shared or of each session.
 
-In `last.pt` epoch and decoder are of the last epoch, and there is all that a resumed run depends on, so
-that no other file can change its results: settings of the run, best (the selected epoch and its
-weights), history, fingerprint of the data, states of optimizer, scheduler and random numbers.
+In `last.pt` epoch and decoder are of the last epoch, and there is all that a resumed run depends
+on, so that no other file can change its results: settings of the run, best (the selected epoch and
+its weights), history, fingerprint of the data, states of optimizer, scheduler and random numbers.
 """
 
 from __future__ import annotations

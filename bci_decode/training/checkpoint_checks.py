@@ -183,7 +183,12 @@ def has_interpolation(tree: Any) -> bool:
 def _is_model(made: Any) -> bool:
     sizes = made["input_size"], made["output_size"], made.get("members", 1)
     shared = made.get("read_out", READ_OUTS[0]) in READ_OUTS
-    return shared and all(map(_is_count, sizes)) and 1 <= sizes[2] <= 100 and _resolved(made["settings"])
+    return (
+        shared
+        and all(map(_is_count, sizes))
+        and 1 <= sizes[2] <= 100
+        and _resolved(made["settings"])
+    )
 
 
 def _is_data(values: Any) -> bool:

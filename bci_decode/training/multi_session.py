@@ -159,7 +159,9 @@ class MultiSessionTrainer(Trainer):
     def _means(self, scores: _Scores) -> tuple[float, np.ndarray]:
         """Loss and R2 of the training windows, mean over the sessions; each goes into its row."""
         found = scores.found()
-        self.session_rows = [{"train_loss": loss, "train_r2": float(r2.mean())} for loss, r2 in found]
+        self.session_rows = [
+            {"train_loss": loss, "train_r2": float(r2.mean())} for loss, r2 in found
+        ]
         losses, r2 = zip(*found, strict=True)
         return float(np.mean(losses)), np.mean(r2, axis=0)
 
@@ -217,7 +219,9 @@ class _Scores:
     def found(self) -> list[tuple[float, np.ndarray]]:
         """Loss and R2 of each session, in its target's unit."""
         joined = [[torch.cat(one) for one in zip(*pairs, strict=True)] for pairs in self.pairs]
-        return [loss_and_r2(scaler, *pair) for scaler, pair in zip(self.scalers, joined, strict=True)]
+        return [
+            loss_and_r2(scaler, *pair) for scaler, pair in zip(self.scalers, joined, strict=True)
+        ]
 
 
 def split_bins(prepared: Preparation) -> dict[str, list[int]]:

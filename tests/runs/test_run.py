@@ -75,7 +75,7 @@ def test_a_fault_of_the_code_leaves_its_traceback_in_the_log(words, monkeypatch,
     def broken(*arguments):
         raise ZeroDivisionError("deep inside")
 
-    monkeypatch.setattr(run_module._Job, "_write_report", broken)
+    monkeypatch.setattr(run_module.Job, "_write_report", broken)
     config = compose(*words, "seed=9")
     with pytest.raises(ZeroDivisionError):
         run(config, progress=False)
