@@ -28,6 +28,7 @@ COMMANDS = {  # name: (where its function is, its purpose)
     "stream": ("bci_decode.stream:main", "run a trained decoder live"),
     "export": ("bci_decode.export:main", "write a trained decoder as an ONNX model"),
     "recalibrate": ("bci_decode.recalibrate:main", "fit a run to the units of another day"),
+    "calibrate": ("bci_decode.calibrate:main", "adapt a run of many sessions to a new one"),
     "compare": ("bci_decode.cli:compare", "tables and figures of many runs"),
     "inspect": ("bci_decode.cli:inspect", "report what is in a recording"),
     "download": ("bci_decode.cli:download", "fetch the published recordings"),

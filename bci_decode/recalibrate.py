@@ -34,7 +34,7 @@ def main() -> None:
     run = load_run(options.pop("run"), trust=tuple(options.pop("trust")))
     file = recording_file(options.pop("file"), options.pop("data_dir"))
     folder, report = recalibrated_run(run, file, Request(**options))
-    print("\n".join(_lines(report)))
+    print("\n".join(lines(report)))
     print(f"all files in {folder}")
 
 
@@ -65,7 +65,7 @@ def _parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _lines(report: dict[str, Any]) -> list[str]:
+def lines(report: dict[str, Any]) -> list[str]:
     """R2 of the rest of the session, before and after."""
     parent, after = report["parent"], report["scores"]["test"]
     units = parent["units"]
