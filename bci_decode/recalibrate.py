@@ -90,7 +90,9 @@ def lines(report: dict[str, Any]) -> list[str]:
     if parent["learned_from"]:
         learned = " and ".join(parent["learned_from"])
         lines.append(f'"before" includes bins that RUN has learned from: its {learned} part')
-    absent = " (the parent's session was not found)" * (parent["session_file"] is None)
+    pairs = zip(report["stages"], report["stage_r2"], strict=True)
+    lines.append("after each stage: " + ", ".join(f"{name} {r2:.3f}" for name, r2 in pairs))
+    absent = " (the parent's session was not found)" * (parent.get("session_file", "") is None)
     lines.append(f"read-in: {parent['read_in']}{absent}")
     return lines
 

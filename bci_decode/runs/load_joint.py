@@ -43,7 +43,7 @@ def load_joint(folder: str | Path, *, trust: tuple[str, ...] = ()) -> JointRun:
     verify(path.parent, path.name)
     state = read_checkpoint(path, ("epoch", "model", "data"))
     if "sessions" not in state:
-        remedy = "name the run of a training with sessions="
+        remedy = "name the run of a training with sessions=; recalibrate takes this one"
         raise BciDecodeError("is of one session", file=path, remedy=remedy)
     about = state["model"]
     check_model(about["settings"], state["decoder"], path, trust)

@@ -39,7 +39,8 @@ from bci_decode.training.surroundings import torch_state_kept
 # docs/multi_session.md has what chose these
 STEPS = 150  # of each stage
 LEARNING_RATE = 3e-3
-ANCHOR = 3.0  # a change of the weights with a norm of 1 costs this, divided by the seconds
+# what a change of the weights with a norm of 1 costs in each stage, divided by the seconds
+ANCHORS = (3.0, 10.0)
 LATEST = 0.5  # weight of the later session, where two have a unit of the same channel and row
 STAGES = ("units matched by channel and row", "read-in", "all weights")
 EXPERIMENT = "calibrated"
@@ -189,11 +190,11 @@ def _calibrate(
         record(found, started)
         (decoder,) = model.members
         assert decoder.encoder is not None
-        for learned in (list(decoder.encoder.parameters()), list(decoder.parameters())):
+        stages = list(decoder.encoder.parameters()), list(decoder.parameters())
+        for learned, anchor in zip(stages, ANCHORS, strict=True):
             if steps:
                 started = time.perf_counter()
-                anchor = ANCHOR / seconds
-                take_steps(model, data, learned, steps, seed, LEARNING_RATE, anchor)
+                take_steps(model, data, learned, steps, seed, LEARNING_RATE, anchor / seconds)
                 record(found, started)
     found.state = new_state(found, session)
     return found

@@ -170,6 +170,7 @@ class NewRun:
             "parameters": sum(values.numel() for values in found.state["decoder"].values()),
             "device": str(found.model.device),
             "stages": list(found.stages[: len(history)]),
+            "stage_r2": history["test_r2"].tolist(),
             "parent": parent,
         }
         config = TrainConfig(
