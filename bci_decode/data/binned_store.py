@@ -110,19 +110,26 @@ def _fields(binned: BinnedSession) -> Iterator[tuple[str, Any]]:
 def _read(entry: Path, identity: dict[str, Any], name: str, path: Path) -> StoredSession | None:
     """The session of an entry; None where it is absent, damaged or of another recording."""
     try:
-        about = json.loads((entry / ABOUT).read_text(encoding="utf-8"))
-        if any(about[key] != value for key, value in identity.items()):
-            return None
-        if any(sha256_of(entry / file) != digest for file, digest in about["sha256"].items()):
-            return None
-        first, *shifted = (
-            _grid(entry, name, number, values, about["sha256"])
-            for number, values in enumerate(about["grids"])
-        )
-        binned = BinnedSession(**first, shifted=tuple(BinnedSession(**one) for one in shifted))
-        return StoredSession(binned, path, str(about["md5"]), float(about["seconds"]))
+        return read_entry(entry, name, path, identity)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, BciDecodeError):
         return None
+
+
+def read_entry(
+    entry: Path, name: str, path: Path, identity: dict[str, Any] | None = None
+) -> StoredSession:
+    """The session of an entry; raises anything where it is damaged, or not of this identity."""
+    about = json.loads((entry / ABOUT).read_text(encoding="utf-8"))
+    if any(about[key] != value for key, value in (identity or {}).items()):
+        raise ValueError("it is of another recording")
+    if any(sha256_of(entry / file) != digest for file, digest in about["sha256"].items()):
+        raise ValueError("it was changed")
+    first, *shifted = (
+        _grid(entry, name, number, values, about["sha256"])
+        for number, values in enumerate(about["grids"])
+    )
+    binned = BinnedSession(**first, shifted=tuple(BinnedSession(**one) for one in shifted))
+    return StoredSession(binned, path, str(about["md5"]), float(about["seconds"]))
 
 
 def _grid(

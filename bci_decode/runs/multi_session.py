@@ -7,7 +7,6 @@ run with the decoder of that session.
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from omegaconf import DictConfig
 from bci_decode.config import TARGETS, TrainConfig
 from bci_decode.files import written_whole
 from bci_decode.runs.build import checked_decoder, session_file
+from bci_decode.runs.checksums import SUMS, verify
 from bci_decode.runs.compose import plain
 from bci_decode.runs.folder import (
     JOINT,
@@ -33,7 +33,7 @@ from bci_decode.runs.ownership import claim, locked
 from bci_decode.runs.run import Job, import_libraries
 from bci_decode.runs.session_list import (
     Entry,
-    check_files,
+    check_once,
     check_same_target,
     joint_name,
     session_entries,
@@ -69,7 +69,6 @@ def run_sessions(
         if working is not None and refusal:
             raise refusal
         files = {one.name: session_file(with_session(config, one), words) for one in entries}
-        check_files(files)
         if working is None:
             for name, file in files.items():
                 check_same_data(folder / SESSIONS / name, file)
@@ -82,7 +81,6 @@ def run_sessions(
 
 def _report_finished(folder: Path, typed: TrainConfig) -> None:
     """Repeat the table of a finished run; draw figures in a format that is not there yet."""
-    from bci_decode.runs.checksums import verify
     from bci_decode.runs.figures import draw_history, draw_run, figure_files
     from bci_decode.runs.reading import damaged, read_report
 
@@ -126,9 +124,9 @@ class MultiSessionJob(Job):
         with self.stopwatch.part("read and bin"):
             store = Path(self.typed.data_dir).expanduser() / STORE
             data = prepare_many(files, self.typed.data, store)
-        targets = (one.prepared.binned.target for one in data.sessions)
-        names = (one.name for one in data.sessions)
-        check_same_target({n: (t, TARGETS[t]) for n, t in zip(names, targets, strict=True)})
+        check_once({one.name: one.stored.md5 for one in data.sessions})
+        targets = {one.name: one.stored.binned.target for one in data.sessions}
+        check_same_target({name: (target, TARGETS[target]) for name, target in targets.items()})
         return data, {"md5": " ".join(one.stored.md5 for one in data.sessions)}
 
     def _decoder(self, data):
@@ -180,8 +178,6 @@ class MultiSessionJob(Job):
         best = self.working / "best.pt"
         state = read_checkpoint(best)
         restore_model(decoder, state, best)
-        if (self.working / SESSIONS).exists():  # of a report that a kill cut short
-            shutil.rmtree(self.working / SESSIONS)
         reports = [
             self._write_session(number, data.sessions[number], decoder, state)
             for number in range(len(self.recordings))
@@ -218,7 +214,8 @@ class MultiSessionJob(Job):
 
         one, stored = self.recordings[number], session.stored
         folder = self.working / SESSIONS / one.entry.name
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)  # a kill may have cut an earlier report short
+        (folder / SUMS).unlink(missing_ok=True)
         settings = self.settings | {"session": one.entry.settings}
         with written_whole(folder / "config.yaml", sync=False) as temporary:
             temporary.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")

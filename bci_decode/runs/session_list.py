@@ -64,18 +64,13 @@ def with_session(config: DictConfig, entry: Entry) -> DictConfig:
     return one
 
 
-def check_files(files: Mapping[str, Path]) -> None:
-    """Refuse a file that two names share."""
-    seen: dict[Path, str] = {}
-    for name, file in files.items():
-        other = seen.setdefault(file.resolve(), name)
-        if other != name:
-            raise BciDecodeError(
-                f"is listed twice, as {other} and as {name}",
-                file=file,
-                field=FIELD,
-                remedy="name it once",
-            )
+def check_once(sums: Mapping[str, str]) -> None:
+    """Refuse a recording that two names share, whatever its path: name -> MD5."""
+    seen: dict[str, str] = {}
+    for name, md5 in sums.items():
+        if (other := seen.setdefault(md5, name)) != name:
+            problem = f"{other} and {name} are the same recording"
+            raise BciDecodeError(problem, field=FIELD, remedy="name it once")
 
 
 def check_same_target(targets: Mapping[str, tuple[str, str]]) -> None:

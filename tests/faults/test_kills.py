@@ -37,6 +37,7 @@ RECIPES = {  # the quick form takes the first one
     "overwrite": [*PLAIN, "overwrite=true", "figures=pdf"],
     "tensorboard": [*PLAIN, "logger=tensorboard"],
     "closed form": ["model=wiener"],
+    "many sessions": ["model=multi_session", "sessions=[simulated]", "figures=none"],
 }
 
 
