@@ -33,7 +33,8 @@ def main() -> None:
     options = vars(arguments)
     joint = load_joint(options.pop("run"), trust=tuple(options.pop("trust")))
     file = recording_file(options.pop("file"), options.pop("data_dir"))
-    folder, report = calibrated_run(joint, file, Request(**options))
+    weights = options.pop("weights")
+    folder, report = calibrated_run(joint, file, Request(**options), weights)
     print("\n".join(lines(report)))
     print(f"all files in {folder}")
 
@@ -50,6 +51,12 @@ def _parse_args() -> argparse.Namespace:
         default=DEFAULT_STEPS,
         help=f"of the gradient for the read-in, and as many for all weights (default: "
         f"{DEFAULT_STEPS}; 0: scaling and units alone)",
+    )
+    option(
+        "--weights",
+        choices=("all", "read-in"),
+        default="all",
+        help="that are learned: the read-in's and then all (default), or the read-in's alone",
     )
     option("--seed", type=seed, default=0, help="of the gradient steps (default: 0)")
     option("--output", metavar="DIR", help="folder of the new run")

@@ -40,16 +40,17 @@ from bci_decode.training.surroundings import torch_state_kept
 STEPS = 150  # of each stage
 LEARNING_RATE = 3e-3
 # what a change of the weights with a norm of 1 costs in each stage, divided by the seconds
-ANCHORS = (3.0, 10.0)
+ANCHORS = (3.0, 30.0)
 LATEST = 0.5  # weight of the later session, where two have a unit of the same channel and row
 STAGES = ("units matched by channel and row", "read-in", "all weights")
+WEIGHTS = ("all", "read-in")  # what is learned: both stages, or the first one alone
 EXPERIMENT = "calibrated"
 READ_IN = "encoder.linear.weight"  # (K, N), the weights of the units
 log = logging.getLogger(__name__)
 
 
 def calibrated_run(
-    joint: JointRun, file: str | Path, request: Request | None = None
+    joint: JointRun, file: str | Path, request: Request | None = None, weights: str = WEIGHTS[0]
 ) -> tuple[Path, dict[str, Any]]:
     """Calibrate a run of many sessions on the first seconds of a file.
 
@@ -61,13 +62,16 @@ def calibrated_run(
     check_run(parent)
     session, config = opened(parent, file, request)
     _check_new(joint, session)
-    md5 = parent.md5
-    own = {"seconds": request.seconds, "steps": request.steps, "parent_md5": md5}
+    own = {
+        "seconds": request.seconds,
+        "steps": request.steps,
+        "weights": weights,
+        "parent_md5": parent.md5,
+    }
     making = NewRun(parent, session, config, request, EXPERIMENT, {"calibration": own})
     making.parent["sessions"] = joint.sessions
-    return making.made(
-        lambda: _calibrate(parent, session, request.seconds, request.steps, request.seed)
-    )
+    how = request.seconds, request.steps, weights, request.seed
+    return making.made(lambda: _calibrate(parent, session, *how))
 
 
 def calibrate(
@@ -76,12 +80,13 @@ def calibrate(
     seconds: float = 60.0,
     *,
     steps: int = STEPS,
+    weights: str = WEIGHTS[0],
     seed: int = 0,
 ) -> LoadedRun:
     """A decoder for a new session from a run of many, which sees the first `seconds` alone.
 
-    `run` is the folder of a training with `sessions=`. Nothing is written. Raises `BciDecodeError`
-    where the run or the session does not allow it.
+    `run` is the folder of a training with `sessions=`; `weights` is "all" or "read-in". Nothing is
+    written. Raises `BciDecodeError` where the run or the session does not allow it.
     """
     joint = run if isinstance(run, JointRun) else load_joint(run)
     parent = merged(joint)
@@ -89,7 +94,7 @@ def calibrate(
     if not isinstance(session, Session):
         session = read_session(session)
     _check_new(joint, session)
-    return _calibrate(parent, session, seconds, steps, seed).run
+    return _calibrate(parent, session, seconds, steps, weights, seed).run
 
 
 def _check_new(joint: JointRun, session: Session) -> None:
@@ -167,7 +172,7 @@ def _loaded(
 
 
 def _calibrate(
-    parent: LoadedRun, session: Session, seconds: float, steps: int, seed: int
+    parent: LoadedRun, session: Session, seconds: float, steps: int, weights: str, seed: int
 ) -> Recalibration:
     """Fit the `merged` decoder to the first seconds of a session.
 
@@ -192,7 +197,7 @@ def _calibrate(
         assert decoder.encoder is not None
         stages = list(decoder.encoder.parameters()), list(decoder.parameters())
         for learned, anchor in zip(stages, ANCHORS, strict=True):
-            if steps:
+            if steps and not (weights == "read-in" and len(found.history) == 2):
                 started = time.perf_counter()
                 take_steps(model, data, learned, steps, seed, LEARNING_RATE, anchor / seconds)
                 record(found, started)
