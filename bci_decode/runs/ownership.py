@@ -180,7 +180,8 @@ def recover(folder: Path) -> None:
     """Complete, or undo, an exchange that a kill cut short, and remove half-written files."""
     old, working = _old_folder(folder), working_folder(folder)
     for place in (old, working, folder):
-        remove_parts(place)
+        for one in (place, *place.glob(f"{SESSIONS}/*")):
+            remove_parts(one)
     if not folder.exists() and is_complete(working):
         working.rename(folder)
     if old.exists() and folder.exists():

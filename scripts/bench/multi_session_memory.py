@@ -88,10 +88,8 @@ def _train(home: Path, stored: list[StoredSession]) -> None:
         for one in data.sessions
     ]
     config = TrainerConfig(epochs=1, batch_size=16, patience=None, select_on="last", device="cpu")
-    trainer = MultiSessionTrainer(
-        MultiSessionDecoder(decoders), data, home, config, partial(torch.optim.AdamW, lr=1e-2)
-    )
-    trainer.fit()
+    decoder, optimizer = MultiSessionDecoder(decoders), partial(torch.optim.AdamW, lr=1e-2)
+    MultiSessionTrainer(decoder, data, home, config, optimizer).fit()  # type: ignore[arg-type]
 
 
 def peak_gb() -> float:

@@ -151,7 +151,7 @@ def test_a_finished_run_is_not_repeated_and_more_epochs_continue_it(copied):
     assert done.returncode == 0 and "resuming from epoch 2" in done.stdout
     done = train(copied, *TWO, "overwrite=true")
     assert done.returncode == 0 and kept.with_name("evaluations.old").is_dir()
-    assert not list(copied.rglob("*.running")) and not list(copied.rglob("*.old"))
+    assert not list(copied.rglob("*.running")) and not list(copied.rglob(".*.old"))
 
 
 def test_other_data_or_sessions_are_refused(copied):
