@@ -37,7 +37,9 @@ def main() -> None:
 
 def _parse_args() -> argparse.Namespace:
     parser = CommandParser(main.__doc__)
-    parser.add_argument("run", type=path, metavar="RUN", help="folder of a finished run")
+    parser.add_argument(
+        "run", type=path, metavar="RUN", help="folder of a finished run, or a packed one"
+    )
     parser.add_argument(
         "--session", required=True, metavar="FILE|NAME", help=".mat file, or a published session"
     )
@@ -66,7 +68,7 @@ def evaluate(run: Any, arguments: argparse.Namespace) -> tuple[Path, dict[str, A
     session = read_session(recording_file(arguments.session, arguments.data_dir))
     decoded = run.predictions(session, arguments.start, arguments.stop)
     report = {
-        "run": str(run.folder),
+        "run": str(run.source),
         "epoch": run.state["epoch"],
         "session": session.name,
         "data": file_stat(session.path),

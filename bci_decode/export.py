@@ -48,7 +48,9 @@ def main() -> None:
 
 def _parse_args() -> argparse.Namespace:
     parser = CommandParser(main.__doc__)
-    parser.add_argument("run", type=path, metavar="RUN", help="folder of a finished run")
+    parser.add_argument(
+        "run", type=path, metavar="RUN", help="folder of a finished run, or a packed one"
+    )
     parser.add_argument("output", metavar="FILE.onnx", help="what is written")
     parser.add_argument(
         "--session", metavar="FILE|NAME", help="verify over this .mat file, or published session"

@@ -35,6 +35,7 @@ from bci_decode.runs.compose import CONF, hydra_word, register_configs
 from bci_decode.runs.folder import record_failure, remove_empty_parents, run_name
 from bci_decode.runs.launcher import register_launcher
 from bci_decode.runs.messages import error_line
+from bci_decode.runs.own_files import own_files
 from bci_decode.runs.ownership import RunBusy
 from bci_decode.runs.run import run_one
 from bci_decode.runs.sweep import SweepReport, end_of_sweep
@@ -169,9 +170,12 @@ def _check_options(words: list[str]) -> None:
 def _normalize_argv(words: list[str]) -> list[str]:
     """The command line as Hydra wants it.
 
-    -m comes first, paths are quoted, and all sessions are the published ones.
+    -m comes first, patterns of files are replaced, paths are quoted, and all sessions are the
+    published ones.
     """
-    words = sorted(words, key=lambda word: word not in ("-m", "--multirun"))
+    sweeps = ("-m", "--multirun")
+    words = own_files(words, any(word in sweeps for word in words))
+    words = sorted(words, key=lambda word: word not in sweeps)
     every = "session=glob(*,exclude=[local,simulated*])"
     return [re.sub(r"^session=glob\(\*\)$", every, hydra_word(word)) for word in words]
 

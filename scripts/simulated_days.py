@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -37,7 +38,7 @@ def table(
     from bci_decode.runs.load import load_run
     from bci_decode.studies.training import quoted, train
 
-    array = {"minutes": minutes, "channels": channels}
+    array: dict[str, Any] = {"minutes": minutes, "channels": channels}
     words = ["session=simulated_day01", f"model={BASELINE}", f"trainer.epochs={epochs}"]
     words += [f"session.{key}={value}" for key, value in array.items()]
     folders = [f"output_dir={quoted(output)}", f"data_dir={quoted(data)}"]

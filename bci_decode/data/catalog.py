@@ -13,6 +13,13 @@ from pathlib import Path
 from bci_decode.errors import BciDecodeError
 
 RECORD_URL = "https://zenodo.org/records/3854034/files"
+RECORD_PAGE = "https://zenodo.org/records/3854034"
+LICENSE = "CC BY 4.0"
+CITATION = (
+    "O'Doherty, J. E., Cardoso, M. M. B., Makin, J. G., and Sabes, P. N. (2017). Nonhuman Primate "
+    "Reaching with Multichannel Sensorimotor Cortex Electrophysiology. Zenodo. "
+    "https://doi.org/10.5281/zenodo.583331"
+)
 API_URL = "https://zenodo.org/api/records/3854034/files"
 
 

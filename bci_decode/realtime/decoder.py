@@ -201,14 +201,14 @@ class StreamingDecoder:
             if mine != theirs:
                 raise BciDecodeError(
                     f"is {theirs}, in the running decoder {mine}",
-                    file=run.folder,
+                    file=run.source,
                     field=f"data.{name}",
                     remedy="choose a run with the same bins and target, or start a new stream",
                 )
         if run.axes != self.axes:
             remedy = "choose a run with the same axes"
             raise BciDecodeError(
-                f"decodes {run.axes}, not {self.axes}", file=run.folder, remedy=remedy
+                f"decodes {run.axes}, not {self.axes}", file=run.source, remedy=remedy
             )
 
 

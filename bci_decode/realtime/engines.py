@@ -56,7 +56,7 @@ def fast_engine(run: LoadedRun) -> FastEngine | TorchEngine:
     if reason is None:
         return FastEngine(run)
     engine = TorchEngine(run)  # first: it may refuse the model
-    log.info("%s: the torch engine runs it: %s", run.folder, reason)
+    log.info("%s: the torch engine runs it: %s", run.source, reason)
     return engine
 
 

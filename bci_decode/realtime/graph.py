@@ -83,7 +83,7 @@ def check_causal(run: LoadedRun) -> None:
     if history is None and any(member.bidirectional for member in model.members):
         raise BciDecodeError(
             "the model is bidirectional: its output for a bin needs all later bins",
-            file=run.folder,
+            file=run.source,
             remedy="train with bidirectional=false, or with data.window.kind=history",
         )
 

@@ -10,7 +10,7 @@ from bci_decode.runs.load import LoadedRun
 
 def recorded_path(run: LoadedRun) -> Path | None:
     """The path of the recording as the run's report has it; None without such a report."""
-    if not (run.folder / "metrics.json").exists():
+    if run.packed is None and not (run.folder / "metrics.json").exists():
         return None
     report = run.metrics  # a damaged one is refused: without the recording, results may differ
     try:

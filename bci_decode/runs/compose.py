@@ -18,6 +18,7 @@ from bci_decode.errors import BciDecodeError
 from bci_decode.files import expand_user
 from bci_decode.runs.config_source import register_config_source
 from bci_decode.runs.messages import error_line, suggestion, unread
+from bci_decode.runs.own_files import quoted, with_local
 from bci_decode.runs.part_settings import RANGES, check_part
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -83,8 +84,7 @@ def hydra_word(word: str) -> str:
     plain = re.fullmatch(r"[\w./:-]*", path, re.ASCII)
     if name not in PATHS or plain or path[0] in "'\"" or re.search(r",|\$\{|^\w+\(.*\)$", path):
         return word
-    text = path.replace("\\", "\\\\").replace('"', '\\"')
-    return f'{name}="{text}"'
+    return f"{name}={quoted(path)}"
 
 
 def compose_config(*words: str) -> DictConfig:
@@ -93,7 +93,7 @@ def compose_config(*words: str) -> DictConfig:
         raise BciDecodeError("no such folder", file=CONF, remedy="install the project again")
     register_configs()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        quoted = [hydra_word(word) for word in words]
+        quoted = [hydra_word(word) for word in with_local(list(words))]
         try:
             config = hydra.compose("train", quoted, return_hydra_config=True)
         except (HydraException, OmegaConfBaseException, ValueError) as mistake:

@@ -12,6 +12,7 @@ from bci_decode.errors import BciDecodeError
 from bci_decode.files import expand_user
 from bci_decode.models.decoder import TrainedDecoder
 from bci_decode.runs.checksums import verify
+from bci_decode.runs.packed import is_packed, read_packed
 from bci_decode.training.checkpoint import load_weights, read_checkpoint
 
 log = logging.getLogger(__name__)
@@ -23,8 +24,10 @@ def load_initial_weights(decoder: TrainedDecoder, folder: Path, data: Dataset) -
     Inputs are matched by channel and row; those without a match keep their fresh weights. Raises
     `BciDecodeError` where no unit matches, or where the models differ.
     """
-    path = expand_user(folder) / "best.pt"
-    verify(path.parent, path.name)
+    packed = is_packed(expand_user(folder))
+    path = expand_user(folder) if packed else expand_user(folder) / "best.pt"
+    if not packed:
+        verify(path.parent, path.name)
     if decoder.encoder is not None:
         raise BciDecodeError(
             "cannot match units to the inputs of a model with an encoder",
@@ -38,7 +41,7 @@ def load_initial_weights(decoder: TrainedDecoder, folder: Path, data: Dataset) -
             field="init_from",
             remedy="name the folder of a finished run",
         )
-    state = read_checkpoint(path, keys=("units",))
+    state = read_packed(path).state if packed else read_checkpoint(path, keys=("units",))
     there = {(channel, row): column for column, (channel, _, row) in enumerate(state["units"])}
     keys = zip(data.units["channel"], data.units["row"], strict=True)
     columns = torch.tensor([there.get((str(channel), int(row)), -1) for channel, row in keys])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from bci_decode.models.decoder import TrainedDecoder
 from bci_decode.runs.build import build_model
 from bci_decode.runs.checksums import verify
 from bci_decode.runs.folder import SESSIONS
-from bci_decode.runs.reading import read_history, read_report
+from bci_decode.runs.packed import Packed, is_packed, read_packed
+from bci_decode.runs.reading import parsed_history, read_history, read_report
 from bci_decode.runs.scored_bins import bins_within, scored_bins
 from bci_decode.runs.targets import check_model
 from bci_decode.training.checkpoint import check_same_model, load_weights, read_checkpoint
@@ -37,7 +39,7 @@ KEYS = ("format", "names", "model", "data", "session", "units", "axes", "mean", 
 
 
 def load_run(folder: str | Path, *, trust: tuple[str, ...] = ()) -> LoadedRun:
-    """The trained decoder of a run's folder, or of a `best.pt` alone.
+    """The trained decoder of a run's folder, of a `best.pt` alone, or of a packed run.
 
     A checkpoint names the classes of its model. Only layers and models of this project and of
     `torch.nn` are made, unless `trust` adds prefixes such as ("mylab.",). Raises `BciDecodeError`
@@ -45,6 +47,10 @@ def load_run(folder: str | Path, *, trust: tuple[str, ...] = ()) -> LoadedRun:
     finished.
     """
     path = expand_user(folder)
+    if is_packed(path) and path.exists():
+        packed = read_packed(path)
+        run = run_of_checkpoint(packed.state, path, trust=trust)
+        return replace(run, folder=path.with_suffix(""), packed=packed)
     if path.is_dir():
         verify(path, "best.pt")
         path /= "best.pt"
@@ -134,10 +140,16 @@ class LoadedRun:
     `model` is a `models.decoder.Decoder` or a closed-form model, `state` the content of `file`.
     """
 
-    folder: Path
+    folder: Path  # of a packed run: the place for what commands write
     model: Any
     state: dict = field(repr=False)  # with all weights
     file: Path | None = None  # None: made in memory
+    packed: Packed | None = field(default=None, repr=False)
+
+    @property
+    def source(self) -> Path:
+        """The folder of the run, or its packed file."""
+        return self.folder if self.packed is None or self.file is None else self.file
 
     @property
     def md5(self) -> str | None:
@@ -161,11 +173,13 @@ class LoadedRun:
     @property
     def metrics(self) -> dict:
         """The run's `metrics.json`."""
-        return read_report(self.folder)
+        return read_report(self.folder) if self.packed is None else deepcopy(self.packed.report)
 
     @property
     def history(self) -> pd.DataFrame:
         """The run's `history.csv`: a row per epoch."""
+        if self.packed is not None:
+            return parsed_history(self.packed.history, self.source)
         return read_history(self.folder)
 
     def scaler(self, name: str) -> Scaler:

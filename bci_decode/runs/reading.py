@@ -65,12 +65,20 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 def read_history(folder: Path) -> pd.DataFrame:
     """The `history.csv` of a run: a row of numbers for each epoch, the last one whole."""
+    return parsed_history(history_text(folder), folder / "history.csv")
+
+
+def history_text(folder: Path) -> str:
+    """The `history.csv` of a run as it is."""
+    return _text(folder / "history.csv", MAX_HISTORY)
+
+
+def parsed_history(text: str, path: Path) -> pd.DataFrame:
+    """The table in the text of a `history.csv`, which is from `path`."""
     import io
 
     import pandas as pd
 
-    path = folder / "history.csv"
-    text = _text(path, MAX_HISTORY)
     try:
         history = pd.read_csv(io.StringIO(text))
         epochs = history["epoch"].tolist()

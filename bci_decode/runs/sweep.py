@@ -34,7 +34,7 @@ from bci_decode.runs.processes import jobs_at_a_time
 from bci_decode.runs.swept_keys import naming_words
 
 KILLED = "killed or out of memory; the same command resumes it"
-NO_RUN = "check its glob() and range(); own files are named one by one, session.path=a.mat,b.mat"
+NO_RUN = "check its glob() and range(); files of your own are 'session.path=glob(*.mat)'"
 OWN_FOLDER = "name each run once, or give each its own output_dir="
 
 

@@ -8,9 +8,7 @@ import pytest
 from recordings import read_mat73
 
 from bci_decode.data.simulate import (
-    CENTER,
     VERSION,
-    _movement,
     simulate_recording,
     simulated_day,
     simulated_days,
@@ -19,6 +17,7 @@ from bci_decode.data.simulate import (
     units_by_day,
     write_recording,
 )
+from bci_decode.data.simulated_movement import CENTER, movement
 from bci_decode.data.simulated_units import SLOW, first_day, next_day
 from bci_decode.errors import BciDecodeError
 
@@ -340,7 +339,7 @@ def test_day_0_has_the_numbers_of_before_there_were_days():
 def test_two_of_three_units_keep_their_neuron_and_some_labels_change():
     rng = np.random.default_rng(0)
     names = [f"M1 {channel + 1:03d}" for channel in range(96)]
-    clock, _, drive = _movement(rng, 3000)
+    clock, _, drive = movement(rng, 3000)
     before, _ = first_day(rng, clock, drive, names)
     after = next_day(rng, before, drive, names)
     assert len(after) == len(before)
@@ -419,7 +418,7 @@ def test_a_recording_of_a_later_day_has_the_units_of_that_day():
 
 def test_an_array_of_one_unit_never_falls_silent():
     rng = np.random.default_rng(0)
-    clock, _, drive = _movement(rng, 500)
+    clock, _, drive = movement(rng, 500)
     units, _ = first_day(rng, clock, drive, ["M1 001"])
     for _ in range(60):
         units = next_day(rng, units, drive, ["M1 001"], SLOW)

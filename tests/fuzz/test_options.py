@@ -40,6 +40,7 @@ COMMANDS: dict[str, list[str]] = {
     "evaluate": ["{run}", "--session", "{session}", "--output", "{made}/evaluated"],
     "stream": ["{run}", "--replay", "{session}", "--speed", "max", "--output", "{made}/streamed"],
     "export": ["{run}", "{made}/decoder.onnx", "--session", "{session}"],
+    "pack": ["{run}", "--output", "{made}/packed.safetensors", "--overwrite"],
     "recalibrate": ["{run}", "{session}", "--seconds", "8", "--steps", "1", "--output",
                     "{made}/fitted", "--overwrite"],
     "search": ["no_such_search"],
@@ -50,6 +51,7 @@ COMMANDS: dict[str, list[str]] = {
     "normalisation.py": ["{made}"],
     "trials.py": ["--list", "{file}/x"],
     "recalibration.py": ["--data-dir", "{file}/x", "--output", "{made}/recalibration"],
+    "simulated_days.py": ["--data-dir", "{file}/x"],
     "simulation_table.py": ["{file}"],
 }  # fmt: skip
 

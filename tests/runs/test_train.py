@@ -314,7 +314,7 @@ def test_without_its_bins_there_is_no_holdout_score(swept):
         (["seed=99999999999999999999"], ["seed"]),
         (["trainer.batch_size=99999999999999999999"], ["trainer.batch_size"]),
         (
-            ["session.path=mine.mat"],
+            ["session=simulated", "session.path=mine.mat"],
             ["session.path: no such key of a published or simulated session; add session=local"],
         ),
         (["session.name=../up"], ["session.name: is '../up'"]),

@@ -64,7 +64,7 @@ class RunModule(nn.Module):
             if given != own:
                 raise BciDecodeError(
                     f"is {given}, the run's {own}",
-                    file=loaded.folder,
+                    file=loaded.source,
                     field=name,
                     remedy="send the counts of the run's units in its order",
                 )

@@ -277,7 +277,7 @@ class LslOutlet:
             channel.append_child_value("unit", decoder.unit)
             channel.append_child_value("type", decoder.target)
         about = info.desc().append_child("decoder")
-        about.append_child_value("run", str(decoder.run.folder))
+        about.append_child_value("run", str(decoder.run.source))
         about.append_child_value("bin_width_s", f"{decoder.bin_width:g}")
         about.append_child_value("lag_s", f"{decoder.lag:g}")
         about.append_child_value("time_stamp", "end of the bin")

@@ -103,7 +103,7 @@ def _check_new(joint: JointRun, session: Session) -> None:
     known = [one["name"] for one in joint.state["sessions"] if one["md5"] == md5]
     if known:
         raise BciDecodeError(
-            f"is {known[0]}, one of the sessions that {joint.folder} was trained on",
+            f"is {known[0]}, one of the sessions that {joint.file} was trained on",
             file=session.path,
             remedy=f"name another session; sessions/{known[0]} of the run has its decoder",
         )
@@ -166,9 +166,7 @@ def _loaded(
         "units": units,
         "decoder": weights,
     }
-    return LoadedRun(
-        joint.folder, model.eval(), written_by() | about | scaling, joint.folder / "best.pt"
-    )
+    return LoadedRun(joint.folder, model.eval(), written_by() | about | scaling, joint.file)
 
 
 def _calibrate(

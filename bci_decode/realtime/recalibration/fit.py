@@ -102,13 +102,13 @@ def check_run(run: LoadedRun) -> None:
     if not isinstance(model, TrainedDecoder):
         raise BciDecodeError(
             "is fitted in closed form and has no recurrent core to keep",
-            file=run.folder,
+            file=run.source,
             remedy="train it on the new session: its fit takes seconds",
         )
     if run.config.window.kind == "sequence" and any(one.bidirectional for one in model.members):
         raise BciDecodeError(
             "is bidirectional, so it decodes no session while it is recorded",
-            file=run.folder,
+            file=run.source,
             remedy="choose a run that reads its input in one direction",
         )
 
@@ -152,7 +152,7 @@ def _check_names(run: LoadedRun, one: Iterable[str], other: Iterable[str]) -> No
     if differing := sorted(set(one) ^ set(other)):
         raise BciDecodeError(
             f"has the weights {', '.join(differing)} with one number of units and not with another",
-            file=run.folder,
+            file=run.source,
             remedy="choose a run in which no layer has as many inputs as hidden units",
         )
 
@@ -192,7 +192,7 @@ def _fit(
         found.model = with_read_in(run, found.data, mapped, names)
     for member in found.model.members:
         if not refit_read_out(member, found.data):
-            log.warning("%s: %s has no linear read-out to refit", run.folder, type(member.head))
+            log.warning("%s: %s has no linear read-out to refit", run.source, type(member.head))
     record(found, started)
     if steps:
         started = time.perf_counter()

@@ -116,7 +116,7 @@ def parent_recording(run: LoadedRun, file: str | Path | None = None) -> Path | N
         return path
     known = recorded_path(run)
     was = f", then {known}," if known is not None else ""
-    problem = f"is not the session that {run.folder} was trained on"
+    problem = f"is not the session that {run.source} was trained on"
     raise BciDecodeError(
         problem if is_regular(path) else "no such file",
         file=path,

@@ -195,7 +195,7 @@ class NewRun:
         same = same_units(run, data.units)
         test, learned = before(run, self.session, data.slices["test"])
         return {
-            "folder": str(run.folder.resolve()),
+            "folder": str(run.source.resolve()),
             "md5": run.md5,
             "session": run.state["session"]["name"],
             "seconds": self.request.seconds,

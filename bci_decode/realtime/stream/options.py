@@ -29,7 +29,9 @@ PORTS = range(2**16)
 def stream_parser(description: str | None) -> argparse.ArgumentParser:
     """The parser of the command."""
     parser = CommandParser(description)
-    parser.add_argument("run", type=path, metavar="RUN", help="folder of a finished run")
+    parser.add_argument(
+        "run", type=path, metavar="RUN", help="folder of a finished run, or a packed one"
+    )
     _add_input(parser)
     _add_output(parser)
     add_trust(parser)

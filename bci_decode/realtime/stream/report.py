@@ -25,7 +25,7 @@ def stream_report(
     known = np.isfinite(summary.true).all(axis=1)
     missing = _missing_units(decoder)
     report = {
-        "run": str(decoder.run.folder),
+        "run": str(decoder.run.source),
         "epoch": decoder.run.state["epoch"],
         "engine": decoder.runs_on,
         "seconds": None,
