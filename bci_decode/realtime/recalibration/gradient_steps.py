@@ -67,7 +67,8 @@ def take_steps(
             loss = sum(F.mse_loss(output, windows.target_of(bins)) for output in outputs)
             if anchor:
                 pairs = zip(learned, initial, strict=True)
-                loss = loss + anchor * sum((now - then).square().sum() for now, then in pairs)
+                changes = [(now - then).square().sum() for now, then in pairs]
+                loss = loss + anchor * torch.stack(changes).sum()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[union-attr]
             torch.nn.utils.clip_grad_norm_(learned, CLIP_NORM)
