@@ -15,7 +15,13 @@ def main() -> None:
     add("--output", type=path, default=Path("outputs/explain/multi_session"), metavar="DIR")
     add("--data-dir", type=path, default=Path("data/multi_session"), metavar="DIR")
     add("--seeds", type=whole(1, 1000), default=3, help="arrays, each a seed (default: 3)")
-    add("--new-days", type=whole(1, 1000), default=4, help="after 8 trained ones (default: 4)")
+    add(
+        "--days",
+        type=whole(9, 1000),
+        nargs="+",
+        default=[9, 10, 11, 12],
+        help="new ones, after the trained days 1 to 8 (default: 9 10 11 12)",
+    )
     add("--document", type=path, help="update its tables and figure: docs/multi_session.md")
     arguments = parser.parse_args()
     import torch
@@ -30,7 +36,7 @@ def main() -> None:
             arguments.data_dir,
             arguments.excerpt,
             arguments.seeds,
-            arguments.new_days,
+            arguments.days,
         )
     )
     print(f"wrote to {arguments.output}")

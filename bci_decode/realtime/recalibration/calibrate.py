@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -169,10 +171,10 @@ def _loaded(
     return LoadedRun(joint.folder, model.eval(), written_by() | about | scaling, joint.file)
 
 
-def _calibrate(
-    parent: LoadedRun, session: Session, seconds: float, steps: int, weights: str, seed: int
-) -> Recalibration:
-    """Fit the `merged` decoder to the first seconds of a session.
+def stages(
+    parent: LoadedRun, session: Session, seconds: float, steps: int = STEPS, seed: int = 0
+) -> Iterator[Recalibration]:
+    """Fit the `merged` decoder to the first seconds of a session; yields it after each stage.
 
     The scaling of the target stays, as the hand moves alike from day to day and few seconds tell
     little of it. The less they are, the closer all weights stay to what they were.
@@ -184,20 +186,31 @@ def _calibrate(
         "%s: %d of %d units have the channel and row of one of %d of the trained sessions",
         session.name, int(same.any(axis=0).sum()), same.shape[1], same.shape[0],
     )  # fmt: skip
-    with torch_state_kept():
-        torch.manual_seed(seed)
+    started = time.perf_counter()
+    model = with_read_in(parent, data, same, names)
+    how = "the read-ins of the trained sessions"
+    found = Recalibration(parent, model, data, config, how, STAGES, EXPERIMENT)
+    yield _finished(found, session, started)
+    (decoder,) = model.members
+    assert decoder.encoder is not None
+    learned = list(decoder.encoder.parameters()), list(decoder.parameters())
+    for weights, anchor in zip(learned, ANCHORS, strict=True):
         started = time.perf_counter()
-        model = with_read_in(parent, data, same, names)
-        how = "the read-ins of the trained sessions"
-        found = Recalibration(parent, model, data, config, how, STAGES, EXPERIMENT)
-        record(found, started)
-        (decoder,) = model.members
-        assert decoder.encoder is not None
-        stages = list(decoder.encoder.parameters()), list(decoder.parameters())
-        for learned, anchor in zip(stages, ANCHORS, strict=True):
-            if steps and not (weights == "read-in" and len(found.history) == 2):
-                started = time.perf_counter()
-                take_steps(model, data, learned, steps, seed, LEARNING_RATE, anchor / seconds)
-                record(found, started)
+        with torch_state_kept():
+            torch.manual_seed(seed)
+            take_steps(model, data, weights, steps, seed, LEARNING_RATE, anchor / seconds)
+        yield _finished(found, session, started)
+
+
+def _finished(found: Recalibration, session: Session, started: float) -> Recalibration:
+    record(found, started)
     found.state = new_state(found, session)
+    return found
+
+
+def _calibrate(
+    parent: LoadedRun, session: Session, seconds: float, steps: int, weights: str, seed: int
+) -> Recalibration:
+    number = 1 if steps == 0 else 1 + len(WEIGHTS) - WEIGHTS.index(weights)
+    *_, found = islice(stages(parent, session, seconds, steps, seed), number)
     return found

@@ -6,8 +6,9 @@ each later one. All decoders of a new day are scored on the same stretch, its en
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,14 @@ from bci_decode.data.session import read_session
 from bci_decode.data.simulate import simulated_days
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import made_folder, written_whole
-from bci_decode.realtime.recalibration.calibrate import STEPS, calibrate
+from bci_decode.realtime.recalibration.calibrate import merged, stages
 from bci_decode.realtime.recalibration.days_tables import (
-    ALL_WEIGHTS,
+    ALONE,
     BEFORE,
-    MATCHED,
-    READ_IN,
+    JOINT,
     RECALIBRATED,
     SCRATCH,
+    STAGE_NAMES,
     curve,
     days_table,
     draw,
@@ -41,30 +42,31 @@ from bci_decode.runs.run import run
 from bci_decode.studies.tables import save_table
 from bci_decode.studies.training import quoted
 
-TRAINED, NEW = 8, 4  # days
+TRAINED, NEW = 8, (9, 10, 11, 12)  # days
 # passes over so few windows: those of docs/recalibration.md, and the recipe's own for 300 s
 EPOCHS = {15: 64, 30: 64, 60: 64, 300: 16}
 GRU = ("model=gru", "model.recurrent.hidden_size=64", "figures=none")
+CHOSE = 1  # the seed of the array that chose the method
 PIECES, SHARE = 4, 2 / 3  # of the excerpt: stretches of time, units of each
 
 
 @dataclass(frozen=True)
 class Array:
-    """The files of an array's days, and how many seconds of a new day may be learned from."""
+    """The files of an array's days, new ones by their number, and how many seconds of a new day may be learned from."""
 
     kind: str  # "simulated" or "excerpt"
     seed: int
     trained: tuple[Path, ...]
-    new: tuple[Path, ...]
+    new: dict[int, Path]
     seconds: tuple[int, ...]
 
 
-def simulated_arrays(folder: Path, seeds: int, new: int) -> Iterator[Array]:
-    """Arrays of 96 channels whose units change slowly; seed 1 chose the method."""
-    chosen = [seed for seed in range(seeds + 1) if seed != 1]
-    for seed in chosen:
-        days = simulated_days(folder, TRAINED + new, seed=seed)
-        yield Array("simulated", seed, tuple(days[:TRAINED]), tuple(days[TRAINED:]), (30, 60, 300))
+def simulated_arrays(folder: Path, seeds: int, days: Sequence[int]) -> Iterator[Array]:
+    """Arrays of 96 channels whose units change slowly; that of seed 1 chose the method."""
+    for seed in [seed for seed in range(seeds + 1) if seed != CHOSE][:seeds]:
+        files = simulated_days(folder, max(days), seed=seed)
+        new = {day: files[day - 1] for day in days}
+        yield Array("simulated", seed, tuple(files[:TRAINED]), new, (30, 60, 300))
 
 
 def excerpt_arrays(file: Path, folder: Path, seeds: int) -> Iterator[Array]:
@@ -83,44 +85,56 @@ def excerpt_arrays(file: Path, folder: Path, seeds: int) -> Iterator[Array]:
             files.append(folder / f"{session.name}_piece{piece + 1}_seed{seed}.mat")
             own = {units[unit][0]: units[unit][1] for unit in drawn}
             write_part(session, own, files[-1], slice(ends[piece], ends[piece + 1]))
-        yield Array("excerpt", seed, tuple(files[:-1]), tuple(files[-1:]), (15, 30))
+        yield Array("excerpt", seed, tuple(files[:-1]), {PIECES: files[-1]}, (15, 30))
 
 
 class Scores:
-    """The decoders of an array, and a row for each score."""
+    """The decoders of an array, and a row for each score; what is scored already is read."""
 
     def __init__(self, array: Array, output: Path, words: tuple[str, ...]):
         self.array, self.output, self.words = array, output, words
         self.rows: list[dict[str, Any]] = []
 
-    def fill(self) -> list[dict[str, Any]]:
+    def table(self) -> pd.DataFrame:
         joint = self._joint()
-        singles = [self._single(file, None) for file in self.array.trained]
-        for number, (file, single) in enumerate(zip(self.array.trained, singles, strict=True), 1):
+        latest = self._single(self.array.trained[-1], None)
+        tables = [self._kept("trained", lambda: self._trained_days(joint))]
+        for day, file in self.array.new.items():
+            score = partial(self._new_day, day, file, joint, latest)
+            tables.append(self._kept(f"day{day:02d}", score))
+        return pd.concat(tables, ignore_index=True)
+
+    def _kept(self, name: str, score: Callable[[], None]) -> pd.DataFrame:
+        """The rows that `score` adds, from their file if there is one."""
+        path = self.output / f"{name}.csv"
+        if not path.is_file():
+            self.rows = []
+            score()
+            with written_whole(path) as temporary:
+                pd.DataFrame(self.rows).to_csv(temporary, index=False)
+        return pd.read_csv(path)
+
+    def _trained_days(self, joint: JointRun) -> None:
+        for day, file in enumerate(self.array.trained, 1):
             one = load_run(joint.folder / "sessions" / file.stem)
-            self._add(number, "of all days", 0, one.metrics["scores"]["test"]["r2"])
-            self._add(number, "of the day alone", 0, single.metrics["scores"]["test"]["r2"])
-        for number, file in enumerate(self.array.new, len(self.array.trained) + 1):
-            self._new_day(number, file, joint, singles[-1])
-        return self.rows
+            for decoder, found in ((JOINT, one), (ALONE, self._single(file, None))):
+                self._add(day, decoder, 0, found.metrics["scores"]["test"]["r2"])
 
     def _new_day(self, day: int, file: Path, joint: JointRun, latest: LoadedRun) -> None:
         session, seed = read_session(file), self.array.seed
+        learned = read_session(self.array.trained[-1])
         start = float(session.t[0]) + self.array.seconds[-1] + MARGIN
 
         def add(decoder: str, seconds: float, run: LoadedRun) -> None:
             self._add(day, decoder, seconds, float(run.score(session, start)["r2"]["mean"]))
 
-        learned = read_session(self.array.trained[-1])
         add(BEFORE, 0, latest)
+        parent = merged(joint)
         for seconds in self.array.seconds:
-            for decoder, steps, weights in (
-                (MATCHED, 0, "all"), (READ_IN, STEPS, "read-in"), (ALL_WEIGHTS, STEPS, "all")
-            ):  # fmt: skip
-                found = calibrate(joint, session, seconds, steps=steps, weights=weights, seed=seed)
-                add(decoder, seconds, found)
-            found = recalibrate(latest, session, seconds, seed=seed, parent_session=learned).run
-            add(RECALIBRATED, seconds, found)
+            for found in stages(parent, session, seconds, seed=seed):
+                add(STAGE_NAMES[len(found.history) - 1], seconds, found.run)
+            found = recalibrate(latest, session, seconds, seed=seed, parent_session=learned)
+            add(RECALIBRATED, seconds, found.run)
             add(SCRATCH, seconds, self._single(file, seconds))
 
     def _add(self, day: int, decoder: str, seconds: float, r2: float) -> None:
@@ -155,7 +169,7 @@ def days_study(
     data: Path,
     excerpt: Path | None = None,
     seeds: int = 3,
-    new: int = NEW,
+    days: Sequence[int] = NEW,
     words: tuple[str, ...] = (),
 ) -> str:
     """Train, calibrate and score; returns the tables. Finished runs are not repeated.
@@ -163,19 +177,15 @@ def days_study(
     Writes scores.csv, tables.md and the figure r2.png to `output`; the runs are in `output`/runs,
     the simulated and cut recordings in `data`.
     """
-    if seeds < 1 or new < 1:
-        raise BciDecodeError("are too few seeds or days", remedy="give 1 or more of each")
+    if seeds < 1:
+        raise BciDecodeError("is too few", field="--seeds", remedy="give 1 or more")
     made_folder(output)
-    arrays = [*simulated_arrays(data, seeds, new)]
+    arrays = [*simulated_arrays(data, seeds, days)]
     arrays += excerpt_arrays(excerpt, data, seeds) if excerpt else []
     tables = []
     for array in arrays:
-        folder = output / "runs" / f"{array.kind}{array.seed}_{len(array.new)}"
-        if not (folder / "scores.csv").is_file():
-            found = pd.DataFrame(Scores(array, folder, words).fill())
-            with written_whole(folder / "scores.csv") as temporary:
-                found.to_csv(temporary, index=False)
-        tables.append(pd.read_csv(folder / "scores.csv"))
+        folder = output / "runs" / f"{array.kind}{array.seed}"
+        tables.append(Scores(array, folder, words).table())
     table = pd.concat(tables, ignore_index=True)
     table.to_csv(output / "scores.csv", index=False)
     draw(curve(table), output / "r2.png")

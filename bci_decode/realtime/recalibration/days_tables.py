@@ -15,6 +15,7 @@ MATCHED, READ_IN, ALL_WEIGHTS = (
     "calibrated: read-in",
     "calibrated: read-in, then all",
 )
+STAGE_NAMES = (MATCHED, READ_IN, ALL_WEIGHTS)
 RECALIBRATED, SCRATCH, BEFORE = "recalibrated", "from scratch", "latest day's decoder"
 JOINT, ALONE = "of all days", "of the day alone"
 LOOKS: dict[str, dict[str, Any]] = {
