@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
+from types import ModuleType
 
 from bci_decode.errors import run_cli
 from bci_decode.options import CommandParser, add_trust, path, seconds, seed, whole
@@ -65,6 +67,18 @@ def _parse_args() -> argparse.Namespace:
     option("--data-dir", default="data", metavar="DIR", help="where NAME.mat is")
     add_trust(parser)
     return parser.parse_args()
+
+
+class _CallableCommand(ModuleType):
+    """`bci_decode.calibrate` is this module and, for users of the package, the function."""
+
+    def __call__(self, *arguments, **options):
+        from bci_decode.realtime.recalibration.calibrate import calibrate
+
+        return calibrate(*arguments, **options)
+
+
+sys.modules[__name__].__class__ = _CallableCommand
 
 
 if __name__ == "__main__":

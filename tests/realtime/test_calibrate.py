@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -14,13 +15,13 @@ import torch
 from composing import compose
 
 import bci_decode as bd
-from bci_decode import calibrate as command
 from bci_decode.cli import main
 from bci_decode.data.simulate import simulated_days
 from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.recalibration.calibrate import STEPS, calibrate, merged
 from bci_decode.realtime.recalibration.fit import recalibrate
 from bci_decode.runs.load_joint import load_joint
+from bci_decode.runs.packed import Packed, write_packed
 from bci_decode.runs.run import run as run_config
 
 ARRAY = {"seed": 3, "minutes": 1.2, "channels": 16}
@@ -140,6 +141,36 @@ def test_without_steps_the_units_alone_are_exchanged(joint, new_day):
         assert torch.equal(weights[:, column], expected)
 
 
+def test_the_read_in_alone_leaves_all_that_follows_as_it_was(joint, new_day):
+    run, found = merged(joint), calibrate(joint, new_day, 25.0, steps=5, weights="read-in")
+    for name, values in run.state["decoder"].items():
+        if not name.startswith("encoder"):
+            assert torch.equal(found.state["decoder"][name], values), name
+    assert not torch.equal(found.state["decoder"]["encoder.linear.bias"],
+                           run.state["decoder"]["encoder.linear.bias"])  # fmt: skip
+
+
+def test_few_seconds_keep_the_weights_closer(joint, new_day):
+    def change(seconds: float) -> float:
+        start, end = (
+            calibrate(joint, new_day, seconds, steps=steps, weights="read-in") for steps in (0, 60)
+        )
+        weights = [one.state["decoder"]["encoder.linear.weight"] for one in (start, end)]
+        units = [[(u.channel, u.row) for u in one.units.itertuples()] for one in (start, end)]
+        assert units[0] == units[1]
+        return float((weights[1] - weights[0]).norm())
+
+    assert change(12.0) < change(40.0)
+
+
+def test_a_packed_run_of_many_is_the_same_decoder(joint, new_day, tmp_path):
+    write_packed(tmp_path / "many.safetensors", Packed(joint.state, {}, "", ""))
+    packed = load_joint(tmp_path / "many.safetensors")
+    one, other = (calibrate(run, new_day, 25.0, steps=3) for run in (joint, packed))
+    for name, values in one.state["decoder"].items():
+        assert torch.equal(other.state["decoder"][name], values), name
+
+
 # the command
 
 
@@ -170,7 +201,7 @@ def test_the_command_writes_a_run_like_any_other(joint, days, monkeypatch, capsy
 
 
 def test_the_default_steps_of_the_command_are_those_of_the_function():
-    assert command.DEFAULT_STEPS == STEPS
+    assert importlib.import_module("bci_decode.calibrate").DEFAULT_STEPS == STEPS
 
 
 def test_a_run_of_one_of_the_sessions_is_recalibrated_too(joint, days, new_day):
@@ -187,7 +218,7 @@ def test_a_run_of_one_of_the_sessions_is_recalibrated_too(joint, days, new_day):
 
 def test_a_session_of_the_training_is_refused(joint, days):
     with pytest.raises(BciDecodeError, match=f"is {days[0].stem}, one of the sessions") as error:
-        calibrate(joint, days[0], 25.0)
+        bd.calibrate(joint, days[0], 25.0)
     assert "sessions/" in str(error.value)
 
 

@@ -52,7 +52,10 @@ PIECES, SHARE = 4, 2 / 3  # of the excerpt: stretches of time, units of each
 
 @dataclass(frozen=True)
 class Array:
-    """The files of an array's days, new ones by their number, and how many seconds of a new day may be learned from."""
+    """The files of an array's days, new ones by their number.
+
+    `seconds` of a new day may be learned from.
+    """
 
     kind: str  # "simulated" or "excerpt"
     seed: int
