@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib
 import json
@@ -18,8 +19,9 @@ import bci_decode as bd
 from bci_decode.cli import main
 from bci_decode.data.simulate import simulated_days
 from bci_decode.errors import BciDecodeError
-from bci_decode.realtime.recalibration.calibrate import STEPS, calibrate, merged
+from bci_decode.realtime.recalibration.calibrate import STEPS, calibrate, merged, stages
 from bci_decode.realtime.recalibration.fit import recalibrate
+from bci_decode.realtime.recalibration.gradient_steps import take_steps
 from bci_decode.runs.load_joint import load_joint
 from bci_decode.runs.packed import Packed, write_packed
 from bci_decode.runs.run import run as run_config
@@ -150,17 +152,14 @@ def test_the_read_in_alone_leaves_all_that_follows_as_it_was(joint, new_day):
                            run.state["decoder"]["encoder.linear.bias"])  # fmt: skip
 
 
-def test_few_seconds_keep_the_weights_closer(joint, new_day):
-    def change(seconds: float) -> float:
-        start, end = (
-            calibrate(joint, new_day, seconds, steps=steps, weights="read-in") for steps in (0, 60)
-        )
-        weights = [one.state["decoder"]["encoder.linear.weight"] for one in (start, end)]
-        units = [[(u.channel, u.row) for u in one.units.itertuples()] for one in (start, end)]
-        assert units[0] == units[1]
-        return float((weights[1] - weights[0]).norm())
-
-    assert change(12.0) < change(40.0)
+def test_a_change_of_the_weights_has_its_price(joint, new_day):
+    found, norms = next(stages(merged(joint), new_day, 25.0)), []
+    for price in (0.0, 1.0, 100.0):
+        model = copy.deepcopy(found.model)
+        take_steps(model, found.data, list(model.parameters()), 15, 0, 3e-3, price)
+        pairs = zip(model.parameters(), found.model.parameters(), strict=True)
+        norms.append(sum(float((now - then).norm()) for now, then in pairs))
+    assert norms[0] > norms[1] > norms[2] > 0
 
 
 def test_a_packed_run_of_many_is_the_same_decoder(joint, new_day, tmp_path):
@@ -209,7 +208,7 @@ def test_a_run_of_one_of_the_sessions_is_recalibrated_too(joint, days, new_day):
     parent = bd.load_run(folder)
     found = recalibrate(parent, new_day, 25.0, steps=20, parent_session=bd.read_session(days[0]))
     before = parent.score(new_day, found.data.parts["test"].time[0])["r2"]["mean"]
-    assert found.read_in == "same units"
+    assert found.read_in == "same units, and the tuning of the parent's inputs"
     assert found.history[-1]["test_r2"] > before
 
 

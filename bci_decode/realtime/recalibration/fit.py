@@ -26,6 +26,7 @@ from bci_decode.evaluation import metrics
 from bci_decode.evaluation.decoding import decode_parts, predictor
 from bci_decode.files import md5_of
 from bci_decode.models.decoder import TrainedDecoder
+from bci_decode.models.multi_session import ReadIn
 from bci_decode.realtime.recalibration.gradient_steps import take_steps
 from bci_decode.realtime.recalibration.read_in import Encoding, read_in, same_units
 from bci_decode.realtime.recalibration.read_out import refit_read_out
@@ -134,8 +135,9 @@ def _start(
         "%s: %d of %d units have the channel and row of one of the decoder's %d",
         session.name, int(same.any(axis=0).sum()), same.shape[1], same.shape[0],
     )  # fmt: skip
-    # an encoder is not linear in the counts, so a mix of units is no input of it
-    mixes = encoding is not None and all(one.encoder is None for one in run.model.members)
+    # a mix of units is no input of an encoder that is not linear in the counts
+    linear = all(isinstance(one.encoder, ReadIn | None) for one in run.model.members)
+    mixes = encoding is not None and linear
     how = "same units" + ", and the tuning of the parent's inputs" * mixes
     return with_read_in(run, data, same, names), how, names
 
