@@ -158,7 +158,7 @@ def test_a_change_of_the_weights_has_its_price(joint, new_day):
         model = copy.deepcopy(found.model)
         take_steps(model, found.data, list(model.parameters()), 15, 0, 3e-3, price)
         pairs = zip(model.parameters(), found.model.parameters(), strict=True)
-        norms.append(sum(float((now - then).norm()) for now, then in pairs))
+        norms.append(sum(float((now - then).detach().norm()) for now, then in pairs))
     assert norms[0] > norms[1] > norms[2] > 0
 
 
