@@ -232,6 +232,18 @@ def test_the_run_of_many_names_calibrate_where_one_decoder_is_needed(joint):
         bd.load_run(joint.folder)
 
 
+def test_a_session_without_a_known_unit_is_refused(joint, new_day):
+    units = new_day.units.assign(channel="S1 " + new_day.units["channel"])
+    other = dataclasses.replace(new_day, units=units)
+    with pytest.raises(BciDecodeError, match="no unit with the channel and row.*sessions="):
+        calibrate(joint, other, 25.0)
+
+
+def test_other_weights_are_refused(joint, new_day):
+    with pytest.raises(BciDecodeError, match="weights: is 'core'; choose all or read-in"):
+        calibrate(joint, new_day, 25.0, weights="core")
+
+
 @pytest.mark.parametrize(("seconds", "remedy"), [(1.0, "or more"), (71.0, "leave"), (0.0, "above")])
 def test_too_few_or_too_many_seconds(joint, days, seconds, remedy):
     with pytest.raises(BciDecodeError, match=remedy):

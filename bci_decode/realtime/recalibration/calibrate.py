@@ -182,6 +182,12 @@ def stages(
     data, _, config = first_seconds(parent, session, seconds)
     data = replace(data, target_scaler=parent.scaler("target"))
     names, same = unit_parameters(parent), same_units(parent, data.units)
+    if not same.any():
+        raise BciDecodeError(
+            f"has no unit with the channel and row of one that {parent.source} knows",
+            file=session.path,
+            remedy="train on it together with the other sessions, as one of sessions=",
+        )
     log.info(
         "%s: %d of %d units have the channel and row of one of %d of the trained sessions",
         session.name, int(same.any(axis=0).sum()), same.shape[1], same.shape[0],
@@ -211,6 +217,9 @@ def _finished(found: Recalibration, session: Session, started: float) -> Recalib
 def _calibrate(
     parent: LoadedRun, session: Session, seconds: float, steps: int, weights: str, seed: int
 ) -> Recalibration:
+    if weights not in WEIGHTS:
+        remedy = f"choose {' or '.join(WEIGHTS)}"
+        raise BciDecodeError(f"is {weights!r}", field="weights", remedy=remedy)
     number = 1 if steps == 0 else 1 + len(WEIGHTS) - WEIGHTS.index(weights)
     *_, found = islice(stages(parent, session, seconds, steps, seed), number)
     return found
