@@ -29,6 +29,7 @@ _HOMES = {
     "train": "runs.estimator",
     "RNNDecoder": "runs.estimator",
     "load_run": "runs.load",
+    "calibrate": "realtime.recalibration.calibrate",
     "LoadedRun": "runs.load",
     "StreamingDecoder": "realtime.decoder",
     "SpikeBinner": "realtime.stream.binner",
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from bci_decode.models.kalman import KalmanFilter
     from bci_decode.models.wiener import WienerFilter
     from bci_decode.realtime.decoder import StreamingDecoder
+    from bci_decode.realtime.recalibration.calibrate import calibrate
     from bci_decode.realtime.stream.binner import SpikeBinner
     from bci_decode.runs.estimator import RNNDecoder, train
     from bci_decode.runs.load import LoadedRun, load_run

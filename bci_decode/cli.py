@@ -29,6 +29,7 @@ COMMANDS = {  # name: (where its function is, its purpose)
     "export": ("bci_decode.export:main", "write a trained decoder as an ONNX model"),
     "pack": ("bci_decode.pack:main", "write a run as one file to share"),
     "recalibrate": ("bci_decode.recalibrate:main", "fit a run to the units of another day"),
+    "calibrate": ("bci_decode.calibrate:main", "adapt a run of many sessions to a new one"),
     "compare": ("bci_decode.cli:compare", "tables and figures of many runs"),
     "inspect": ("bci_decode.cli:inspect", "report what is in a recording"),
     "convert": ("bci_decode.cli:convert", "write a recording as .mat or .npz"),

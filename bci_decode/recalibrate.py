@@ -34,7 +34,7 @@ def main() -> None:
     run = load_run(options.pop("run"), trust=tuple(options.pop("trust")))
     file = recording_file(options.pop("file"), options.pop("data_dir"))
     folder, report = recalibrated_run(run, file, Request(**options))
-    print("\n".join(_lines(report)))
+    print("\n".join(lines(report)))
     print(f"all files in {folder}")
 
 
@@ -65,7 +65,7 @@ def _parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _lines(report: dict[str, Any]) -> list[str]:
+def lines(report: dict[str, Any]) -> list[str]:
     """R2 of the rest of the session, before and after."""
     parent, after = report["parent"], report["scores"]["test"]
     units = parent["units"]
@@ -90,7 +90,9 @@ def _lines(report: dict[str, Any]) -> list[str]:
     if parent["learned_from"]:
         learned = " and ".join(parent["learned_from"])
         lines.append(f'"before" includes bins that RUN has learned from: its {learned} part')
-    absent = " (the parent's session was not found)" * (parent["session_file"] is None)
+    pairs = zip(report["stages"], report["stage_r2"], strict=True)
+    lines.append("after each stage: " + ", ".join(f"{name} {r2:.3f}" for name, r2 in pairs))
+    absent = " (the parent's session was not found)" * (parent.get("session_file", "") is None)
     lines.append(f"read-in: {parent['read_in']}{absent}")
     return lines
 

@@ -21,7 +21,17 @@ ORDER = (
     "studies",
     "realtime",
 )
-COMMANDS = ("__main__", "train", "evaluate", "stream", "recalibrate", "export", "pack", "cli")
+COMMANDS = (
+    "__main__",
+    "train",
+    "evaluate",
+    "stream",
+    "recalibrate",
+    "calibrate",
+    "export",
+    "pack",
+    "cli",
+)
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")

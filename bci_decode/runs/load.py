@@ -66,7 +66,11 @@ def run_of_checkpoint(state: dict, path: Path, *, trust: tuple[str, ...] = ()) -
         names = [one["name"] for one in state["sessions"]]
         problem = f"decodes {len(names)} sessions, each with a folder of its own"
         places = f"{path.parent / SESSIONS}: {', '.join(names[:5])}" + ", ..." * (len(names) > 5)
-        raise BciDecodeError(problem, file=path, remedy=f"name a folder of {places}")
+        raise BciDecodeError(
+            problem,
+            file=path,
+            remedy=f"name a folder of {places}; calibrate makes one of a new session",
+        )
     if any(key not in state for key in KEYS):
         raise BciDecodeError(
             "was written by an earlier version, without the settings of its model",

@@ -14,17 +14,19 @@ from bci_decode.files import expand_user
 from bci_decode.models.multi_session import MultiSessionDecoder
 from bci_decode.runs.build import build_model
 from bci_decode.runs.checksums import verify
+from bci_decode.runs.packed import is_packed, read_packed
 from bci_decode.runs.targets import check_model
 from bci_decode.training.checkpoint import load_weights, read_checkpoint
 
 
 @dataclass(frozen=True, eq=False)
 class JointRun:
-    """A decoder of many sessions; `state` is the content of its checkpoint."""
+    """A decoder of many sessions; `state` is the content of `file`."""
 
     folder: Path
     decoder: MultiSessionDecoder
     state: dict[str, Any] = field(repr=False)
+    file: Path
 
     @property
     def config(self) -> DataConfig:
@@ -38,12 +40,16 @@ class JointRun:
 
 
 def load_joint(folder: str | Path, *, trust: tuple[str, ...] = ()) -> JointRun:
-    """The decoder of the run of many sessions in a folder; `trust` as in `runs.load.load_run`."""
-    path = expand_user(folder) / "best.pt"
-    verify(path.parent, path.name)
-    state = read_checkpoint(path, ("epoch", "model", "data"))
+    """The decoder of many sessions of a run, or of a packed one; `trust` as in `load_run`."""
+    path = expand_user(folder)
+    if is_packed(path):
+        state, folder = read_packed(path).state, path.with_suffix("")
+    else:
+        folder, path = path, path / "best.pt"
+        verify(folder, path.name)
+        state = read_checkpoint(path, ("epoch", "model", "data"))
     if "sessions" not in state:
-        remedy = "name the run of a training with sessions="
+        remedy = "name the run of a training with sessions=; recalibrate takes this one"
         raise BciDecodeError("is of one session", file=path, remedy=remedy)
     about = state["model"]
     check_model(about["settings"], state["decoder"], path, trust)
@@ -52,4 +58,4 @@ def load_joint(folder: str | Path, *, trust: tuple[str, ...] = ()) -> JointRun:
     decoder = MultiSessionDecoder(decoders, about["read_out"] == READ_OUTS[0])
     load_weights(decoder, state["decoder"], path)
     decoder.eval()
-    return JointRun(path.parent, decoder, state)
+    return JointRun(folder, decoder, state, path)

@@ -319,7 +319,7 @@ def test_the_md5_of_the_parent_is_that_of_the_loaded_file(parent, second_day, tm
     request = Request(20.0, steps=0, output=tmp_path / "new", figures="svg")
     _, report = recalibrated_run(run, second_day.path, request)
     assert report["parent"]["md5"] == run.md5 and report["parent"]["session_file"] is None
-    assert "(the parent's session was not found)" in command._lines(report)[-1]
+    assert "(the parent's session was not found)" in command.lines(report)[-1]
 
 
 def test_a_run_without_its_figure_does_not_count_as_finished(parent, second_day, tmp_path):
@@ -416,7 +416,7 @@ def test_bins_that_the_parent_learned_from_are_named(parent, first_day, tmp_path
     _, report = recalibrated_run(parent, first_day.path, request)
     assert report["parent"]["learned_from"] == ["train"]
     line = '"before" includes bins that RUN has learned from: its train part'
-    assert line in command._lines(report)
+    assert line in command.lines(report)
 
 
 def test_runs_without_a_core_or_with_both_directions_are_refused(train):

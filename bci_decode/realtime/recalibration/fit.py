@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig
+from torch import nn
 
 from bci_decode.config import DataConfig
 from bci_decode.data.binning import BinnedSession
@@ -25,6 +26,7 @@ from bci_decode.evaluation import metrics
 from bci_decode.evaluation.decoding import by_segment, decode_parts, predictor
 from bci_decode.files import md5_of
 from bci_decode.models.decoder import TrainedDecoder
+from bci_decode.models.multi_session import ReadIn
 from bci_decode.realtime.recalibration.gradient_steps import take_steps
 from bci_decode.realtime.recalibration.read_in import Encoding, read_in, same_units
 from bci_decode.realtime.recalibration.read_out import refit_read_out
@@ -46,7 +48,7 @@ class Recalibration:
     """A decoder for a new session, of which it has seen the training part of `data` alone.
 
     `parent` is the run that it comes from, `state` the content of its `best.pt`. `history` has a
-    row for each of `STAGES` that there was; `read_in` says what the read-in was made from.
+    row for each of the `stages` that there was; `read_in` says what the read-in was made from.
     """
 
     parent: LoadedRun
@@ -54,6 +56,8 @@ class Recalibration:
     data: Dataset
     config: DataConfig
     read_in: str
+    stages: tuple[str, ...] = STAGES
+    experiment: str = "recalibrated"
     history: list[dict[str, float]] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=dict)
 
@@ -87,9 +91,9 @@ def recalibrate(
         torch.manual_seed(seed)
         model, how, names = _start(run, data, binned, session, encoding)
         found = Recalibration(run, model, data, config, how)
-        _record(found, time.perf_counter())
+        record(found, time.perf_counter())
         _fit(found, run, binned, session, encoding, names, steps, seed)
-    found.state = _state(found, session)
+    found.state = new_state(found, session)
     return found
 
 
@@ -131,8 +135,9 @@ def _start(
         "%s: %d of %d units have the channel and row of one of the decoder's %d",
         session.name, int(same.any(axis=0).sum()), same.shape[1], same.shape[0],
     )  # fmt: skip
-    # an encoder is not linear in the counts, so a mix of units is no input of it
-    mixes = encoding is not None and all(one.encoder is None for one in run.model.members)
+    # a mix of units is no input of an encoder that is not linear in the counts
+    linear = all(isinstance(one.encoder, ReadIn | None) for one in run.model.members)
+    mixes = encoding is not None and linear
     how = "same units" + ", and the tuning of the parent's inputs" * mixes
     return with_read_in(run, data, same, names), how, names
 
@@ -190,14 +195,19 @@ def _fit(
     for member in found.model.members:
         if not refit_read_out(member, found.data):
             log.warning("%s: %s has no linear read-out to refit", run.source, type(member.head))
-    _record(found, started)
+    record(found, started)
     if steps:
         started = time.perf_counter()
-        take_steps(found.model, found.data, names, steps, seed)
-        _record(found, started)
+        take_steps(found.model, found.data, _read_in_and_heads(found.model, names), steps, seed)
+        record(found, started)
 
 
-def _record(found: Recalibration, started: float) -> None:
+def _read_in_and_heads(model: TrainedDecoder, names: list[str]) -> list[nn.Parameter]:
+    heads = {id(p) for member in model.members for p in member.head.parameters()}
+    return [p for name, p in model.named_parameters() if name in names or id(p) in heads]
+
+
+def record(found: Recalibration, started: float) -> None:
     """A row of the history: loss and R2 in the seconds and in the rest, which chooses nothing."""
     data, model = found.data, found.model
     decode = predictor(model, data.window.history, data.window.step, data.low_pass)
@@ -213,12 +223,12 @@ def _record(found: Recalibration, started: float) -> None:
     found.history.append({name: row[name] for name in history_columns(axes=data.axes)})
 
 
-def _state(found: Recalibration, session: Session) -> dict[str, Any]:
+def new_state(found: Recalibration, session: Session) -> dict[str, Any]:
     """All that `best.pt` holds: see `training.checkpoint`."""
     parent, data = found.parent.state, found.data
     split = {name: [bins.start, bins.stop] for name, bins in data.slices.items()}
     return parent | data_state(data) | {
-        "names": parent["names"] | {"experiment": "recalibrated"},
+        "names": parent["names"] | {"experiment": found.experiment},
         "model": parent["model"] | {"input_size": len(data.units)},
         "data": asdict(found.config),
         "session": {"name": session.name, "md5": md5_of(session.path), "split_bins": split},

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from bci_decode.evaluation.decoding import decode_parts
 from bci_decode.evaluation.scores import scores
 from bci_decode.files import expand_user, written_whole
 from bci_decode.realtime.recalibration.fit import (
-    STAGES,
     STEPS,
     Recalibration,
     check_run,
@@ -67,21 +67,17 @@ def recalibrated_run(
     """
     request = request or Request()
     check_run(run)
-    if request.output is not None:
-        _check_output(run, expand_user(request.output))
-    session = read_session(expand_user(file).absolute(), source=run.config.source)
-    _, _, config = first_seconds(run, session, request.seconds)
+    session, config = opened(run, file, request)
     known = parent_recording(run, request.parent_session)
-    folder = _folder(run, session, request)
-    settings = _settings(run, session, config, request, known)
-    with translate_errors(OPTIONS), locked(folder) as refusal:
-        if claim(folder, settings, request.overwrite) is None:
-            check_same_data(folder, session.path)
-            log.info("%s: finished already; --overwrite makes it again", folder)
-            return folder, read_report(folder)
-        if refusal:
-            raise refusal
-        found = recalibrate(
+    settings = {
+        "seconds": request.seconds,
+        "steps": request.steps,
+        "parent_md5": run.md5,
+        "parent_session": NOT_FOUND if known is None else run.state["session"]["md5"],
+    }
+
+    def fit() -> Recalibration:
+        return recalibrate(
             run,
             session,
             request.seconds,
@@ -89,10 +85,131 @@ def recalibrated_run(
             seed=request.seed,
             parent_session=None if known is None else read_session(known, source=run.config.source),
         )
-        start(folder, settings, overwrite=True)  # what a killed start left is of no use
-        report = _write(working_folder(folder), found, session, request, known)
-        finish(folder)
-    return folder, report
+
+    making = NewRun(run, session, config, request, EXPERIMENT, {"recalibration": settings})
+    making.parent["session_file"] = None if known is None else str(known)
+    return making.made(fit)
+
+
+def opened(run: LoadedRun, file: str | Path, request: Request) -> tuple[Session, DataConfig]:
+    """The session of a file, and how its first seconds are split from the rest."""
+    if request.output is not None:
+        _check_output(run, expand_user(request.output))
+    session = read_session(expand_user(file).absolute(), source=run.config.source)
+    return session, first_seconds(run, session, request.seconds)[2]
+
+
+@dataclass(frozen=True, eq=False)
+class NewRun:
+    """A run that is fitted to another session, and the `parent` that it comes from.
+
+    `own` is what `config.yaml` has for this `experiment` alone; `parent` is what the report says
+    of the parent beside all that it always says.
+    """
+
+    run: LoadedRun
+    session: Session
+    config: DataConfig
+    request: Request
+    experiment: str
+    own: dict[str, Any]
+    parent: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        if self.request.output is not None:
+            return expand_user(self.request.output)
+        name = f"{self.session.name}_{self.request.seconds:g}s"
+        return self.run.folder / self.experiment / name
+
+    def made(self, fit: Callable[[], Recalibration]) -> tuple[Path, dict[str, Any]]:
+        """Write what `fit` returns, unless the run is finished; returns its folder and report."""
+        folder, settings = self.folder, self._settings()
+        with translate_errors(OPTIONS), locked(folder) as refusal:
+            if claim(folder, settings, self.request.overwrite) is None:
+                check_same_data(folder, self.session.path)
+                log.info("%s: finished already; --overwrite makes it again", folder)
+                return folder, read_report(folder)
+            if refusal:
+                raise refusal
+            found = fit()
+            start(folder, settings, overwrite=True)  # what a killed start left is of no use
+            report = self._write(working_folder(folder), found)
+            finish(folder)
+        return folder, report
+
+    def _settings(self) -> dict[str, Any]:
+        """What `config.yaml` holds: a run with other settings must not take the folder."""
+        about = self.run.state["model"]
+        return {
+            "names": self.run.state["names"] | {"experiment": self.experiment},
+            "seed": self.request.seed,
+            "ensemble": about.get("members", 1),
+            "session": {"name": self.session.name, "path": str(self.session.path)},
+            "data": asdict(self.config),
+            "model": about["settings"],
+            **self.own,
+        }
+
+    def _write(self, folder: Path, found: Recalibration) -> dict[str, Any]:
+        parent, request, session = self._parent(found), self.request, self.session
+        save_checkpoint(folder / "best.pt", found.state | {"parent": parent})
+        history = pd.DataFrame(found.history)
+        with written_whole(folder / "history.csv") as temporary:
+            history.to_csv(temporary, index=False)
+        md5 = found.state["session"]["md5"]
+        about = {
+            "session": session.name,
+            "recording": recording_kind({"name": session.name}, md5),
+            "model": found.state["names"]["model"],
+            "experiment": self.experiment,
+            "seed": request.seed,
+            "best_epoch": found.state["epoch"],
+            "bidirectional": found.model.members[0].bidirectional,
+            "data": file_stat(session.path) | {"md5": md5, "seconds": session.duration},
+            "parameters": sum(values.numel() for values in found.state["decoder"].values()),
+            "device": str(found.model.device),
+            "stages": list(found.stages[: len(history)]),
+            "stage_r2": history["test_r2"].tolist(),
+            "parent": parent,
+        }
+        config = TrainConfig(
+            seed=request.seed,
+            data=found.config,
+            trainer=TrainerConfig(select_on="last", patience=None),
+        )
+        decoded = decode_parts(found.model, found.data)
+        write_predictions(folder / "predictions.npz", found.data, decoded["test"], config.data)
+        title = run_title(about | {"protocol": {"target": config.data.target}})
+        shown = read_predictions(folder / "predictions.npz")
+        save_figure(
+            trajectory_figure(shown, title, config.trajectory),
+            folder / f"trajectory.{request.figures}",
+        )
+        # its checksums come last: a run that has them is finished
+        return write_report(folder, found.data, decoded, history, config, about)
+
+    def _parent(self, found: Recalibration) -> dict[str, Any]:
+        """Where a run comes from, how, and the scores of its parent in the rest of the session."""
+        run, data = self.run, found.data
+        same = same_units(run, data.units)
+        test, learned = before(run, self.session, data.slices["test"])
+        return {
+            "folder": str(run.source.resolve()),
+            "md5": run.md5,
+            "session": run.state["session"]["name"],
+            "seconds": self.request.seconds,
+            "steps": self.request.steps,
+            "read_in": found.read_in,
+            "units": {
+                "parent": len(run.units),
+                "new session": len(data.units),
+                "same channel and row": int(same.any(axis=0).sum()),
+            },
+            "scores": {"test": test},
+            "learned_from": learned,
+            **self.parent,
+        }
 
 
 def _check_output(run: LoadedRun, folder: Path) -> None:
@@ -106,101 +223,6 @@ def _check_output(run: LoadedRun, folder: Path) -> None:
     if problem:
         remedy = "choose a folder of its own"
         raise BciDecodeError(problem, file=folder, field="--output", remedy=remedy)
-
-
-def _folder(run: LoadedRun, session: Session, request: Request) -> Path:
-    if request.output is not None:
-        return expand_user(request.output)
-    return run.folder / EXPERIMENT / f"{session.name}_{request.seconds:g}s"
-
-
-def _settings(
-    run: LoadedRun, session: Session, config: DataConfig, request: Request, known: Path | None
-) -> dict[str, Any]:
-    """What `config.yaml` holds: a run with other settings must not take the folder.
-
-    `known` is the recording that the parent was trained on.
-    """
-    about = run.state["model"]
-    return {
-        "names": run.state["names"] | {"experiment": EXPERIMENT},
-        "seed": request.seed,
-        "ensemble": about.get("members", 1),
-        "session": {"name": session.name, "path": str(session.path)},
-        "data": asdict(config),
-        "model": about["settings"],
-        "recalibration": {
-            "seconds": request.seconds,
-            "steps": request.steps,
-            "parent_md5": run.md5,
-            "parent_session": NOT_FOUND if known is None else run.state["session"]["md5"],
-        },
-    }
-
-
-def _write(
-    folder: Path, found: Recalibration, session: Session, request: Request, known: Path | None
-) -> dict[str, Any]:
-    parent = _parent(found, session, request, known)
-    save_checkpoint(folder / "best.pt", found.state | {"parent": parent})
-    history = pd.DataFrame(found.history)
-    with written_whole(folder / "history.csv") as temporary:
-        history.to_csv(temporary, index=False)
-    md5 = found.state["session"]["md5"]
-    about = {
-        "session": session.name,
-        "recording": recording_kind({"name": session.name}, md5),
-        "model": found.state["names"]["model"],
-        "experiment": EXPERIMENT,
-        "seed": request.seed,
-        "best_epoch": found.state["epoch"],
-        "bidirectional": found.model.members[0].bidirectional,
-        "data": file_stat(session.path) | {"md5": md5, "seconds": session.duration},
-        "parameters": sum(values.numel() for values in found.state["decoder"].values()),
-        "device": str(found.model.device),
-        "stages": list(STAGES[: len(history)]),
-        "parent": parent,
-    }
-    config = TrainConfig(
-        seed=request.seed,
-        data=found.config,
-        trainer=TrainerConfig(select_on="last", patience=None),
-    )
-    decoded = decode_parts(found.model, found.data)
-    write_predictions(folder / "predictions.npz", found.data, decoded["test"], config.data)
-    title = run_title(about | {"protocol": {"target": config.data.target}})
-    shown = read_predictions(folder / "predictions.npz")
-    save_figure(
-        trajectory_figure(shown, title, config.trajectory),
-        folder / f"trajectory.{request.figures}",
-    )
-    # its checksums come last: a run that has them is finished
-    return write_report(folder, found.data, decoded, history, config, about)
-
-
-def _parent(
-    found: Recalibration, session: Session, request: Request, known: Path | None
-) -> dict[str, Any]:
-    """Where a run comes from, how, and the scores of its parent in the rest of the session."""
-    run, data = found.parent, found.data
-    same = same_units(run, data.units)
-    test, learned = before(run, session, data.slices["test"])
-    return {
-        "folder": str(run.source.resolve()),
-        "md5": run.md5,
-        "session": run.state["session"]["name"],
-        "session_file": None if known is None else str(known),
-        "seconds": request.seconds,
-        "steps": request.steps,
-        "read_in": found.read_in,
-        "units": {
-            "parent": len(run.units),
-            "new session": len(data.units),
-            "same channel and row": int(same.any(axis=0).sum()),
-        },
-        "scores": {"test": test},
-        "learned_from": learned,
-    }
 
 
 Scores = dict[str, float | None]

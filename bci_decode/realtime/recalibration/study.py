@@ -79,12 +79,12 @@ def excerpt_pairs(file: Path, folder: Path, seeds: int) -> Iterator[Pair]:
     made_folder(folder)
     middle = float(session.t[0] + session.duration / 2)
     first = folder / f"{session.name}_first_half.mat"
-    own = dict(zip(_cells(session), session.spike_times, strict=True))
-    _write_part(session, own, first, slice(0, int(np.searchsorted(session.t, middle))))
+    own = dict(zip(unit_cells(session), session.spike_times, strict=True))
+    write_part(session, own, first, slice(0, int(np.searchsorted(session.t, middle))))
     for seed in range(seeds):
         second = folder / f"{session.name}_second_half_{seed}.mat"
         later = slice(int(np.searchsorted(session.t, middle)), len(session.t))
-        _write_part(session, replaced(session, seed), second, later)
+        write_part(session, replaced(session, seed), second, later)
         yield Pair("excerpt", session.name, first, second, float(SECONDS[-1]), (seed,))
 
 
@@ -95,7 +95,7 @@ def replaced(session: Session, seed: int) -> dict[tuple[int, int], np.ndarray]:
     to another neuron. The others get a free row of their channel, or of the next one that has any:
     their old label is gone, and the new one unknown.
     """
-    cells, rng = _cells(session), np.random.default_rng(seed)
+    cells, rng = unit_cells(session), np.random.default_rng(seed)
     drawn = rng.permutation(len(cells))[: round(ABRUPT.replaced * len(cells))].tolist()
     circle, moved = drawn[: len(drawn) // 2], drawn[len(drawn) // 2 :]
     spikes = {cells[k]: session.spike_times[k] for k in range(len(cells)) if k not in drawn}
@@ -111,14 +111,14 @@ def replaced(session: Session, seed: int) -> dict[tuple[int, int], np.ndarray]:
     return spikes
 
 
-def _cells(session: Session) -> list[tuple[int, int]]:
+def unit_cells(session: Session) -> list[tuple[int, int]]:
     """Channel and row of each unit, as numbers."""
     numbers = {name: number for number, name in enumerate(session.channels)}
     units = session.units[["channel", "row"]].itertuples(index=False)
     return [(numbers[unit.channel], int(unit.row)) for unit in units]
 
 
-def _write_part(
+def write_part(
     session: Session, spikes: dict[tuple[int, int], np.ndarray], path: Path, part: slice
 ) -> None:
     """Write a part of a session, with these spikes, unless the file is there."""

@@ -37,7 +37,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     for key, group in table.groupby(keys, sort=False):
         values = group.groupby("pair")["r2"].mean()
         values = values if len(values) > 1 else group["r2"]
-        rows.append((*key, values.mean(), _standard_error(values), len(values)))
+        rows.append((*key, values.mean(), standard_error(values), len(values)))
     return pd.DataFrame(rows, columns=[*keys, "R2", "SE", "n"])
 
 
@@ -67,12 +67,12 @@ def gains(table: pd.DataFrame) -> pd.DataFrame:
             values = gain.groupby("pair").mean()
             values = values if len(values) > 1 else gain
             wins = f"{int((values > 0).sum())} of {len(values)}"
-            rows.append((*key, other, values.mean(), _standard_error(values), wins))
+            rows.append((*key, other, values.mean(), standard_error(values), wins))
     columns = ["recording", "seconds", "compared with", "gain in R2", "SE", "better in"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _standard_error(values: pd.Series) -> float:
+def standard_error(values: pd.Series) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else np.nan
 
 

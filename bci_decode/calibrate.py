@@ -1,0 +1,85 @@
+"""Adapt a run of many sessions to a new one: `bci-decode calibrate RUN FILE --seconds 60`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from types import ModuleType
+
+from bci_decode.errors import run_cli
+from bci_decode.options import CommandParser, add_trust, path, seconds, seed, whole
+from bci_decode.recalibrate import MOST_STEPS, lines
+
+DEFAULT_STEPS = 150  # as `realtime.recalibration.calibrate` has them
+
+
+def main() -> None:
+    """Adapt a decoder of many sessions to a new one, from its first seconds alone.
+
+    RUN is the folder of a training with sessions=. The read-in begins with the weights of the units
+    of the same channel and row. Then the gradient improves first the read-in, then all weights. A
+    new run is written, by default to RUN/calibrated/FILE_<seconds>s; its test part is the rest of
+    the session, and its metrics.json names RUN as its parent.
+    """
+    arguments = _parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    import torch
+
+    from bci_decode.cli import recording_file
+    from bci_decode.realtime.recalibration.calibrate import calibrated_run
+    from bci_decode.realtime.recalibration.run import Request
+    from bci_decode.runs.load_joint import load_joint
+
+    torch.set_num_threads(1)  # more gain nothing for one stream
+    options = vars(arguments)
+    joint = load_joint(options.pop("run"), trust=tuple(options.pop("trust")))
+    file = recording_file(options.pop("file"), options.pop("data_dir"))
+    weights = options.pop("weights")
+    folder, report = calibrated_run(joint, file, Request(**options), weights)
+    print("\n".join(lines(report)))
+    print(f"all files in {folder}")
+
+
+def _parse_args() -> argparse.Namespace:
+    parser = CommandParser(main.__doc__)
+    option = parser.add_argument
+    option("run", type=path, metavar="RUN", help="folder of a training with sessions=")
+    option("file", metavar="FILE|NAME", help="the new session: a file, or a published session")
+    option("--seconds", type=seconds, default=60.0, help="s of FILE to learn from (default: 60)")
+    option(
+        "--steps",
+        type=whole(0, MOST_STEPS),
+        default=DEFAULT_STEPS,
+        help=f"of the gradient for the read-in, and as many for all weights (default: "
+        f"{DEFAULT_STEPS}; 0: scaling and units alone)",
+    )
+    option(
+        "--weights",
+        choices=("all", "read-in"),
+        default="all",
+        help="that are learned: the read-in's and then all (default), or the read-in's alone",
+    )
+    option("--seed", type=seed, default=0, help="of the gradient steps (default: 0)")
+    option("--output", metavar="DIR", help="folder of the new run")
+    option("--overwrite", action="store_true", help="make it again although it is finished")
+    option("--figures", choices=("png", "pdf", "svg"), default="png")
+    option("--data-dir", default="data", metavar="DIR", help="where NAME.mat is")
+    add_trust(parser)
+    return parser.parse_args()
+
+
+class _CallableCommand(ModuleType):
+    """`bci_decode.calibrate` is this module and, for users of the package, the function."""
+
+    def __call__(self, *arguments, **options):
+        from bci_decode.realtime.recalibration.calibrate import calibrate
+
+        return calibrate(*arguments, **options)
+
+
+sys.modules[__name__].__class__ = _CallableCommand
+
+
+if __name__ == "__main__":
+    run_cli(main)
