@@ -163,9 +163,11 @@ class Scores:
             "session=local",
             f"session.path={quoted(file)}",
         )
+        epochs = EPOCHS[self.array.seconds[-1]]  # of a whole day, which is about as long
         if seconds is not None:
-            bins = int(seconds / 0.064)
-            words += (f"data.split.first_bins={bins}", f"trainer.epochs={EPOCHS[seconds]}")
+            bins, epochs = int(seconds / 0.064), EPOCHS[seconds]
+            words += (f"data.split.first_bins={bins}",)
+        words += (f"trainer.epochs={epochs}",)
         return load_run(self._train(f"first_{seconds}s" if seconds else "whole", words))
 
     def _train(self, folder: str, words: tuple[str, ...]) -> Path:
