@@ -123,8 +123,9 @@ def test_nothing_after_the_seconds_is_seen(joint, found, new_day):
     end = new_day.t[0] + 25.0
     later = new_day.t > end + 0.1
     other = dataclasses.replace(
-        new_day,
-        finger_pos=np.where(later[:, None], new_day.finger_pos[::-1], new_day.finger_pos),
+        new_day.with_positions(
+            finger_pos=np.where(later[:, None], new_day.finger_pos[::-1], new_day.finger_pos)
+        ),
         spike_times=tuple(times[times < end] for times in new_day.spike_times),
     )
     again = calibrate(joint, other, 25.0, steps=30)
@@ -237,6 +238,19 @@ def test_a_session_without_a_known_unit_is_refused(joint, new_day):
     other = dataclasses.replace(new_day, units=units)
     with pytest.raises(BciDecodeError, match="no unit with the channel and row.*sessions="):
         calibrate(joint, other, 25.0)
+
+
+def test_a_session_of_another_unit_is_refused(joint, new_day):
+    other = copy.deepcopy(joint)
+    for one in other.state["sessions"]:
+        one["unit"] = "deg/s"
+    with pytest.raises(BciDecodeError, match="velocity in mm/s, and .* decodes deg/s"):
+        calibrate(other, new_day, 25.0)
+
+
+def test_a_session_in_memory_is_to_be_saved(joint, new_day):
+    with pytest.raises(BciDecodeError, match="is no file; save it"):
+        calibrate(joint, dataclasses.replace(new_day, path=Path("arrays")), 25.0)
 
 
 def test_other_weights_are_refused(joint, new_day):

@@ -24,7 +24,7 @@ from bci_decode.realtime.recalibration.days_tables import (
 def test_the_pieces_of_a_recording_share_no_time_and_keep_the_labels(tmp_path):
     file = simulated_session(tmp_path, seed=0, minutes=0.4, channels=6)
     session = bd.read_session(file)
-    (array,) = excerpt_arrays(file, tmp_path / "cut", 1)
+    array, relabeled = excerpt_arrays(file, tmp_path / "cut", 1)
     pieces = [bd.read_session(path) for path in (*array.trained, *array.new.values())]
     assert sum(len(piece.t) for piece in pieces) == len(session.t)
     whole = {
@@ -37,6 +37,15 @@ def test_the_pieces_of_a_recording_share_no_time_and_keep_the_labels(tmp_path):
             own = whole[unit.channel, unit.row]
             inside = own[(own >= piece.t[0]) & (own <= piece.t[-1])]
             np.testing.assert_allclose(times, inside)
+    assert relabeled.trained == array.trained
+    (new,) = map(bd.read_session, relabeled.new.values())
+    labels = [
+        {(unit.channel, unit.row): times.tolist()
+         for unit, times in zip(one.units.itertuples(), one.spike_times, strict=True)}
+        for one in (pieces[-1], new)
+    ]  # fmt: skip
+    kept = sum(labels[1].get(cell) == times for cell, times in labels[0].items())
+    assert kept == len(labels[0]) - round(len(labels[0]) / 3)
     names = [set(piece.units[["channel", "row"]].itertuples(index=False)) for piece in pieces]
     assert len(set(map(frozenset, names))) == 4  # other units in each
 

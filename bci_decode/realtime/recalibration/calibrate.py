@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bci_decode.data.session import Session, read_session
 from bci_decode.errors import BciDecodeError
-from bci_decode.files import md5_of
+from bci_decode.files import is_regular, md5_of
 from bci_decode.realtime.recalibration.fit import (
     Recalibration,
     check_run,
@@ -100,7 +100,10 @@ def calibrate(
 
 
 def _check_new(joint: JointRun, session: Session) -> None:
-    """Refuse a session that the run was trained on."""
+    """Refuse a session that the run was trained on, and one that is in no file."""
+    if not is_regular(session.path):
+        remedy = "save it: Session.save(path)"
+        raise BciDecodeError("is no file", file=session.path, remedy=remedy)
     md5 = md5_of(session.path)
     known = [one["name"] for one in joint.state["sessions"] if one["md5"] == md5]
     if known:
@@ -165,6 +168,7 @@ def _loaded(
     about = {key: state[key] for key in ("names", "data", "axes", "epoch")} | {
         "model": made,
         "session": {key: latest[key] for key in ("name", "md5", "split_bins")},
+        "unit": latest.get("unit", ""),  # the same in all, or they were not trained together
         "units": units,
         "decoder": weights,
     }
@@ -181,6 +185,12 @@ def stages(
     """
     data, _, config = first_seconds(parent, session, seconds)
     data = replace(data, target_scaler=parent.scaler("target"))
+    if data.unit != parent.unit:
+        raise BciDecodeError(
+            f"has the {config.target} in {data.unit}, and {parent.source} decodes {parent.unit}",
+            file=session.path,
+            remedy="choose a session whose positions have the same unit",
+        )
     names, same = unit_parameters(parent), same_units(parent, data.units)
     if not same.any():
         raise BciDecodeError(

@@ -25,6 +25,7 @@ from bci_decode.realtime.recalibration.days_tables import (
     BEFORE,
     JOINT,
     RECALIBRATED,
+    RELABELED,
     SCRATCH,
     STAGE_NAMES,
     curve,
@@ -34,7 +35,7 @@ from bci_decode.realtime.recalibration.days_tables import (
     trained_table,
 )
 from bci_decode.realtime.recalibration.fit import recalibrate
-from bci_decode.realtime.recalibration.study import MARGIN, unit_cells, write_part
+from bci_decode.realtime.recalibration.study import MARGIN, replaced, unit_cells, write_part
 from bci_decode.runs.compose import compose_config
 from bci_decode.runs.load import LoadedRun, load_run
 from bci_decode.runs.load_joint import JointRun, load_joint
@@ -57,7 +58,7 @@ class Array:
     `seconds` of a new day may be learned from.
     """
 
-    kind: str  # "simulated" or "excerpt"
+    kind: str  # "simulated", "excerpt" or "excerpt, relabeled"
     seed: int
     trained: tuple[Path, ...]
     new: dict[int, Path]
@@ -75,7 +76,8 @@ def simulated_arrays(folder: Path, seeds: int, days: Sequence[int]) -> Iterator[
 def excerpt_arrays(file: Path, folder: Path, seeds: int) -> Iterator[Array]:
     """A recording in four pieces, each with two thirds of its units, drawn anew for each piece.
 
-    The last piece is the new day. The units keep their labels.
+    The last piece is the new day. Its units keep their labels; in "excerpt, relabeled" a third of
+    them are `replaced`.
     """
     session = read_session(file)
     made_folder(folder)
@@ -88,7 +90,12 @@ def excerpt_arrays(file: Path, folder: Path, seeds: int) -> Iterator[Array]:
             files.append(folder / f"{session.name}_piece{piece + 1}_seed{seed}.mat")
             own = {units[unit][0]: units[unit][1] for unit in drawn}
             write_part(session, own, files[-1], slice(ends[piece], ends[piece + 1]))
-        yield Array("excerpt", seed, tuple(files[:-1]), {PIECES: files[-1]}, (15, 30))
+        last = read_session(files[-1])
+        relabeled = folder / f"{files[-1].stem}_relabeled.mat"
+        write_part(last, replaced(last, seed), relabeled, slice(0, len(last.t)))
+        trained = tuple(files[:-1])
+        yield Array("excerpt", seed, trained, {PIECES: files[-1]}, (15, 30))
+        yield Array("excerpt" + RELABELED, seed, trained, {PIECES: relabeled}, (15, 30))
 
 
 class Scores:
@@ -156,9 +163,11 @@ class Scores:
             "session=local",
             f"session.path={quoted(file)}",
         )
+        epochs = EPOCHS[self.array.seconds[-1]]  # of a whole day, which is about as long
         if seconds is not None:
-            bins = int(seconds / 0.064)
-            words += (f"data.split.first_bins={bins}", f"trainer.epochs={EPOCHS[seconds]}")
+            bins, epochs = int(seconds / 0.064), EPOCHS[seconds]
+            words += (f"data.split.first_bins={bins}",)
+        words += (f"trainer.epochs={epochs}",)
         return load_run(self._train(f"first_{seconds}s" if seconds else "whole", words))
 
     def _train(self, folder: str, words: tuple[str, ...]) -> Path:

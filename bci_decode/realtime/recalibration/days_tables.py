@@ -17,6 +17,7 @@ MATCHED, READ_IN, ALL_WEIGHTS = (
 )
 STAGE_NAMES = (MATCHED, READ_IN, ALL_WEIGHTS)
 RECALIBRATED, SCRATCH, BEFORE = "recalibrated", "from scratch", "latest day's decoder"
+RELABELED = ", relabeled"
 JOINT, ALONE = "of all days", "of the day alone"
 LOOKS: dict[str, dict[str, Any]] = {
     ALL_WEIGHTS: {"color": "#1a3a9c", "linestyle": "-", "marker": "o"},
@@ -51,6 +52,7 @@ def _wide(found: pd.DataFrame, rows: Keys, column: str) -> pd.DataFrame:
 def trained_table(table: pd.DataFrame) -> pd.DataFrame:
     """Each trained day's own test part: the decoder of all days beside that of the day alone."""
     own = table[table["decoder"].isin((JOINT, ALONE))]
+    own = own[~own["recording"].str.endswith(RELABELED)]  # its trained days are the excerpt's
     days = _mean(own, ["recording", "day", "decoder"])
     means = _mean(own, ["recording", "decoder"]).assign(day="mean")
     return _wide(pd.concat([days, means]), ["recording", "day"], "decoder")
@@ -68,10 +70,9 @@ def days_table(found: pd.DataFrame) -> pd.DataFrame:
         seconds=[f"{s:g} s" if s else "0 s" for s in found["seconds"]],
     ).sort_values("seconds", key=lambda column: column.str[:-2].astype(float), kind="stable")
     wide = _wide(columns, ["recording", "decoder"], "seconds")
-    order = {name: number for number, name in enumerate(LOOKS)}
-    key = [
-        (kind != "simulated", order[name]) for kind, name in wide[["recording", "decoder"]].values
-    ]
+    kinds, decoders = list(found["recording"].unique()), list(LOOKS)
+    names = wide[["recording", "decoder"]].to_numpy().tolist()
+    key = [(kinds.index(kind), decoders.index(decoder)) for kind, decoder in names]
     return wide.iloc[sorted(range(len(key)), key=key.__getitem__)].reset_index(drop=True)
 
 
