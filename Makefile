@@ -93,10 +93,10 @@ test-loggers: $(READY)  ## test MLflow and Weights & Biases, each in a separate 
 	done
 
 test-faults: $(READY)  ## kill, interrupt and damage real runs and sweeps, in full
-	TESTED_GUARANTEES=all $(BIN)/python -m pytest tests/faults $(ARGS)
+	TESTED_GUARANTEES=all $(BIN)/python -m pytest tests/faults tests/training/test_distributed.py $(ARGS)
 
 test-fuzz: $(READY)  ## damaged recordings and senseless settings, thousands of them
-	TESTED_GUARANTEES=all $(BIN)/python -m pytest tests/fuzz $(ARGS)
+	TESTED_GUARANTEES=all $(BIN)/python -m pytest tests/fuzz tests/runs/test_packed.py $(ARGS)
 
 test-oldest test-newest: $(READY)
 	$(BIN)/python scripts/versions_test.py $(@:test-%=%) $(PYTHON) \
