@@ -19,11 +19,11 @@ import bci_decode as bd
 from bci_decode.cli import main
 from bci_decode.data.simulate import simulated_days
 from bci_decode.errors import BciDecodeError
+from bci_decode.pack import pack
 from bci_decode.realtime.recalibration.calibrate import STEPS, calibrate, merged, stages
 from bci_decode.realtime.recalibration.fit import recalibrate
 from bci_decode.realtime.recalibration.gradient_steps import take_steps
 from bci_decode.runs.load_joint import load_joint
-from bci_decode.runs.packed import Packed, write_packed
 from bci_decode.runs.run import run as run_config
 
 ARRAY = {"seed": 3, "minutes": 1.2, "channels": 16}
@@ -122,9 +122,9 @@ def test_it_scores_no_worse_than_before_and_the_read_out_too_changes(joint, foun
 def test_nothing_after_the_seconds_is_seen(joint, found, new_day):
     end = new_day.t[0] + 25.0
     later = new_day.t > end + 0.1
+    moved = np.where(later[:, None], new_day.finger_pos[::-1], new_day.finger_pos)
     other = dataclasses.replace(
-        new_day,
-        finger_pos=np.where(later[:, None], new_day.finger_pos[::-1], new_day.finger_pos),
+        new_day.with_positions(finger_pos=moved),
         spike_times=tuple(times[times < end] for times in new_day.spike_times),
     )
     again = calibrate(joint, other, 25.0, steps=30)
@@ -163,8 +163,7 @@ def test_a_change_of_the_weights_has_its_price(joint, new_day):
 
 
 def test_a_packed_run_of_many_is_the_same_decoder(joint, new_day, tmp_path):
-    write_packed(tmp_path / "many.safetensors", Packed(joint.state, {}, "", ""))
-    packed = load_joint(tmp_path / "many.safetensors")
+    packed = load_joint(pack(joint, tmp_path / "many.safetensors"))
     one, other = (calibrate(run, new_day, 25.0, steps=3) for run in (joint, packed))
     for name, values in one.state["decoder"].items():
         assert torch.equal(other.state["decoder"][name], values), name

@@ -35,7 +35,6 @@ from bci_decode.realtime.recalibration.seconds import first_seconds
 from bci_decode.runs.build import build_model
 from bci_decode.runs.load import LoadedRun
 from bci_decode.runs.load_joint import JointRun, load_joint
-from bci_decode.training.checkpoint import written_by
 from bci_decode.training.surroundings import torch_state_kept
 
 # docs/multi_session.md has what chose these
@@ -137,10 +136,14 @@ def merged(joint: JointRun) -> LoadedRun:
         seen[columns] = True
         for key, values in scaling.items():
             values[columns] = session[key]["counts"]
-    target = {key: torch.stack([one[key]["target"] for one in sessions]).mean(0) for key in scaling}
-    return _loaded(joint, list(units.values()), weights, {
-        key: {"counts": scaling[key], "target": target[key]} for key in scaling
-    })  # fmt: skip
+    whole: dict[str, Any] = sessions[-1] | {"units": list(units.values())}
+    for key, values in scaling.items():
+        target = torch.stack([one[key]["target"] for one in sessions]).mean(0)
+        whole[key] = {"counts": values, "target": target}
+    settings, axes = DictConfig(joint.state["model"]["settings"]), len(joint.state["axes"])
+    model = build_model(settings, len(units), axes)
+    model.load_state_dict(weights)
+    return joint.of_one(model, whole)
 
 
 def _mean(earlier: Tensor | None, values: Tensor) -> Tensor:
@@ -148,27 +151,6 @@ def _mean(earlier: Tensor | None, values: Tensor) -> Tensor:
     if earlier is None or earlier.shape != values.shape or not values.is_floating_point():
         return values
     return earlier.lerp(values, LATEST)
-
-
-def _loaded(
-    joint: JointRun,
-    units: list[list[Any]],
-    weights: dict[str, Tensor],
-    scaling: dict[str, dict[str, Tensor]],
-) -> LoadedRun:
-    """The run of one decoder with the settings of many; its session is the latest one."""
-    state, latest = joint.state, joint.state["sessions"][-1]
-    settings, axes = state["model"]["settings"], len(state["axes"])
-    made = {"settings": settings, "input_size": len(units), "output_size": axes, "members": 1}
-    model = build_model(DictConfig(settings), len(units), axes)
-    model.load_state_dict(weights)
-    about = {key: state[key] for key in ("names", "data", "axes", "epoch")} | {
-        "model": made,
-        "session": {key: latest[key] for key in ("name", "md5", "split_bins")},
-        "units": units,
-        "decoder": weights,
-    }
-    return LoadedRun(joint.folder, model.eval(), written_by() | about | scaling, joint.file)
 
 
 def stages(
@@ -180,6 +162,13 @@ def stages(
     little of it. The less they are, the closer all weights stay to what they were.
     """
     data, _, config = first_seconds(parent, session, seconds)
+    if data.unit != parent.unit:  # the scaling of the target is kept, and would mean another thing
+        raise BciDecodeError(
+            f"has {config.target} in {data.unit}, {parent.source} decodes it in {parent.unit}",
+            file=session.path,
+            field="data.source",
+            remedy="train on sessions with this target, or convert the file's unit",
+        )
     data = replace(data, target_scaler=parent.scaler("target"))
     names, same = unit_parameters(parent), same_units(parent, data.units)
     if not same.any():
