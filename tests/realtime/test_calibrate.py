@@ -169,6 +169,22 @@ def test_a_packed_run_of_many_is_the_same_decoder(joint, new_day, tmp_path):
         assert torch.equal(other.state["decoder"][name], values), name
 
 
+def test_a_session_of_arrays_is_calibrated_and_scored(joint, new_day):
+    """It has no file whose MD5 could tell whether it was trained on."""
+    session = bd.Session.from_arrays(
+        t=new_day.t,
+        spike_times=new_day.spike_times,
+        position=new_day.finger_pos[:, :2],
+        channels=list(new_day.units["channel"]),
+    )
+    found = calibrate(joint, session, 25.0, steps=3)
+    assert found.state["session"]["md5"] == session.md5
+    rest = found.bin(session).edges[found.state["session"]["split_bins"]["test"][0]]
+    assert found.score(session).equals(found.score(session, rest))
+    other = session.with_positions(finger_pos=session.finger_pos + 1)
+    assert other.md5 != session.md5
+
+
 # the command
 
 
@@ -241,6 +257,17 @@ def test_a_session_without_a_known_unit_is_refused(joint, new_day):
 def test_other_weights_are_refused(joint, new_day):
     with pytest.raises(BciDecodeError, match="weights: is 'core'; choose all or read-in"):
         calibrate(joint, new_day, 25.0, weights="core")
+
+
+def test_a_movement_in_another_unit_is_refused(joint, new_day):
+    series = {name: dataclasses.replace(one, unit="a.u.") for name, one in new_day.series.items()}
+    with pytest.raises(BciDecodeError, match="has velocity in a.u./s, .* decodes it in mm/s"):
+        calibrate(joint, dataclasses.replace(new_day, series=series), 25.0)
+
+
+def test_less_than_no_steps_are_refused(joint, new_day):
+    with pytest.raises(BciDecodeError, match="steps: is -1; give 0 or more"):
+        calibrate(joint, new_day, 25.0, steps=-1)
 
 
 @pytest.mark.parametrize(("seconds", "remedy"), [(1.0, "or more"), (71.0, "leave"), (0.0, "above")])

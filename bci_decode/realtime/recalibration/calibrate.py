@@ -19,7 +19,6 @@ from torch import Tensor
 
 from bci_decode.data.session import Session, read_session
 from bci_decode.errors import BciDecodeError
-from bci_decode.files import md5_of
 from bci_decode.realtime.recalibration.fit import (
     Recalibration,
     check_run,
@@ -100,7 +99,7 @@ def calibrate(
 
 def _check_new(joint: JointRun, session: Session) -> None:
     """Refuse a session that the run was trained on."""
-    md5 = md5_of(session.path)
+    md5 = session.md5
     known = [one["name"] for one in joint.state["sessions"] if one["md5"] == md5]
     if known:
         raise BciDecodeError(
@@ -209,6 +208,8 @@ def _calibrate(
     if weights not in WEIGHTS:
         remedy = f"choose {' or '.join(WEIGHTS)}"
         raise BciDecodeError(f"is {weights!r}", field="weights", remedy=remedy)
+    if steps < 0:
+        raise BciDecodeError(f"is {steps}", field="steps", remedy="give 0 or more")
     number = 1 if steps == 0 else 1 + len(WEIGHTS) - WEIGHTS.index(weights)
     *_, found = islice(stages(parent, session, seconds, steps, seed), number)
     return found
