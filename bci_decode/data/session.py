@@ -125,7 +125,7 @@ class Session:
             return md5_of(self.path)
         digest = hashlib.md5(usedforsecurity=False)
         for values in (self.t, *self.spike_times, *(one.values for one in self.series.values())):
-            digest.update(np.ascontiguousarray(values))
+            digest.update(np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()
 
     @property
