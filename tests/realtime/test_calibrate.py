@@ -30,7 +30,7 @@ ARRAY = {"seed": 3, "minutes": 1.2, "channels": 16}
 SMALL = [
     "experiment=multi_session", "model=gru", "model.recurrent._target_=torch.nn.GRU",
     "model.recurrent.hidden_size=16", "model.recurrent.num_layers=1", "model.encoder.width=8",
-    "trainer.epochs=30", "dropout.layers=0", "optimizer.weight_decay=0", "figures=none",
+    "trainer.epochs=12", "dropout.layers=0", "optimizer.weight_decay=0", "figures=none",
 ]  # fmt: skip
 
 

@@ -229,7 +229,7 @@ def test_a_sweep_over_models_and_seeds_with_patterns(copied):
     words = ["-m", *WORDS[:1], *SMALL, "figures=none"]
     done = train(copied, *words, "sessions=['[ab].mat']", "model=gru", "seed=0,1")
     assert "sweep: 1 done, 1 skipped, 0 failed" in done.stdout, done.stdout + done.stderr
-    done = train(copied, *words, "sessions=[a.mat,c.mat],[a.mat,b.mat]", "model=gru")
+    done = train(copied, *words, "sessions=[a.mat],[c.mat]", "model=gru")
     assert "sweep: 2 done, 0 skipped, 0 failed" in done.stdout, done.stdout + done.stderr
 
 
