@@ -111,6 +111,9 @@ def _joint(
     remedy = "use the original file, or train again with overwrite=true"
     if missing:
         raise BciDecodeError(f"lacks {', '.join(missing)}", file=path, remedy=remedy)
+    if packed is not None and len(packed.report.get("reports", ())) != len(state["sessions"]):
+        problem = "lacks the report of a session"
+        raise BciDecodeError(problem, file=path, remedy="pack the run again: bci-decode pack RUN")
     about = state["model"]
     check_model(about["settings"], state["decoder"], path, trust)
     settings, axes = DictConfig(about["settings"]), len(state["axes"])

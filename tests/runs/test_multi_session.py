@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from bci_decode.cli import run_command
 from bci_decode.comparison.finished_runs import read_runs
 from bci_decode.errors import BciDecodeError
 from bci_decode.runs.load_joint import load_joint
+from bci_decode.runs.packed import write_packed
 from bci_decode.runs.session_list import check_same_target, known_sessions, session_entries
 from bci_decode.training.checkpoint import read_checkpoint, save_checkpoint
 
@@ -143,6 +145,9 @@ def test_a_packed_decoder_of_many_sessions(home, tmp_path, capsys):
     assert not [part for part in home.parts[1:] if part.encode() in file.read_bytes()]
     with pytest.raises(BciDecodeError, match=r"load_joint\(FILE\).run\(NAME\) has that of a, b;"):
         bd.load_run(file)
+    write_packed(tmp_path / "less.safetensors", replace(joint.packed, report={}))
+    with pytest.raises(BciDecodeError, match="less.safetensors: lacks the report of a session"):
+        bd.load_joint(tmp_path / "less.safetensors")
     with pytest.raises(BciDecodeError, match="both.safetensors: is packed already"):
         run_command("pack", [str(file)])
 
