@@ -264,7 +264,7 @@ def test_one_session_and_a_read_out_for_each(copied):
             ["sessions=[a.mat]", "session.minutes=1"],
             "session.minutes: has no effect, as sessions= does not list simulated",
         ),
-        (["sessions=[a.mat]", "session.path=b.mat"], "session: has no effect"),
+        (["sessions=[a.mat]", "session.path=b.mat"], "session.path: has no effect"),
         (["sessions=[a.mat]", "ensemble=2"], "ensemble: is for one session"),
         (["sessions=[a.mat]", "init_from=x"], "init_from: is for one session"),
         (["sessions=[a.mat]", "data.split=chained"], "data.split.cuts: is for one session"),
@@ -277,13 +277,21 @@ def test_one_session_and_a_read_out_for_each(copied):
         (["sessions=[a.mat,short.mat]"], "the session has"),
     ],
 )
-def test_a_mistake_is_one_line(home, words, line):
+def test_a_mistake_is_one_line(home, monkeypatch, words, line):
     if not (home / "link.mat").exists():
         (home / "link.mat").hardlink_to(home / "a.mat")
         write_mat73(home / "short.mat", recording(samples=150))
-    done = train(home, *WORDS, "output_dir=refused", *words)
+    monkeypatch.chdir(home)
+    with pytest.raises(BciDecodeError) as failure:
+        bd.train(overrides=[*WORDS, *words], output_dir="refused", progress=False)
+    assert line in str(failure.value) and "\n" not in str(failure.value)
+    assert not list((home / "refused").rglob("*.*"))
+
+
+def test_the_command_says_a_mistake_in_one_line(home):
+    done = train(home, *WORDS, "output_dir=refused", "sessions=[a.mat]", "session.minutes=1")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert line in done.stderr
+    assert "session.minutes: has no effect" in done.stderr
     assert not list((home / "refused").rglob("*.*"))
 
 
