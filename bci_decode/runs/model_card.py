@@ -86,9 +86,10 @@ def _model(state: dict[str, Any], report: dict[str, Any]) -> str:
     if about.get("members", 1) > 1:
         lines.append(f"- An ensemble of {about['members']} networks, whose outputs are averaged")
     if parent := report.get("parent"):
-        lines.append(
-            f"- Recalibrated from a run of {parent['session']} with {parent['seconds']:g} s"
-        )
+        how = f"Recalibrated from a run of {parent['session']}"
+        if many := parent.get("sessions"):
+            how = f"Calibrated from a run of {len(many)} sessions"
+        lines.append(f"- {how} with {parent['seconds']:g} s")
     return "\n".join([*lines, _code(report)])
 
 

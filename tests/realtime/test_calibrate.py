@@ -19,7 +19,7 @@ import bci_decode as bd
 from bci_decode.cli import main
 from bci_decode.data.simulate import simulated_days
 from bci_decode.errors import BciDecodeError
-from bci_decode.pack import pack
+from bci_decode.pack import pack, packed_run
 from bci_decode.realtime.recalibration.calibrate import STEPS, calibrate, merged, stages
 from bci_decode.realtime.recalibration.fit import recalibrate
 from bci_decode.realtime.recalibration.gradient_steps import take_steps
@@ -207,6 +207,10 @@ def test_the_command_writes_a_run_like_any_other(joint, days, monkeypatch, capsy
     assert report["parent"]["md5"] == merged(joint).md5
     for value in (report["parent"]["scores"]["test"]["r2"], *history["test_r2"]):
         assert f"{value:.3f}" in out
+    assert (
+        "Calibrated from a run of 2 sessions with 25 s"
+        in packed_run(bd.load_run(folder), None).card
+    )
     score = bd.load_run(folder).score(days[2])["r2"]["mean"]
     assert score == pytest.approx(report["scores"]["test"]["r2"], abs=1e-5)
     changed = (folder / "best.pt").stat().st_mtime_ns
