@@ -29,8 +29,10 @@ _HOMES = {
     "train": "runs.estimator",
     "RNNDecoder": "runs.estimator",
     "load_run": "runs.load",
+    "load_joint": "runs.load_joint",
     "calibrate": "realtime.recalibration.calibrate",
     "LoadedRun": "runs.load",
+    "JointRun": "runs.load_joint",
     "StreamingDecoder": "realtime.decoder",
     "SpikeBinner": "realtime.stream.binner",
     "BciDecodeError": "errors",
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from bci_decode.realtime.stream.binner import SpikeBinner
     from bci_decode.runs.estimator import RNNDecoder, train
     from bci_decode.runs.load import LoadedRun, load_run
+    from bci_decode.runs.load_joint import JointRun, load_joint
     from bci_decode.training.trainer import Trainer
 
 

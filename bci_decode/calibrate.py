@@ -17,10 +17,10 @@ DEFAULT_STEPS = 150  # as `realtime.recalibration.calibrate` has them
 def main() -> None:
     """Adapt a decoder of many sessions to a new one, from its first seconds alone.
 
-    RUN is the folder of a training with sessions=. The read-in begins with the weights of the units
-    of the same channel and row. Then the gradient improves first the read-in, then all weights. A
-    new run is written, by default to RUN/calibrated/FILE_<seconds>s; its test part is the rest of
-    the session, and its metrics.json names RUN as its parent.
+    RUN is the folder of a training with sessions=, or its packed file. The read-in begins with the
+    weights of the units of the same channel and row. Then the gradient improves first the read-in,
+    then all weights. A new run is written, by default to RUN/calibrated/FILE_<seconds>s; its test
+    part is the rest of the session, and its metrics.json names RUN as its parent.
     """
     arguments = _parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -44,7 +44,7 @@ def main() -> None:
 def _parse_args() -> argparse.Namespace:
     parser = CommandParser(main.__doc__)
     option = parser.add_argument
-    option("run", type=path, metavar="RUN", help="folder of a training with sessions=")
+    option("run", type=path, metavar="RUN", help="folder of a training with sessions=, or packed")
     option("file", metavar="FILE|NAME", help="the new session: a file, or a published session")
     option("--seconds", type=seconds, default=60.0, help="s of FILE to learn from (default: 60)")
     option(

@@ -6,13 +6,14 @@ import argparse
 import logging
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bci_decode.errors import BciDecodeError, printable, run_cli
 from bci_decode.options import CommandParser, add_trust, path
 
 if TYPE_CHECKING:
     from bci_decode.runs.load import LoadedRun
+    from bci_decode.runs.load_joint import JointRun
     from bci_decode.runs.packed import Packed
 
 
@@ -21,13 +22,14 @@ def main() -> None:
 
     It holds the decoder of best.pt, the scores of metrics.json, history.csv and a model card, and
     no path of this computer. Every command takes the file as RUN, and so does load_run in Python.
+    A decoder of many sessions is for calibrate, and for load_joint in Python.
     What such a command writes goes, by default, into a folder beside the file, with its name.
     """
     arguments = _parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    from bci_decode.runs.load import load_run
+    from bci_decode.runs.load_joint import load_any
 
-    run = load_run(arguments.run, trust=tuple(arguments.trust))
+    run = load_any(arguments.run, trust=tuple(arguments.trust))
     if arguments.card:
         packed = run.packed or packed_run(run, arguments.license)
         print("\n".join(map(printable, packed.card.splitlines())))
@@ -58,7 +60,7 @@ def _parse_args() -> argparse.Namespace:
 
 
 def pack(
-    run: LoadedRun, output: Path | None = None, data_license: str | None = None,
+    run: LoadedRun | JointRun, output: Path | None = None, data_license: str | None = None,
     overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write the packed file of a run, whole or not at all; returns its path."""
@@ -77,9 +79,9 @@ def pack(
     return file
 
 
-def packed_run(run: LoadedRun, data_license: str | None) -> Packed:
+def packed_run(run: LoadedRun | JointRun, data_license: str | None) -> Packed:
     """The content of the packed file of a finished run."""
-    from bci_decode.runs.model_card import PUBLISHED, model_card
+    from bci_decode.runs.model_card import PUBLISHED, joint_card, model_card
     from bci_decode.runs.packed import Packed, without_paths
     from bci_decode.runs.reading import history_text
 
@@ -88,13 +90,16 @@ def packed_run(run: LoadedRun, data_license: str | None) -> Packed:
         remedy = "name the folder of a finished run"
         raise BciDecodeError(problem, file=run.source, remedy=remedy)
     report = without_paths(run.metrics)
-    kind = report.get("recording", "own file")
-    if data_license is not None and kind in ("simulated", *PUBLISHED):
-        known = "a simulated session has none" if kind == "simulated" else "it is CC BY 4.0"
+    many = "sessions" in run.state
+    if many:
+        report["reports"] = [without_paths(one) for one in _reports(run.folder, run.state)]
+    kinds = [one.get("recording", "own file") for one in report.get("reports", [report])]
+    if data_license is not None and all(kind in ("simulated", *PUBLISHED) for kind in kinds):
+        known = "a simulated session has none" if kinds[0] == "simulated" else "it is CC BY 4.0"
         problem = f"is for a recording of your own; {known}"
         raise BciDecodeError(problem, field="--license", remedy="remove it")
     try:
-        card = model_card(run.state, report, data_license)
+        card = (joint_card if many else model_card)(run.state, report, data_license)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         problem = "is of an earlier version, and lacks what a model card tells"
         remedy = "train again with overwrite=true"
@@ -102,7 +107,15 @@ def packed_run(run: LoadedRun, data_license: str | None) -> Packed:
     return Packed(run.state, report, history_text(run.folder), card)
 
 
-def _name(run: LoadedRun, packed: Packed) -> str:
+def _reports(folder: Path, state: dict[str, Any]) -> list[dict[str, Any]]:
+    """The `metrics.json` of each session of a decoder of many."""
+    from bci_decode.runs.folder import SESSIONS
+    from bci_decode.runs.reading import read_report
+
+    return [read_report(folder / SESSIONS / one["name"]) for one in state[SESSIONS]]
+
+
+def _name(run: LoadedRun | JointRun, packed: Packed) -> str:
     report, folder = packed.report, run.folder.resolve().name
     cut = f"_{folder}" if re.fullmatch(r"cut\d+", folder) else ""
     name = f"{report['session']}_{report['model']}_seed{report['seed']}{cut}"

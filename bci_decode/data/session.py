@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from bci_decode.data.recording_file import read_recording
 from bci_decode.data.recording_variables import RawRecording
 from bci_decode.data.series import Series
 from bci_decode.errors import BciDecodeError
-from bci_decode.files import expand_user
+from bci_decode.files import expand_user, md5_of
 
 MAX_STEP = 0.2  # s between two samples of t; a slower clock does not follow a hand
 
@@ -116,6 +117,16 @@ class Session:
 
     def _values(self, name: str) -> np.ndarray | None:
         return self.series[name].values if name in self.series else None
+
+    @property
+    def md5(self) -> str:
+        """MD5 of the recording's file, or of the arrays of a session that was never in one."""
+        if self.path != Path(self.name) or self.path.is_file():
+            return md5_of(self.path)
+        digest = hashlib.md5(usedforsecurity=False)
+        for values in (self.t, *self.spike_times, *(one.values for one in self.series.values())):
+            digest.update(np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
 
     @property
     def duration(self) -> float:

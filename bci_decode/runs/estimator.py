@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from bci_decode.runs.build import build_decoder, instantiate
 from bci_decode.runs.chained import cut_configs
 from bci_decode.runs.compose import compose_config, plain, typed_config
 from bci_decode.runs.config_source import is_session
-from bci_decode.runs.load import LoadedRun, load_run
+from bci_decode.runs.load_joint import load_any
 from bci_decode.runs.run import run
 
 AXIS_NAMES = ("x", "y", "z")
@@ -33,13 +34,14 @@ def train(
     overrides: Sequence[str] = (),
     output_dir: str | Path = "outputs",
     progress: bool = True,
-) -> LoadedRun:
-    """Train a decoder as `python -m bci_decode.train` does, and load it.
+) -> Any:  # a union would make every caller tell both kinds of runs apart
+    """Train a decoder as `python -m bci_decode.train` does, and load it as a `LoadedRun`.
 
     `session` is a file, the name of a published session in `data/` or of a simulated day, or None
     for the simulated session; `overrides` are words of the command line such as "data.lag=0.06". A
     finished run of the same settings is loaded, not repeated. With a chained split all cuts are
-    trained, and the decoder of the last one is loaded, which has the most training bins.
+    trained, and the decoder of the last one is loaded, which has the most training bins. With
+    `sessions=[...]` among the overrides, the decoder of all of them is returned as a `JointRun`.
     """
     words = [f"output_dir={output_dir}", *overrides]
     if model is not None:
@@ -52,7 +54,7 @@ def train(
     run(config, words=words, progress=progress)
     model_settings = flatten(plain(config)["model"])
     named = {value for key, value in model_settings.items() if key.endswith("_target_")}
-    return load_run(list(cut_configs(config))[-1], trust=tuple(named))  # the caller named them
+    return load_any(list(cut_configs(config))[-1], trust=tuple(named))  # the caller named them
 
 
 class RNNDecoder(RegressorMixin, BaseEstimator):

@@ -47,30 +47,35 @@ def load_run(folder: str | Path, *, trust: tuple[str, ...] = ()) -> LoadedRun:
     where the checkpoint is missing, damaged, of an earlier version, or not as it was when the run
     finished.
     """
+    return run_of_content(*run_content(folder), trust=trust)
+
+
+def run_content(folder: str | Path) -> tuple[dict[str, Any], Path, Packed | None]:
+    """The content of a run's `best.pt` or of a packed run, and its file."""
     path = expand_user(folder)
     if is_packed(path) and path.exists():
         packed = read_packed(path)
-        run = run_of_checkpoint(packed.state, path, trust=trust)
-        return replace(run, folder=path.with_suffix(""), packed=packed)
+        return packed.state, path, packed
     if path.is_dir():
         verify(path, "best.pt")
         path /= "best.pt"
     if not path.exists():
         raise _no_checkpoint(path)
-    return run_of_checkpoint(read_checkpoint(path), path, trust=trust)
+    return read_checkpoint(path), path, None
+
+
+def run_of_content(
+    state: dict[str, Any], path: Path, packed: Packed | None, *, trust: tuple[str, ...] = ()
+) -> LoadedRun:
+    """The run of what `run_content` returns."""
+    run = run_of_checkpoint(state, path, trust=trust)
+    return run if packed is None else replace(run, folder=path.with_suffix(""), packed=packed)
 
 
 def run_of_checkpoint(state: dict, path: Path, *, trust: tuple[str, ...] = ()) -> LoadedRun:
     """The trained decoder of the content of a `best.pt`, read from `path`; see `load_run`."""
     if "sessions" in state:
-        names = [one["name"] for one in state["sessions"]]
-        problem = f"decodes {len(names)} sessions, each with a folder of its own"
-        places = f"{path.parent / SESSIONS}: {', '.join(names[:5])}" + ", ..." * (len(names) > 5)
-        raise BciDecodeError(
-            problem,
-            file=path,
-            remedy=f"name a folder of {places}; calibrate makes one of a new session",
-        )
+        raise _of_many(state, path)
     if any(key not in state for key in KEYS):
         raise BciDecodeError(
             "was written by an earlier version, without the settings of its model",
@@ -82,6 +87,21 @@ def run_of_checkpoint(state: dict, path: Path, *, trust: tuple[str, ...] = ()) -
     model = _made(about, state["decoder"], path)
     restore_model(model, state, path)
     return LoadedRun(path.parent, model, state, path)
+
+
+def _of_many(state: dict[str, Any], path: Path) -> BciDecodeError:
+    names = [one["name"] for one in state["sessions"]]
+    shown = ", ".join(names[:5]) + ", ..." * (len(names) > 5)
+    places = path.parent / SESSIONS
+    if places.is_dir() and not is_packed(path):
+        remedy = f"name a folder of {places}: {shown}"
+    else:
+        remedy = f"in Python, bd.load_joint(FILE).run(NAME) has that of {shown}"
+    return BciDecodeError(
+        f"decodes {len(names)} sessions, each with a decoder of its own",
+        file=path,
+        remedy=f"{remedy}; calibrate makes one of a new session",
+    )
 
 
 def _made(about: dict[str, Any], weights: dict[str, torch.Tensor], path: Path) -> Any:

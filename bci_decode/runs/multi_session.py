@@ -37,6 +37,7 @@ from bci_decode.runs.session_list import (
     Entry,
     check_once,
     check_same_target,
+    check_words,
     joint_name,
     session_entries,
     with_session,
@@ -64,6 +65,7 @@ def run_sessions(
     progress: bool = True,
 ) -> None:
     """The run of one folder, as `runs.run.run_one` makes that of a single session."""
+    check_words(config, words)
     entries = session_entries(config)
     names = [entry.name for entry in entries]
     settings = plain(config) | {"sessions": names, "session": {"name": joint_name(config)}}

@@ -11,7 +11,6 @@ from bci_decode.data.binning import BinnedSession
 from bci_decode.data.session import Session
 from bci_decode.data.split import enclosing
 from bci_decode.errors import BciDecodeError
-from bci_decode.files import md5_of
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +28,7 @@ def scored_bins(
     whole. `trained_on` is the "session" of the run's checkpoint.
     """
     bins = bins_within(binned, start, stop)
-    if md5_of(session.path) != trained_on["md5"]:
+    if session.md5 != trained_on["md5"]:
         return bins, []
     split = {name: slice(*ends) for name, ends in trained_on["split_bins"].items()}
     if start is None and stop is None:

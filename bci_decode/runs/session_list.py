@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -49,6 +50,16 @@ def session_entries(config: DictConfig) -> list[Entry]:
         remedy = "name each session once; files need names of their own"
         raise BciDecodeError(f"{twice[0]} is listed twice", field=FIELD, remedy=remedy)
     return entries
+
+
+def check_words(config: DictConfig, words: Sequence[str]) -> None:
+    """Refuse words of the command line that choose or change a session which is not listed."""
+    key = next((word for word in words if re.match(r"\+*session(\.\w+)*=", word)), None)
+    chosen = OmegaConf.to_container(config.session, resolve=True)
+    if key and all(entry.settings != chosen for entry in session_entries(config)):
+        problem = f"has no effect, as {FIELD}= does not list {config.session.get('name')}"
+        field = key.partition("=")[0]
+        raise BciDecodeError(problem, field=field, remedy="leave it out, or list the session")
 
 
 def joint_name(config: DictConfig) -> str:

@@ -19,18 +19,18 @@ import bci_decode as bd
 from bci_decode.cli import main
 from bci_decode.data.simulate import simulated_days
 from bci_decode.errors import BciDecodeError
+from bci_decode.pack import pack, packed_run
 from bci_decode.realtime.recalibration.calibrate import STEPS, calibrate, merged, stages
 from bci_decode.realtime.recalibration.fit import recalibrate
 from bci_decode.realtime.recalibration.gradient_steps import take_steps
 from bci_decode.runs.load_joint import load_joint
-from bci_decode.runs.packed import Packed, write_packed
 from bci_decode.runs.run import run as run_config
 
 ARRAY = {"seed": 3, "minutes": 1.2, "channels": 16}
 SMALL = [
     "experiment=multi_session", "model=gru", "model.recurrent._target_=torch.nn.GRU",
     "model.recurrent.hidden_size=16", "model.recurrent.num_layers=1", "model.encoder.width=8",
-    "trainer.epochs=30", "dropout.layers=0", "optimizer.weight_decay=0", "figures=none",
+    "trainer.epochs=12", "dropout.layers=0", "optimizer.weight_decay=0", "figures=none",
 ]  # fmt: skip
 
 
@@ -122,10 +122,9 @@ def test_it_scores_no_worse_than_before_and_the_read_out_too_changes(joint, foun
 def test_nothing_after_the_seconds_is_seen(joint, found, new_day):
     end = new_day.t[0] + 25.0
     later = new_day.t > end + 0.1
+    moved = np.where(later[:, None], new_day.finger_pos[::-1], new_day.finger_pos)
     other = dataclasses.replace(
-        new_day.with_positions(
-            finger_pos=np.where(later[:, None], new_day.finger_pos[::-1], new_day.finger_pos)
-        ),
+        new_day.with_positions(finger_pos=moved),
         spike_times=tuple(times[times < end] for times in new_day.spike_times),
     )
     again = calibrate(joint, other, 25.0, steps=30)
@@ -164,11 +163,26 @@ def test_a_change_of_the_weights_has_its_price(joint, new_day):
 
 
 def test_a_packed_run_of_many_is_the_same_decoder(joint, new_day, tmp_path):
-    write_packed(tmp_path / "many.safetensors", Packed(joint.state, {}, "", ""))
-    packed = load_joint(tmp_path / "many.safetensors")
+    packed = load_joint(pack(joint, tmp_path / "many.safetensors"))
     one, other = (calibrate(run, new_day, 25.0, steps=3) for run in (joint, packed))
     for name, values in one.state["decoder"].items():
         assert torch.equal(other.state["decoder"][name], values), name
+
+
+def test_a_session_of_arrays_is_calibrated_and_scored(joint, new_day):
+    """It has no file whose MD5 could tell whether it was trained on."""
+    session = bd.Session.from_arrays(
+        t=new_day.t,
+        spike_times=new_day.spike_times,
+        position=new_day.finger_pos[:, :2],
+        channels=list(new_day.units["channel"]),
+    )
+    found = calibrate(joint, session, 25.0, steps=3)
+    assert found.state["session"]["md5"] == session.md5
+    rest = found.bin(session).edges[found.state["session"]["split_bins"]["test"][0]]
+    assert found.score(session).equals(found.score(session, rest))
+    other = session.with_positions(finger_pos=session.finger_pos + 1)
+    assert other.md5 != session.md5
 
 
 # the command
@@ -193,6 +207,10 @@ def test_the_command_writes_a_run_like_any_other(joint, days, monkeypatch, capsy
     assert report["parent"]["md5"] == merged(joint).md5
     for value in (report["parent"]["scores"]["test"]["r2"], *history["test_r2"]):
         assert f"{value:.3f}" in out
+    assert (
+        "Calibrated from a run of 2 sessions with 25 s"
+        in packed_run(bd.load_run(folder), None).card
+    )
     score = bd.load_run(folder).score(days[2])["r2"]["mean"]
     assert score == pytest.approx(report["scores"]["test"]["r2"], abs=1e-5)
     changed = (folder / "best.pt").stat().st_mtime_ns
@@ -256,6 +274,17 @@ def test_a_session_in_memory_is_to_be_saved(joint, new_day):
 def test_other_weights_are_refused(joint, new_day):
     with pytest.raises(BciDecodeError, match="weights: is 'core'; choose all or read-in"):
         calibrate(joint, new_day, 25.0, weights="core")
+
+
+def test_a_movement_in_another_unit_is_refused(joint, new_day):
+    series = {name: dataclasses.replace(one, unit="a.u.") for name, one in new_day.series.items()}
+    with pytest.raises(BciDecodeError, match="has velocity in a.u./s, .* decodes it in mm/s"):
+        calibrate(joint, dataclasses.replace(new_day, series=series), 25.0)
+
+
+def test_less_than_no_steps_are_refused(joint, new_day):
+    with pytest.raises(BciDecodeError, match="steps: is -1; give 0 or more"):
+        calibrate(joint, new_day, 25.0, steps=-1)
 
 
 @pytest.mark.parametrize(("seconds", "remedy"), [(1.0, "or more"), (71.0, "leave"), (0.0, "above")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ from real_runs import compared
 from recordings import recording, write_mat73
 
 import bci_decode as bd
+from bci_decode.cli import run_command
 from bci_decode.comparison.finished_runs import read_runs
 from bci_decode.errors import BciDecodeError
 from bci_decode.runs.load_joint import load_joint
+from bci_decode.runs.packed import write_packed
 from bci_decode.runs.session_list import check_same_target, known_sessions, session_entries
 from bci_decode.training.checkpoint import read_checkpoint, save_checkpoint
 
@@ -100,17 +103,58 @@ def test_the_decoder_of_all_sessions_is_read_back(home):
     folder = seed_folder(home)
     joint = load_joint(folder)
     assert joint.sessions == ["a", "b"] and joint.config.window.length == 12
-    for number, name in enumerate(joint.sessions):
+    for name in joint.sessions:
         own = bd.load_run(folder / "sessions" / name).model.state_dict()
-        for key, values in joint.decoder.session_decoder(number).state_dict().items():
+        one = joint.run(name)
+        assert one.folder == folder / "sessions" / name
+        for key, values in one.model.state_dict().items():
             assert torch.equal(values, own[key])
-    with pytest.raises(BciDecodeError, match=r"name a folder of .*sessions: a, b$"):
+    with pytest.raises(BciDecodeError, match="seed0: has no session 'c'; choose one of a, b"):
+        joint.run("c")
+    with pytest.raises(BciDecodeError, match=r"name a folder of .*sessions: a, b; calibrate makes"):
         bd.load_run(folder)
     with pytest.raises(BciDecodeError, match="is of one session"):
         load_joint(folder / "sessions" / "a")
 
 
-@pytest.mark.parametrize("wrong", ["name", "twice", "std", "units", "read_out", "none"])
+def test_training_in_python_returns_the_decoder_of_all_sessions(home):
+    files = f"sessions=[{home / 'a.mat'},{home / 'b.mat'}]"
+    words = [files, *WORDS, f"data_dir={home / 'data'}"]
+    joint = bd.train(overrides=words, output_dir=home / "outputs", progress=False)
+    assert isinstance(joint, bd.JointRun) and joint.sessions == ["a", "b"]
+    assert joint.folder == seed_folder(home)
+
+
+def test_a_packed_decoder_of_many_sessions(home, tmp_path, capsys):
+    """One file with the decoder of every session, and a card with their scores."""
+    folder, file = seed_folder(home), tmp_path / "both.safetensors"
+    stated = ["--license", "CC0, lab of A"]
+    run_command("pack", [str(folder), "--output", str(file), *stated])
+    run_command("pack", [str(file), "--card"])
+    card = capsys.readouterr().out
+    assert "one decoder of 2 sessions" in card and card.count("CC0, lab of A") == 1
+    rows = [line.split(" | ") for line in card.splitlines() if line.startswith("| ")]
+    joint, scores = bd.load_joint(file), {row[0][2:]: row for row in rows}
+    for one in report(folder)["sessions"]:
+        name, r2 = one["name"], one["scores"]["r2"]
+        assert scores[name][1:3] == [str(one["units"]), f"{r2:.3f}"] and one["md5"] in card
+        packed, whole = joint.run(name), bd.load_run(folder / "sessions" / name)
+        assert packed.decode(home / f"{name}.mat").equals(whole.decode(home / f"{name}.mat"))
+        assert packed.metrics["scores"] == whole.metrics["scores"] and packed.source == file
+    assert scores["mean"][2] == f"{report(folder)['scores']['test']['r2']:.3f}"
+    assert not [part for part in home.parts[1:] if part.encode() in file.read_bytes()]
+    with pytest.raises(BciDecodeError, match=r"load_joint\(FILE\).run\(NAME\) has that of a, b;"):
+        bd.load_run(file)
+    write_packed(tmp_path / "less.safetensors", replace(joint.packed, report={}))
+    with pytest.raises(BciDecodeError, match="less.safetensors: lacks the report of a session"):
+        bd.load_joint(tmp_path / "less.safetensors")
+    with pytest.raises(BciDecodeError, match="both.safetensors: is packed already"):
+        run_command("pack", [str(file)])
+
+
+@pytest.mark.parametrize(
+    "wrong", ["name", "twice", "std", "units", "read_out", "none", "encoder", "axes"]
+)
 def test_a_damaged_checkpoint_of_all_sessions_is_one_line(home, tmp_path, wrong):
     state = read_checkpoint(seed_folder(home) / "best.pt")
     first, second = state["sessions"]
@@ -124,10 +168,15 @@ def test_a_damaged_checkpoint_of_all_sessions_is_one_line(home, tmp_path, wrong)
         first["units"].pop()
     elif wrong == "read_out":
         state["model"]["read_out"] = "none"
+    elif wrong == "encoder":
+        state["model"]["settings"].pop("encoder")
+    elif wrong == "axes":
+        state.pop("axes")
     else:
         state["sessions"] = []
     save_checkpoint(tmp_path / "best.pt", state)
-    with pytest.raises(BciDecodeError, match="best.pt: (sessions|model): is not as this"):
+    line = "(sessions|model): is not as this|its model has no read-in|lacks axes|is of another"
+    with pytest.raises(BciDecodeError, match=f"best.pt: ({line})"):
         load_joint(tmp_path)
 
 
@@ -185,7 +234,7 @@ def test_a_sweep_over_models_and_seeds_with_patterns(copied):
     words = ["-m", *WORDS[:1], *SMALL, "figures=none"]
     done = train(copied, *words, "sessions=['[ab].mat']", "model=gru", "seed=0,1")
     assert "sweep: 1 done, 1 skipped, 0 failed" in done.stdout, done.stdout + done.stderr
-    done = train(copied, *words, "sessions=[a.mat,c.mat],[a.mat,b.mat]", "model=gru")
+    done = train(copied, *words, "sessions=[a.mat],[c.mat]", "model=gru")
     assert "sweep: 2 done, 0 skipped, 0 failed" in done.stdout, done.stdout + done.stderr
 
 
@@ -211,6 +260,11 @@ def test_one_session_and_a_read_out_for_each(copied):
         (["sessions=[a.mat,./a.mat]"], "sessions: a is listed twice"),
         (["sessions=[a.mat,link.mat]"], "sessions: a and link are the same recording"),
         (["sessions=['loco_2017021*']"], "loco_20170210_03.mat: is not there; type 'make data"),
+        (
+            ["sessions=[a.mat]", "session.minutes=1"],
+            "session.minutes: has no effect, as sessions= does not list simulated",
+        ),
+        (["sessions=[a.mat]", "session.path=b.mat"], "session.path: has no effect"),
         (["sessions=[a.mat]", "ensemble=2"], "ensemble: is for one session"),
         (["sessions=[a.mat]", "init_from=x"], "init_from: is for one session"),
         (["sessions=[a.mat]", "data.split=chained"], "data.split.cuts: is for one session"),
@@ -223,13 +277,21 @@ def test_one_session_and_a_read_out_for_each(copied):
         (["sessions=[a.mat,short.mat]"], "the session has"),
     ],
 )
-def test_a_mistake_is_one_line(home, words, line):
+def test_a_mistake_is_one_line(home, monkeypatch, words, line):
     if not (home / "link.mat").exists():
         (home / "link.mat").hardlink_to(home / "a.mat")
         write_mat73(home / "short.mat", recording(samples=150))
-    done = train(home, *WORDS, "output_dir=refused", *words)
+    monkeypatch.chdir(home)
+    with pytest.raises(BciDecodeError) as failure:
+        bd.train(overrides=[*WORDS, *words], output_dir="refused", progress=False)
+    assert line in str(failure.value) and "\n" not in str(failure.value)
+    assert not list((home / "refused").rglob("*.*"))
+
+
+def test_the_command_says_a_mistake_in_one_line(home):
+    done = train(home, *WORDS, "output_dir=refused", "sessions=[a.mat]", "session.minutes=1")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert line in done.stderr
+    assert "session.minutes: has no effect" in done.stderr
     assert not list((home / "refused").rglob("*.*"))
 
 

@@ -29,7 +29,7 @@ WORDS = [
     "model.encoder.unit_dropout=0", "model.dropout=0", "model.recurrent.dropout=0",
     "trainer.noise=0", "trainer.offset=0",
     "data.window.length=12", "data.window.burn_in=2", "data.window.grids=2", "data.split.gap=0",
-    "sessions=[a.mat,b.mat,c.mat]", "trainer.batch_size=7", "trainer.epochs=4", "figures=none",
+    "sessions=[a.mat,b.mat,c.mat]", "trainer.batch_size=7", "trainer.epochs=3", "figures=none",
     "scheduler=none",
 ]  # fmt: skip
 TIMEOUT = 60  # s
@@ -122,7 +122,7 @@ def test_what_the_processes_tell_each_other(results):
 def test_two_processes_train_as_one(results):
     home, (_, done, *_) = results
     assert [one["code"] for one in done] == [0, 0]
-    assert "epoch   4" in done[0]["out"] and not done[1]["out"] + done[1]["err"]
+    assert "epoch   3" in done[0]["out"] and not done[1]["out"] + done[1]["err"]
     check_same(seed_folder(home, "one"), seed_folder(home, "two"))
     rows = [
         pd.read_csv(seed_folder(home, output) / "sessions" / "c" / "history.csv")
@@ -136,8 +136,8 @@ def test_another_number_of_processes_resumes(results):
     assert [one["code"] for one in done] == [0, 0]
     assert "resuming from epoch 2" in done[0]["out"]
     check_same(seed_folder(home, "one"), seed_folder(home, "resumed"))
-    one_process(home, "output_dir=two", "trainer.epochs=5")
-    one_process(home, "output_dir=one", "trainer.epochs=5")
+    one_process(home, "output_dir=two", "trainer.epochs=4")
+    one_process(home, "output_dir=one", "trainer.epochs=4")
     check_same(seed_folder(home, "one"), seed_folder(home, "two"))
 
 

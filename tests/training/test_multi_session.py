@@ -22,7 +22,8 @@ from bci_decode.models.decoder import Decoder
 from bci_decode.models.multi_session import MultiSessionDecoder, ReadIn
 from bci_decode.training.checkpoint import read_checkpoint, save_checkpoint
 from bci_decode.training.history import part_columns
-from bci_decode.training.multi_session import ManyWindows, MultiSessionTrainer, StoredWindows
+from bci_decode.training.many_windows import ManyWindows, StoredWindows
+from bci_decode.training.multi_session import MultiSessionTrainer
 from bci_decode.training.trainer import Trainer
 from bci_decode.training.windows import TrainingWindows
 

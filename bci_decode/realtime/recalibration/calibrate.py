@@ -19,7 +19,6 @@ from torch import Tensor
 
 from bci_decode.data.session import Session, read_session
 from bci_decode.errors import BciDecodeError
-from bci_decode.files import is_regular, md5_of
 from bci_decode.realtime.recalibration.fit import (
     Recalibration,
     check_run,
@@ -35,7 +34,6 @@ from bci_decode.realtime.recalibration.seconds import first_seconds
 from bci_decode.runs.build import build_model
 from bci_decode.runs.load import LoadedRun
 from bci_decode.runs.load_joint import JointRun, load_joint
-from bci_decode.training.checkpoint import written_by
 from bci_decode.training.surroundings import torch_state_kept
 
 # docs/multi_session.md has what chose these
@@ -100,11 +98,8 @@ def calibrate(
 
 
 def _check_new(joint: JointRun, session: Session) -> None:
-    """Refuse a session that the run was trained on, and one that is in no file."""
-    if not is_regular(session.path):
-        remedy = "save it: Session.save(path)"
-        raise BciDecodeError("is no file", file=session.path, remedy=remedy)
-    md5 = md5_of(session.path)
+    """Refuse a session that the run was trained on."""
+    md5 = session.md5
     known = [one["name"] for one in joint.state["sessions"] if one["md5"] == md5]
     if known:
         raise BciDecodeError(
@@ -140,10 +135,14 @@ def merged(joint: JointRun) -> LoadedRun:
         seen[columns] = True
         for key, values in scaling.items():
             values[columns] = session[key]["counts"]
-    target = {key: torch.stack([one[key]["target"] for one in sessions]).mean(0) for key in scaling}
-    return _loaded(joint, list(units.values()), weights, {
-        key: {"counts": scaling[key], "target": target[key]} for key in scaling
-    })  # fmt: skip
+    whole: dict[str, Any] = sessions[-1] | {"units": list(units.values())}
+    for key, values in scaling.items():
+        target = torch.stack([one[key]["target"] for one in sessions]).mean(0)
+        whole[key] = {"counts": values, "target": target}
+    settings, axes = DictConfig(joint.state["model"]["settings"]), len(joint.state["axes"])
+    model = build_model(settings, len(units), axes)
+    model.load_state_dict(weights)
+    return joint.of_one(model, whole)
 
 
 def _mean(earlier: Tensor | None, values: Tensor) -> Tensor:
@@ -151,28 +150,6 @@ def _mean(earlier: Tensor | None, values: Tensor) -> Tensor:
     if earlier is None or earlier.shape != values.shape or not values.is_floating_point():
         return values
     return earlier.lerp(values, LATEST)
-
-
-def _loaded(
-    joint: JointRun,
-    units: list[list[Any]],
-    weights: dict[str, Tensor],
-    scaling: dict[str, dict[str, Tensor]],
-) -> LoadedRun:
-    """The run of one decoder with the settings of many; its session is the latest one."""
-    state, latest = joint.state, joint.state["sessions"][-1]
-    settings, axes = state["model"]["settings"], len(state["axes"])
-    made = {"settings": settings, "input_size": len(units), "output_size": axes, "members": 1}
-    model = build_model(DictConfig(settings), len(units), axes)
-    model.load_state_dict(weights)
-    about = {key: state[key] for key in ("names", "data", "axes", "epoch")} | {
-        "model": made,
-        "session": {key: latest[key] for key in ("name", "md5", "split_bins")},
-        "unit": latest.get("unit", ""),  # the same in all, or they were not trained together
-        "units": units,
-        "decoder": weights,
-    }
-    return LoadedRun(joint.folder, model.eval(), written_by() | about | scaling, joint.file)
 
 
 def stages(
@@ -184,13 +161,14 @@ def stages(
     little of it. The less they are, the closer all weights stay to what they were.
     """
     data, _, config = first_seconds(parent, session, seconds)
-    data = replace(data, target_scaler=parent.scaler("target"))
-    if data.unit != parent.unit:
+    if data.unit != parent.unit:  # the scaling of the target is kept, and would mean another thing
         raise BciDecodeError(
-            f"has the {config.target} in {data.unit}, and {parent.source} decodes {parent.unit}",
+            f"has {config.target} in {data.unit}, {parent.source} decodes it in {parent.unit}",
             file=session.path,
-            remedy="choose a session whose positions have the same unit",
+            field="data.source",
+            remedy="train on sessions with this target, or convert the file's unit",
         )
+    data = replace(data, target_scaler=parent.scaler("target"))
     names, same = unit_parameters(parent), same_units(parent, data.units)
     if not same.any():
         raise BciDecodeError(
@@ -230,6 +208,8 @@ def _calibrate(
     if weights not in WEIGHTS:
         remedy = f"choose {' or '.join(WEIGHTS)}"
         raise BciDecodeError(f"is {weights!r}", field="weights", remedy=remedy)
+    if steps < 0:
+        raise BciDecodeError(f"is {steps}", field="steps", remedy="give 0 or more")
     number = 1 if steps == 0 else 1 + len(WEIGHTS) - WEIGHTS.index(weights)
     *_, found = islice(stages(parent, session, seconds, steps, seed), number)
     return found

@@ -24,7 +24,6 @@ from bci_decode.data.session import Session
 from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation import metrics
 from bci_decode.evaluation.decoding import by_segment, decode_parts, predictor
-from bci_decode.files import md5_of
 from bci_decode.models.decoder import TrainedDecoder
 from bci_decode.models.multi_session import ReadIn
 from bci_decode.realtime.recalibration.gradient_steps import take_steps
@@ -231,7 +230,7 @@ def new_state(found: Recalibration, session: Session) -> dict[str, Any]:
         "names": parent["names"] | {"experiment": found.experiment},
         "model": parent["model"] | {"input_size": len(data.units)},
         "data": asdict(found.config),
-        "session": {"name": session.name, "md5": md5_of(session.path), "split_bins": split},
+        "session": {"name": session.name, "md5": session.md5, "split_bins": split},
         "epoch": len(found.history) - 1,
         "decoder": found.model.state_dict(),
     }  # fmt: skip
