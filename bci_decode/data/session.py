@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from bci_decode.data.clocks import check_same_clock
 from bci_decode.data.recording_file import read_recording
 from bci_decode.data.recording_variables import RawRecording
 from bci_decode.data.series import Series
@@ -167,6 +168,7 @@ def _session(raw: RawRecording, path: Path, name: str) -> Session:
     """A checked session of what a file holds."""
     _check_clock(path, raw)
     _check_spikes(path, raw)
+    check_same_clock(path, raw.t, raw.spikes, raw.clock)
     ends = np.cumsum(raw.lengths, dtype=int)
     spike_times = tuple(np.split(raw.spikes, ends[:-1])) if raw.lengths else ()
     return Session(
@@ -202,7 +204,7 @@ def _check_clock(path: Path, raw: RawRecording) -> None:
     if np.median(steps) > MAX_STEP:
         raise bad_clock(
             f"steps by {np.median(steps):.6g}, as if in samples or milliseconds",
-            "give it in seconds; recordings have 250 samples in each",
+            f"give it in seconds, a sample every {MAX_STEP:g} s at least",
         )
 
 
