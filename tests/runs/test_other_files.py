@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 from commands import train_here
 from nwb_files import perich
 
+import bci_decode as bd
 from bci_decode import cli
+from bci_decode.errors import BciDecodeError
 
 SMALL = (
     "session=local", "data.source=cursor_vel", "model=wiener", "model.history=2",
@@ -81,6 +84,16 @@ def test_arrays_of_a_recording_score_the_same(run, home, command):
         code, _, errors = command("evaluate", run, "--session", name, *words)
         assert code == 0, errors
     assert scores(home / "of_day1.nwb") == scores(home / "of_day1.npz")
+
+
+def test_a_movement_in_another_unit_is_not_scored(run, home):
+    session = bd.read_session(home / "day1.nwb", source="cursor_vel")
+    unknown = replace(session.series["cursor_vel"], unit="a.u.")
+    other = replace(session, series={"cursor_vel": unknown})
+    loaded = bd.load_run(run)
+    with pytest.raises(BciDecodeError, match=r"day1 has velocity in a.u., the decoder in mm/s; "):
+        loaded.score(other)
+    assert len(loaded.decode(other)) == 399
 
 
 @pytest.mark.parametrize(
