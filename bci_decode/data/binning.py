@@ -163,10 +163,10 @@ def _report_left_out(session: Session, binned: BinnedSession, source: str) -> No
         return
     lost = bins - int(np.diff(binned.segments, axis=1).sum())
     gaps = len(runs(~inside(binned.segments, bins)))
+    of_gaps = f": {lost} of them ({lost * width:.1f} s) lie in {gaps} gap{'s' * (gaps > 1)}"
     log.info(
-        "%s: %d of %d bins (%.1f s) are left out, as %s is not known: "
-        "%d bins (%.1f s) lie in %d gaps of the recording",
-        session.path, unknown, bins, unknown * width, source, lost, lost * width, gaps,
+        "%s: %d of %d bins (%.1f s) are left out, as %s is not known%s",
+        session.path, unknown, bins, unknown * width, source, of_gaps * bool(gaps),
     )  # fmt: skip
 
 
