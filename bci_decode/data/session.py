@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -88,20 +87,10 @@ class Session:
         at fault.
         """
         from bci_decode.data.array_recording import recording_of_arrays
+        from bci_decode.data.arrays_given import checked_arrays
 
-        given: dict[str, Any] = {"t": t, "finger_pos": position, "finger_vel": velocity, **others}
-        if spike_times is not None:
-            trains = [np.ravel(np.asarray(times, np.float64)) for times in spike_times]
-            given["spike_times"] = np.concatenate([*trains, np.empty(0)])
-            given["spike_index"] = np.cumsum([len(train) for train in trains])
-        given |= {"channels": channels, "areas": areas}
-        arrays = {key: np.asarray(value) for key, value in given.items() if value is not None}
-        for key, value in arrays.items():
-            if value.dtype.kind in "iub":
-                arrays[key] = value.astype(np.float64)
-            elif value.dtype.kind not in "fUS":
-                remedy = "give numbers of one shape"
-                raise BciDecodeError(f"holds {value.dtype}", file=name, field=key, remedy=remedy)
+        given = {"t": t, "finger_pos": position, "finger_vel": velocity, **others}
+        arrays = checked_arrays(name, spike_times, given | {"channels": channels, "areas": areas})
         return _session(recording_of_arrays(Path(name), arrays), Path(name), name)
 
     def save(self, path: str | Path) -> None:

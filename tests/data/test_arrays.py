@@ -92,6 +92,24 @@ def test_arrays_in_memory_are_the_same_session(tmp_path):
     assert list(moved.series) == ["finger_vel"] and moved.series["finger_vel"].order == 1
 
 
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"area": ["M1"] * 3}, "arrays: area: has no meaning; choose among t, spike_times"),
+        ({"spike_times": 5}, "arrays: spike_times: is 5; give an array of times for each unit"),
+        ({"spike_times": [[7.5], ["a"]]}, r"arrays: spike_times\[1\]: holds <U1; give numbers"),
+        ({"position": [[1, 2], [3]]}, "arrays: finger_pos: is no array; give numbers of one shape"),
+        ({"channels": [None] * 3}, "arrays: channels: holds object; give texts"),
+        ({"areas": [1, 2]}, "arrays: areas: holds int"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_refused(change, line):
+    content = arrays()
+    given = {"t": content["t"], "position": content["finger_pos"], "spike_times": [[7.5], [8.0]]}
+    with pytest.raises(BciDecodeError, match=line):
+        Session.from_arrays(**(given | change))
+
+
 def assert_same(one: Session, other: Session, rtol: float = 0.0) -> None:
     np.testing.assert_array_equal(one.t, other.t)
     assert list(one.series) == list(other.series)
