@@ -106,7 +106,6 @@ def _not_observed(session: Session) -> np.ndarray:
     """The samples (T,) outside all intervals in which spikes were recorded."""
     if session.observed is None:
         return np.zeros(len(session.t), bool)
-    inside = np.zeros(len(session.t), bool)
-    for start, stop in session.observed:
-        inside |= (session.t >= start) & (session.t <= stop)
-    return ~inside
+    starts, stops = np.append(session.observed, [[np.inf, -np.inf]], axis=0).T
+    latest = np.searchsorted(starts, session.t, side="right") - 1  # -1: the one that is appended
+    return session.t > stops[latest]
