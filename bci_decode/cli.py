@@ -164,8 +164,8 @@ def inspect() -> None:
 def convert() -> None:
     """Write any recording that can be read in the layout of the published files, or as arrays.
 
-    OUT.mat has the variables of the Zenodo layout: positions only, so a velocity is integrated, and
-    where no spikes were recorded they are NaN. OUT.npz keeps all that is read.
+    OUT.mat has the variables of the Zenodo layout: positions only, so a velocity is integrated if
+    it is all there is. Where no spikes were recorded they are NaN. OUT.npz keeps all that is read.
     """
     parser = CommandParser(_doc(convert))
     parser.add_argument("session", metavar="FILE|NAME", help="a .mat, .nwb or .npz file")
@@ -177,6 +177,7 @@ def convert() -> None:
         "--data-dir", default="data", metavar="DIR", help="where NAME.mat is (default: data)"
     )
     arguments = parser.parse_args()
+    from bci_decode.data.save import save_session
     from bci_decode.data.session import read_session
 
     file = recording_file(arguments.session, arguments.data_dir)
@@ -184,8 +185,7 @@ def convert() -> None:
         remedy = "choose another name"
         raise BciDecodeError("is the file that is read", file=arguments.output, remedy=remedy)
     session = read_session(file, source=arguments.source)
-    session.save(arguments.output)
-    movements = ", ".join(session.series)
+    movements = ", ".join(save_session(session, arguments.output))
     print(f"wrote {arguments.output}: {len(session.units)} units, {movements}")
 
 

@@ -29,7 +29,7 @@ def main() -> None:
     check_place(path)
     check_libraries()
     if arguments.session == "":
-        remedy = "name a .mat file, or leave it out"
+        remedy = "name a file, or leave it out"
         raise BciDecodeError("is empty", field="--session", remedy=remedy)
     import torch
 
@@ -54,7 +54,7 @@ def _parse_args() -> argparse.Namespace:
     )
     parser.add_argument("output", metavar="FILE.onnx", help="what is written")
     parser.add_argument(
-        "--session", metavar="FILE|NAME", help="verify over this .mat file, or published session"
+        "--session", metavar="FILE|NAME", help="verify over this recording, or published session"
     )
     parser.add_argument(
         "--opset",

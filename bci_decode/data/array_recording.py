@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from bci_decode.data.clocks import check_same_clock
 from bci_decode.data.counts import spread_spikes
 from bci_decode.data.nwb_units import WITHOUT_ELECTRODE
 from bci_decode.data.recording_variables import (
@@ -55,7 +54,6 @@ def recording_of_arrays(path: Path, arrays: Arrays) -> RawRecording:
     if not any(name != "target_pos" for name in series):
         remedy = "give positions (T, 2) as finger_pos, or velocities as finger_vel"
         raise _error(path, "finger_pos", f"missing; there are {', '.join(arrays)}", remedy)
-    check_same_clock(path, t, spikes, "t")
     filled = np.flatnonzero(lengths)
     return RawRecording(
         t,

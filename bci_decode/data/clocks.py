@@ -13,11 +13,13 @@ MILLISECONDS = (900.0, 1100.0)  # times as long, within what may be recorded aro
 
 
 def check_same_clock(path: Path, t: np.ndarray, spikes: np.ndarray, movement: str) -> None:
-    """Refuse spikes at other times than the movement, and spikes in milliseconds or samples."""
-    first, last = float(np.fmin.reduce(spikes)), float(np.fmax.reduce(spikes))
-    start, stop = float(t[0]), float(t[-1])
-    if not (np.isfinite([first, last, start, stop]).all() and start < stop):
-        return  # refused elsewhere
+    """Refuse spikes at other times than the movement, and spikes in milliseconds or samples.
+
+    All times are finite, and those of the movement, `t`, increase.
+    """
+    if not len(spikes):
+        return  # nothing to compare
+    first, last, start, stop = (float(s) for s in (spikes.min(), spikes.max(), t[0], t[-1]))
     where = (
         f"spikes are from {first:.6g} to {last:.6g}, {movement} from {start:.6g} to {stop:.6g} s"
     )

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from bci_decode.data.measures import unit_rates
 from bci_decode.data.session import Session, area_of, sources
 from bci_decode.style import DECODED, TRUE, save_figure
 
@@ -60,10 +61,10 @@ def session_figure(session: Session, raster: float = 10.0, seconds: float = 30.0
 def _draw_rates(axes: plt.Axes, session: Session) -> None:
     """A bar for each channel, in the order of the electrodes: hash below, sorted units above."""
     place = {name: index for index, name in enumerate(session.channels)}
-    top = np.zeros(len(place))
+    top, hz = np.zeros(len(place)), unit_rates(session)
     for row, units in session.units.groupby("row"):
         bars = units["channel"].map(place).to_numpy()
-        rate = units["spikes"].to_numpy() / session.duration
+        rate = hz[units.index]
         color = HASH if row == 0 else SORTED[min(row, len(SORTED)) - 1]
         label = "unsorted (hash)" if row == 0 else f"sorted, row {row}"
         axes.bar(bars, rate, 0.85, top[bars], color=color, label=label)

@@ -32,7 +32,7 @@ def report_text(session: Session, inspection: Inspection) -> str:
     shapes = (f"{name} {tuple(shape)}" for name, shape in numbers["shapes"].items())
     topics = {
         "shapes": [", ".join(shapes)],
-        "clock": [_clock(numbers["clock"])],
+        "clock": _clock(numbers),
         "channels": [_channels(numbers["channels"])],
         "spikes": [_spikes(numbers["spikes"])],
         "units": _units(numbers["rates"]),
@@ -55,13 +55,21 @@ def report_text(session: Session, inspection: Inspection) -> str:
     return "\n".join(lines)
 
 
-def _clock(clock: Numbers) -> str:
-    gaps = [gap["seconds"] for gap in clock["gaps"]]
-    return (
+def _clock(numbers: dict[str, Numbers]) -> list[str]:
+    clock = numbers["clock"]
+    lines = [
         f"{clock['hz']:.5g} Hz, t = {clock['start_s']:.3f} to {clock['stop_s']:.3f} s, "
         f"{clock['minutes']:.2f} minutes, "
-        + (f"{len(gaps)} gaps, the longest {max(gaps):.3f} s" if gaps else "no gap in t")
-    )
+        + (_gaps(clock["gaps"]) if clock["gaps"] else "no gap in t")
+    ]
+    if found := numbers.get("unobserved"):
+        lines.append(f"no spikes were recorded in {_gaps(found['gaps'])}")
+    return lines
+
+
+def _gaps(gaps: list[Numbers]) -> str:
+    longest = max(gap["seconds"] for gap in gaps)
+    return f"{len(gaps)} gap{'s' * (len(gaps) > 1)}, the longest {longest:.3f} s"
 
 
 def _channels(channels: Numbers) -> str:
@@ -97,15 +105,17 @@ def _topic(series: str) -> str:
 
 
 def _movement(movement: Numbers) -> list[str]:
-    unit = "mm" if "x_mm" in movement else "mm/s"
-    ranges = (movement[f"{axis}_{unit.replace('/', '_')}"] for axis in "xy")
+    ending = "mm" if "x_mm" in movement else "mm_s"
+    ranges = (movement[f"{axis}_{ending}"] for axis in "xy")
+    unit = movement.get("unit", ending.replace("_", "/"))
+    speed = f"{unit}/s" if ending == "mm" else unit
     x, y = (" to ".join(_format(end, ".1f") for end in ends) for ends in ranges)
     keys = {"mean": "mean", "median": "median", "95%": "p95", "highest": "highest"}
     speeds = (f"{label} {_format(movement[f'{key}_mm_s'], '.1f')}" for label, key in keys.items())
-    rest = _format(movement["rest_share"], ".1%")
+    rest = f"; at rest (< {REST_SPEED:g} mm/s) {_format(movement['rest_share'], '.1%')}"
     return [
         f"x {x} {unit}, y {y} {unit}, {movement['missing_samples'] or 'no'} samples missing",
-        f"speed {', '.join(speeds)} mm/s; at rest (< {REST_SPEED:g} mm/s) {rest}",
+        f"speed {', '.join(speeds)} {speed}" + rest * ("unit" not in movement),
     ]
 
 

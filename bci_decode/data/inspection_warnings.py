@@ -8,7 +8,8 @@ from bci_decode.config import BRIDGED
 from bci_decode.data.measures import FAST, LONG_REST, SLOW, STILL, Numbers
 
 DEFAULT = "finger_pos"
-CLOCK_HZ = 250.0  # of every published recording
+USUAL_HZ = (20.0, 5000.0)  # of a hand; a clock in minutes would seem faster than that
+PUBLISHED_HZ = 250.0  # of every published recording, which the source study is about
 STUDY_BINS, STUDY_TEST = 5000, 500  # the source study's training part; fewest bins to test on
 LOW_CORRELATION = 0.99  # of finger and cursor
 
@@ -17,6 +18,7 @@ def inspection_warnings(numbers: dict[str, Numbers]) -> list[str]:
     """All warnings about a session, from its measurements."""
     return [
         *_clock_warnings(numbers["clock"]),
+        *_unobserved_warnings(numbers),
         *_channel_warnings(numbers),
         *_rate_warnings(numbers["rates"]),
         *_position_warnings(numbers),
@@ -25,20 +27,30 @@ def inspection_warnings(numbers: dict[str, Numbers]) -> list[str]:
 
 
 def _clock_warnings(clock: Numbers) -> Iterator[str]:
-    if abs(1 / clock["hz"] - 1 / CLOCK_HZ) > 1e-4:
-        hz = f"{clock['hz']:.5g} Hz, not {CLOCK_HZ:g}"
-        yield f"the clock runs at {hz}; check that t is in seconds"
+    slowest, fastest = USUAL_HZ
+    if not slowest <= clock["hz"] <= fastest:
+        usual = f"movement is usually recorded at {slowest:g} to {fastest:g} Hz"
+        yield f"the clock runs at {clock['hz']:.5g} Hz, {usual}; check that t is in seconds"
     if gaps := clock["gaps"]:
         yield (
             f"t has {_several(gaps, 'gap')}, {_longest(gaps)}; gaps of more than {BRIDGED:g} s are "
             "left out of training and scores, across others positions are interpolated"
         )
     bins = clock["bins_of_64_ms"]
-    if bins < STUDY_BINS + STUDY_TEST:
+    if bins < STUDY_BINS + STUDY_TEST and abs(1 / clock["hz"] - 1 / PUBLISHED_HZ) < 1e-4:
         fewer = int(0.8 * bins)
         yield (
             f"{bins} bins of 64 ms are too few for experiment=source_study, which trains on the "
             f"first {STUDY_BINS}; add data.split.first_bins={fewer - fewer % 100 or fewer}"
+        )
+
+
+def _unobserved_warnings(numbers: dict[str, Numbers]) -> Iterator[str]:
+    if found := numbers.get("unobserved"):
+        gaps = found["gaps"]
+        yield (
+            f"no spikes were recorded in {_several(gaps, 'gap')}, {_longest(gaps)}; left out of "
+            "training and scores"
         )
 
 

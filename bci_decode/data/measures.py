@@ -1,7 +1,9 @@
 """Measurements of a session in plain numbers: clock, channels, spikes, rates, movement, targets.
 
-The ending of a key gives its unit. Rates count the spikes from the first to the last sample, a
-share is from 0 to 1, and None means that there is no such number.
+The ending of a key gives its unit. Rates count the spikes from the first to the last sample, per
+second in which spikes were recorded. A share is from 0 to 1, and None means that there is no such
+number. Where a movement has a `unit`, its file gives no length or speed: the numbers whose keys end
+in mm or mm_s are then in this unit.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bci_decode.data.recording_variables import POSITIONS
+from bci_decode.data.segments import observed_seconds, unobserved
 from bci_decode.data.series import Series
 from bci_decode.data.session import Session, area_of, clock_gaps, sources
 
@@ -35,6 +38,8 @@ def measure(session: Session) -> dict[str, Numbers]:
         "spikes": spikes(session),
         "rates": rates(session),
     }
+    if len(gaps := unobserved(session)):
+        numbers["unobserved"] = {"gaps": [_gap(start, stop - start) for start, stop in gaps]}
     for name in sources(session):
         numbers[name] = movement(session.t, session.series[name])
     if session.finger_pos is not None and session.cursor_pos is not None:
@@ -61,9 +66,13 @@ def clock(t: np.ndarray) -> Numbers:
         "stop_s": float(t[-1]),
         "minutes": float(t[-1] - t[0]) / 60,
         "hz": 1 / float(np.median(steps)),
-        "gaps": [{"start_s": float(t[i]), "seconds": float(steps[i])} for i in clock_gaps(t)],
+        "gaps": [_gap(t[i], steps[i]) for i in clock_gaps(t)],
         "bins_of_64_ms": int((t[-1] - t[0]) / STUDY_WIDTH + 1e-4),
     }
+
+
+def _gap(start: float, seconds: float) -> Numbers:
+    return {"start_s": float(start), "seconds": float(seconds)}
 
 
 def channels(session: Session) -> Numbers:
@@ -112,6 +121,12 @@ def spikes(session: Session) -> Numbers:
     }
 
 
+def unit_rates(session: Session) -> np.ndarray:
+    """The rate (N,) of each unit in Hz while spikes were recorded."""
+    seconds = observed_seconds(session)
+    return session.units["spikes"].to_numpy() / (seconds if seconds > 0 else np.inf)
+
+
 def unit_names(session: Session) -> list[str]:
     """ "M1 003 row 1" for each unit."""
     units = zip(session.units["channel"], session.units["row"], strict=True)
@@ -123,7 +138,7 @@ def rates(session: Session) -> Numbers:
 
     A unit drifts if the first and the last fifth of the time differ more than fourfold in spikes.
     """
-    hz = (session.units["spikes"] / session.duration).to_numpy()
+    hz = unit_rates(session)
     names = np.array(unit_names(session), dtype=object)
     rows = session.units["row"].to_numpy()
     fifths = session.t[0] + session.duration * np.array([0, 0.2, 0.8, 1])
@@ -150,7 +165,8 @@ def movement(t: np.ndarray, series: Series) -> Numbers:
     """Range of x and y, speed and rest of a movement; ignores missing samples.
 
     A long rest is a stretch in which the speed, averaged over half a second, stays below
-    `REST_SPEED`. The range is of the position or, where that is not known, of the velocity.
+    `REST_SPEED`; in a unit of the file's own there is none. The range is of the position or, where
+    that is not known, of the velocity.
     """
     path = series.values[:, :2]
     good = np.isfinite(path).all(1)
@@ -159,15 +175,16 @@ def movement(t: np.ndarray, series: Series) -> Numbers:
     unit = "mm_s" if series.order else "mm"
     known = speed[np.isfinite(speed)]
     median, p95, highest = _quantiles(known, (0.5, 0.95, 1))
-    rests = _stretches(_resting(t, speed), t)
-    return {
+    rests = [] if series.unit else _stretches(_resting(t, speed), t)
+    resting = None if series.unit or not len(known) else float((known < REST_SPEED).mean())
+    return ({"unit": series.unit} if series.unit else {}) | {
         f"x_{unit}": _quantiles(path[good, 0], (0, 1)),
         f"y_{unit}": _quantiles(path[good, 1], (0, 1)),
         "mean_mm_s": float(known.mean()) if len(known) else None,
         "median_mm_s": median,
         "p95_mm_s": p95,
         "highest_mm_s": highest,
-        "rest_share": float((known < REST_SPEED).mean()) if len(known) else None,
+        "rest_share": resting,
         "missing": _stretches(~good, t),
         "missing_samples": int((~good).sum()),
         "long_rests": [rest for rest in rests if rest["seconds"] > LONG_REST],
@@ -196,7 +213,7 @@ def _stretches(flags: np.ndarray, t: np.ndarray) -> list[Numbers]:
     borders = np.flatnonzero(np.diff(flags, prepend=False, append=False))
     step = np.median(np.diff(t))
     runs = zip(borders[::2], borders[1::2] - 1, strict=True)
-    return [{"start_s": float(t[a]), "seconds": float(t[b] - t[a] + step)} for a, b in runs]
+    return [_gap(t[a], t[b] - t[a] + step) for a, b in runs]
 
 
 def finger_cursor_correlation(

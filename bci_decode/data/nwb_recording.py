@@ -14,7 +14,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from bci_decode.data.clocks import check_same_clock
 from bci_decode.data.hdf5_tree import Hdf5Tree
 from bci_decode.data.nwb_series import Place, place_clock, place_named, places, read_place
 from bci_decode.data.nwb_units import read_units
@@ -52,9 +51,14 @@ def read_nwb(path: Path, file: h5py.File, source: str | None) -> RawRecording:
     there = places(tree)
     place = place_named(tree, there, source)
     t = place_clock(tree, place)
-    series = {source: read_place(tree, place)} | _beside(tree, there, place, source, t)
+    movement = read_place(tree, place)
+    if movement.unit is not None:
+        log.warning(
+            "%s: %s: has no unit of length or speed (%s): values stay as they are",
+            path, place.where, movement.unit,
+        )  # fmt: skip
+    series = {source: movement} | _beside(tree, there, place, source, t)
     _forget(tree, there, t, series)
-    check_same_clock(path, t, units.spikes, place.where)
     return RawRecording(
         t,
         series,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +10,6 @@ from bci_decode.data.hdf5_tree import Hdf5Tree
 from bci_decode.data.series import MAX_POSITION, MAX_VALUE, Series, check_places
 from bci_decode.data.units_of_measure import in_mm
 from bci_decode.errors import BciDecodeError
-
-log = logging.getLogger(__name__)
 
 DEEP = 3  # levels of groups below a processing module, or below acquisition
 MAX_SERIES = 1000  # that are looked at
@@ -159,18 +156,13 @@ def read_place(tree: Hdf5Tree, place: Place) -> Series:
     (unit,) = units
     if values.shape[1] < 2:
         raise tree.error(place.where, "has one column", "x and y are decoded: choose a series of 2")
-    scale, order = in_mm(unit) or (1.0, _order_by_name(tree, place))
+    known = in_mm(unit)
+    scale, order = known or (1.0, _order_by_name(tree, place))
     if order > 1:
         raise tree.error(place.where, "is an acceleration", "choose a velocity or a position")
-    known = in_mm(unit) is not None
     values *= scale
     shown = ("mm", "mm/s")[order] if known else unit or "no unit"
     check_places(tree.path, place.where, values, MAX_POSITION if known else MAX_VALUE, shown)
-    if not known:
-        log.warning(
-            "%s: %s: has no unit of length or speed (%s): values stay as they are, "
-            "and stand where reports say mm", tree.path, place.where, shown,
-        )  # fmt: skip
     return Series(values, order, None if known else shown)
 
 

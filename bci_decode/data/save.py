@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from bci_decode.data.velocity import integrated
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import written_whole
 
+log = logging.getLogger(__name__)
 
-def save_session(session: Session, path: Path) -> None:
-    """Write a session; the ending of `path`, .npz or .mat, says how."""
+
+def save_session(session: Session, path: Path) -> list[str]:
+    """Write a session, as the ending of `path`, .npz or .mat, says; returns the movements in it."""
     writers = {".npz": _write_npz, ".mat": _write_mat}
     if path.suffix.lower() not in writers:
         remedy = "end it with .mat or .npz"
@@ -26,10 +29,10 @@ def save_session(session: Session, path: Path) -> None:
             "is no file that a session can be written to", file=path, remedy=remedy
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    writers[path.suffix.lower()](session, path)
+    return writers[path.suffix.lower()](session, path)
 
 
-def _write_npz(session: Session, path: Path) -> None:
+def _write_npz(session: Session, path: Path) -> list[str]:
     arrays = {
         "t": session.t,
         "spike_times": np.concatenate([*session.spike_times, np.empty(0)]),
@@ -50,9 +53,10 @@ def _write_npz(session: Session, path: Path) -> None:
             arrays[key] = value
     with written_whole(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
+    return [name for name in arrays if is_movement(name)]
 
 
-def _write_mat(session: Session, path: Path) -> None:
+def _write_mat(session: Session, path: Path) -> list[str]:
     """The Zenodo layout has positions only, so a velocity is integrated.
 
     Where no spikes were recorded the positions are NaN. The times of trials are left out.
@@ -61,9 +65,15 @@ def _write_mat(session: Session, path: Path) -> None:
     positions: dict[str, np.ndarray] = {}
     for name in sorted(session.series, key=lambda name: name not in POSITIONS):
         field = name if name in POSITIONS else "cursor_pos" if "cursor" in name else "finger_pos"
-        if field not in positions:
-            values = _position(session, session.series[name])
-            positions[field] = np.where(unknown[:, None], np.nan, values)
+        if field in positions:
+            continue
+        series = session.series[name]
+        positions[field] = np.where(unknown[:, None], np.nan, _position(session, series))
+        if series.unit is not None:
+            log.warning(
+                "%s: %s of %s has no unit of length or speed (%s), but this layout means mm",
+                path, field, name, series.unit,
+            )  # fmt: skip
     if "finger_pos" in positions:
         x, y, *z = positions["finger_pos"].T
         columns = [*(depth / 10 for depth in z), x / -10, y / -10]
@@ -85,6 +95,7 @@ def _write_mat(session: Session, path: Path) -> None:
         "spikes": list(cells.values()),
     }
     write_matfile(path, variables)
+    return list(positions)
 
 
 def _position(session: Session, series: Series) -> np.ndarray:
@@ -95,7 +106,6 @@ def _not_observed(session: Session) -> np.ndarray:
     """The samples (T,) outside all intervals in which spikes were recorded."""
     if session.observed is None:
         return np.zeros(len(session.t), bool)
-    inside = np.zeros(len(session.t), bool)
-    for start, stop in session.observed:
-        inside |= (session.t >= start) & (session.t <= stop)
-    return ~inside
+    starts, stops = np.append(session.observed, [[np.inf, -np.inf]], axis=0).T
+    latest = np.searchsorted(starts, session.t, side="right") - 1  # -1: the one that is appended
+    return session.t > stops[latest]

@@ -21,12 +21,23 @@ def long_gaps(t: np.ndarray) -> np.ndarray:
 def recording_gaps(session: Session) -> np.ndarray:
     """Start and stop (G, 2) in s of each gap of a session, in order; none overlap."""
     t, before = session.t, long_gaps(session.t)
-    gaps = [np.stack([t[before], t[before + 1]], axis=1)]
-    if session.observed is not None:
-        edges = np.concatenate([t[:1], np.clip(session.observed.ravel(), t[0], t[-1]), t[-1:]])
-        outside = edges.reshape(-1, 2)
-        gaps.append(outside[outside[:, 1] - outside[:, 0] > BRIDGED])
-    return _joined(np.concatenate(gaps))
+    of_clock = np.stack([t[before], t[before + 1]], axis=1)
+    return _joined(np.concatenate([of_clock, unobserved(session)]))
+
+
+def unobserved(session: Session) -> np.ndarray:
+    """Start and stop (G, 2) in s of each gap between the times in which spikes were recorded."""
+    if session.observed is None:
+        return np.empty((0, 2))
+    first, last = session.t[[0, -1]]
+    outside = np.hstack([first, np.clip(session.observed.ravel(), first, last), last])
+    found = outside.reshape(-1, 2)
+    return found[found[:, 1] - found[:, 0] > BRIDGED]
+
+
+def observed_seconds(session: Session) -> float:
+    """Seconds of the session in which spikes were recorded."""
+    return session.duration - float(np.diff(unobserved(session), axis=1).sum())
 
 
 def unknown_intervals(t: np.ndarray, unknown: np.ndarray) -> np.ndarray:
@@ -119,14 +130,17 @@ def left_out(target: np.ndarray, segments: np.ndarray, truth: np.ndarray) -> dic
 def left_out_text(parts: dict[str, dict[str, int]]) -> str:
     """What `left_out` found in each part, as a line; empty where it found nothing."""
     names = {
-        "gap_bins": "in {gaps} gaps",
+        "gap_bins": "in {gaps} gap{s}",
         "unknown_bins": "of unknown movement",
         "burn_in_bins": "of burn-in after a gap",
     }
     texts = []
     for part, found in parts.items():
+        several = "s" * (found.get("gaps", 0) > 1)
         said = [
-            f"{found[key]} {name.format(**found)}" for key, name in names.items() if found.get(key)
+            f"{found[key]} {name.format(**found, s=several)}"
+            for key, name in names.items()
+            if found.get(key)
         ]
         texts += [f"{part}: {', '.join(said)}"] if said else []
     return f"bins left out of the scores: {'; '.join(texts)}" if texts else ""

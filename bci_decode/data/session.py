@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from bci_decode.data.clocks import check_same_clock
 from bci_decode.data.recording_file import read_recording
 from bci_decode.data.recording_variables import RawRecording
 from bci_decode.data.series import Series
@@ -88,20 +88,10 @@ class Session:
         at fault.
         """
         from bci_decode.data.array_recording import recording_of_arrays
+        from bci_decode.data.arrays_given import checked_arrays
 
-        given: dict[str, Any] = {"t": t, "finger_pos": position, "finger_vel": velocity, **others}
-        if spike_times is not None:
-            trains = [np.ravel(np.asarray(times, np.float64)) for times in spike_times]
-            given["spike_times"] = np.concatenate([*trains, np.empty(0)])
-            given["spike_index"] = np.cumsum([len(train) for train in trains])
-        given |= {"channels": channels, "areas": areas}
-        arrays = {key: np.asarray(value) for key, value in given.items() if value is not None}
-        for key, value in arrays.items():
-            if value.dtype.kind in "iub":
-                arrays[key] = value.astype(np.float64)
-            elif value.dtype.kind not in "fUS":
-                remedy = "give numbers of one shape"
-                raise BciDecodeError(f"holds {value.dtype}", file=name, field=key, remedy=remedy)
+        given = {"t": t, "finger_pos": position, "finger_vel": velocity, **others}
+        arrays = checked_arrays(name, spike_times, given | {"channels": channels, "areas": areas})
         return _session(recording_of_arrays(Path(name), arrays), Path(name), name)
 
     def save(self, path: str | Path) -> None:
@@ -178,6 +168,7 @@ def _session(raw: RawRecording, path: Path, name: str) -> Session:
     """A checked session of what a file holds."""
     _check_clock(path, raw)
     _check_spikes(path, raw)
+    check_same_clock(path, raw.t, raw.spikes, raw.clock)
     ends = np.cumsum(raw.lengths, dtype=int)
     spike_times = tuple(np.split(raw.spikes, ends[:-1])) if raw.lengths else ()
     return Session(
@@ -213,7 +204,7 @@ def _check_clock(path: Path, raw: RawRecording) -> None:
     if np.median(steps) > MAX_STEP:
         raise bad_clock(
             f"steps by {np.median(steps):.6g}, as if in samples or milliseconds",
-            "give it in seconds; recordings have 250 samples in each",
+            f"give it in seconds, a sample every {MAX_STEP:g} s at least",
         )
 
 

@@ -173,7 +173,7 @@ def trajectory_figure(
     figure.axes[-1].set_xlabel("time of the recording, s")
     if has_path:
         width = float(decoded["bin_width"]) if target == "velocity" else None
-        _draw_path(figure.add_subplot(grid[:, 1]), true, guess, width)
+        _draw_path(figure.add_subplot(grid[:, 1]), true, guess, width, unit)
     figure.suptitle(_wrapped(f"{title}: {time[0]:.1f} to {time[-1]:.1f} s", 110))
     return figure
 
@@ -190,20 +190,23 @@ def _shown_bins(time: np.ndarray, bin_width: float, shown: TrajectoryConfig) -> 
     return slice(first, first + count)
 
 
-def _draw_path(axes: Axes, true: np.ndarray, guess: np.ndarray, bin_width: float | None) -> None:
+def _draw_path(
+    axes: Axes, true: np.ndarray, guess: np.ndarray, bin_width: float | None, unit: str
+) -> None:
     """Positions in the plane; with a bin width, the velocities integrated from one common start.
 
-    Bins in which one of them is unknown are left out.
+    `unit` is that of both. Bins in which one of them is unknown are left out.
     """
     known = ~np.isnan(np.hstack([true, guess])).any(axis=1)
     if not known.any():
         return
-    quantity = "position, mm"
+    quantity = f"position, {unit}"
     if bin_width is not None:
         # all stand still meanwhile
         true, guess = (np.where(known[:, None], a, 0.0) for a in (true, guess))
         true, guess = ((a.cumsum(0) - a[0]) * bin_width for a in (true, guess))
-        quantity = "path, mm (integrated velocity)"
+        length = unit.removesuffix("/s") if unit.endswith("/s") else f"{unit} s"
+        quantity = f"path, {length} (integrated velocity)"
     axes.plot(*true.T[:2], **TRUE)
     axes.plot(*guess.T[:2], **DECODED)
     axes.plot(*true[0, :2], "o", color="black", markersize=5)

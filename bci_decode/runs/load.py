@@ -295,8 +295,16 @@ class LoadedRun:
     def truth(self, binned: BinnedSession, bins: slice) -> tuple[np.ndarray, dict[str, int]]:
         """The target (T, D), NaN in the bins that are not scored, and how many these are by reason.
 
-        These lie in a gap, right after one or where the movement is unknown.
+        These lie in a gap, right after one or where the movement is unknown. Raises
+        `BciDecodeError` where the target is in another unit than the decoder's.
         """
+        if binned.unit != self.unit:
+            raise BciDecodeError(
+                f"{binned.name} has {self.config.target} in {binned.unit}, "
+                f"the decoder in {self.unit}",
+                field=self.config.source,
+                remedy="write the unit of the movement into the file, or train on this session",
+            )
         target, segments = binned.kinematics[bins], within(binned.segments, bins)
         burn_in = Window.from_config(self.config.window).burn_in
         truth = scored_target(target, scored_mask(target, segments, burn_in))

@@ -92,6 +92,24 @@ def test_arrays_in_memory_are_the_same_session(tmp_path):
     assert list(moved.series) == ["finger_vel"] and moved.series["finger_vel"].order == 1
 
 
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"area": ["M1"] * 3}, "arrays: area: has no meaning; choose among t, spike_times"),
+        ({"spike_times": 5}, "arrays: spike_times: is 5; give an array of times for each unit"),
+        ({"spike_times": [[7.5], ["a"]]}, r"arrays: spike_times\[1\]: holds <U1; give numbers"),
+        ({"position": [[1, 2], [3]]}, "arrays: finger_pos: is no array; give numbers of one shape"),
+        ({"channels": [None] * 3}, "arrays: channels: holds object; give texts"),
+        ({"areas": [1, 2]}, "arrays: areas: holds int"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_refused(change, line):
+    content = arrays()
+    given = {"t": content["t"], "position": content["finger_pos"], "spike_times": [[7.5], [8.0]]}
+    with pytest.raises(BciDecodeError, match=line):
+        Session.from_arrays(**(given | change))
+
+
 def assert_same(one: Session, other: Session, rtol: float = 0.0) -> None:
     np.testing.assert_array_equal(one.t, other.t)
     assert list(one.series) == list(other.series)
@@ -121,14 +139,14 @@ def test_a_session_written_in_the_zenodo_layout_comes_back(tmp_path):
 
 
 def test_a_velocity_is_written_as_the_path_that_it_describes(tmp_path):
-    content = arrays() | {"observed": np.array([[7.0, 9.0]])}
+    content = arrays() | {"observed": np.array([[7.0, 8.0], [8.5, 9.0]])}
     content["finger_vel"] = circle(content["t"])[1]
     del content["finger_pos"]
     session = read_session(written(tmp_path / "a.npz", **content))
     session.save(tmp_path / "a.mat")
     again = read_session(tmp_path / "a.mat")
     assert list(again.series) == ["finger_pos"]
-    seen = again.t <= 9.0
+    seen = (again.t <= 8.0) | ((again.t >= 8.5) & (again.t <= 9.0))
     assert np.isnan(again.finger_pos[~seen]).all()
     position = circle(again.t)[0]
     np.testing.assert_allclose(again.finger_pos[seen], (position - position[0])[seen], atol=0.1)
@@ -157,7 +175,8 @@ def without(content, *names):
         (lambda a: without(a, "spike_index"), "spike_index: missing"),
         (lambda a: without(a, "finger_pos"), "finger_pos: missing; there are t"),
         (lambda a: a | {"t": a["t"][::-1]}, "t: does not increase from sample 0"),
-        (lambda a: a | {"t": a["t"] * 1000}, "the times do not overlap"),
+        (lambda a: a | {"t": a["t"] + 1000}, "the times do not overlap"),
+        (lambda a: a | {"t": a["t"] * 1000}, "t: steps by 10, as if in samples or milliseconds"),
         (lambda a: a | {"spike_times": a["spike_times"] * 1000}, "mixed clocks"),
         (lambda a: a | {"spike_index": a["spike_index"][:-1]}, "does not divide the 120 values"),
         (lambda a: a | {"finger_pos": a["finger_pos"].T}, "finger_pos: is 2 x 500; it needs x"),

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from recordings import positions
 
-from bci_decode.data.binning import bin_session, count_spikes, kinematics, select_units
+from bci_decode.data.binning import bin_session, count_spikes, select_units
 from bci_decode.data.grid import bin_edges
+from bci_decode.data.kinematics import kinematics
 from bci_decode.data.session import Series, Session
 from bci_decode.errors import BciDecodeError
 

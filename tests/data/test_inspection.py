@@ -6,6 +6,7 @@ import json
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -110,11 +111,6 @@ def standing(variables, *names, value=1.0):
 
 # For each fault: the change that makes it, its warning, and a change too small for a warning.
 WARNINGS = {
-    "clock": (
-        lambda v: clocked(v, 0.005),
-        "the clock runs at 200 Hz, not 250; check that t is in seconds",
-        lambda v: clocked(v, 0.00405),
-    ),
     "gap": (
         lambda v: paused(v, 0.5),
         "t has 1 gap, 0.504 s at t = 4804.638 s; gaps of more than 0.1 s are left out of "
@@ -227,6 +223,50 @@ def test_no_warning_short_of_it(tmp_path, case):
     variables = sound()
     WARNINGS[case][2](variables)
     assert warned(tmp_path, variables) == []
+
+
+@pytest.mark.parametrize("hz", [30, 50, 1000, 2000])
+def test_no_warning_of_the_clocks_and_lengths_of_other_laboratories(tmp_path, hz):
+    variables = sound()
+    clocked(variables, 1 / hz)
+    cut(variables, 20000)
+    texts = warned(tmp_path, variables)
+    assert not [text for text in texts if "clock runs" in text or "source_study" in text]
+
+
+@pytest.mark.parametrize(("step", "hz"), [(0.06, "16.667"), (0.004 / 60, "15000")])
+def test_a_clock_too_slow_or_too_fast_for_a_hand(tmp_path, step, hz):
+    variables = sound()
+    clocked(variables, step)
+    assert warned(tmp_path, variables)[0] == (
+        f"the clock runs at {hz} Hz, movement is usually recorded at 20 to 5000 Hz; check that t "
+        "is in seconds"
+    )
+
+
+def test_stretches_without_recorded_spikes_are_left_out_of_the_rates(tmp_path):
+    session = read_session(write_mat73(tmp_path / "a.mat", recording(samples=2501, start=100.0)))
+    observed = np.array([[100.0, 104.0], [106.0, 110.0]])
+    cut_out = replace(session, observed=observed)
+    found = inspect(cut_out)
+    assert found.numbers["unobserved"]["gaps"] == [{"start_s": 104.0, "seconds": 2.0}]
+    whole = inspect(session).numbers["rates"]["mean_hz"]
+    assert found.numbers["rates"]["mean_hz"] == pytest.approx(whole * 10 / 8)
+    assert "no spikes were recorded in 1 gap, the longest 2.000 s\n" in report_text(cut_out, found)
+    sentence = "no spikes were recorded in 1 gap, 2.000 s at t = 104.000 s; left out of"
+    assert sum(text.startswith(sentence) for text in found.warnings) == 1
+    nothing = inspect(replace(session, observed=np.empty((0, 2))))
+    assert nothing.numbers["rates"]["highest_hz"] == 0
+
+
+def test_a_unit_of_the_files_own_stands_where_mm_would(tmp_path):
+    session = read_session(write_mat73(tmp_path / "a.mat", recording(samples=2501, start=100.0)))
+    hand = replace(session.series["finger_pos"], unit="a.u.")
+    session = replace(session, series={"finger_pos": hand})
+    found = inspect(session)
+    text = report_text(session, found)
+    assert " a.u., y " in text and " a.u./s\n" in text and "mm" not in text and "rest" not in text
+    assert found.numbers["finger_pos"]["unit"] == "a.u."
 
 
 def test_no_source_is_recommended_that_is_as_bad(tmp_path):

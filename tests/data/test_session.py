@@ -244,6 +244,20 @@ def test_numbers_that_are_none(tmp_path, write, field):
     fails(write(tmp_path / "bad.mat", variables), f"{field}: is not an array of real numbers")
 
 
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda s: s * 1000, "mixed clocks: spikes are from"),
+        (lambda s: s + 1000, "the times do not overlap: spikes are from"),
+    ],
+)
+def test_spikes_on_another_clock_are_refused(tmp_path, write, change, line):
+    variables = recording(samples=500)
+    for cell in np.ndindex(variables["spikes"].shape):
+        variables["spikes"][cell] = change(variables["spikes"][cell])
+    fails(write(tmp_path / "bad.mat", variables), line)
+
+
 def test_a_clock_in_milliseconds_is_said(tmp_path, write):
     variables = recording()
     variables["t"] = variables["t"] * 1000

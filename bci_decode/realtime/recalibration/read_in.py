@@ -14,8 +14,9 @@ import pandas as pd
 from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.model_selection import KFold
 
-from bci_decode.data.binning import BinnedSession, kinematics
+from bci_decode.data.binning import BinnedSession
 from bci_decode.data.dataset import Dataset
+from bci_decode.data.kinematics import kinematics
 from bci_decode.data.segments import inside, known_rows, within
 from bci_decode.data.session import Session
 from bci_decode.errors import BciDecodeError

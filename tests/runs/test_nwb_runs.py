@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 from commands import train_here
 from nwb_files import perich
 
+import bci_decode as bd
 from bci_decode import cli
+from bci_decode.errors import BciDecodeError
 
 SMALL = (
     "session=local", "data.source=cursor_vel", "model=wiener", "model.history=2",
@@ -76,21 +79,22 @@ def test_evaluation_and_replay_read_the_same_file(run, home, command):
 def test_arrays_of_a_recording_score_the_same(run, home, command):
     code, output, errors = command("convert", "day1.nwb", "day1.npz", "--source", "cursor_vel")
     assert code == 0 and output == "wrote day1.npz: 6 units, cursor_vel, cursor_pos\n", errors
-    for name in ("day1.nwb", "day1.npz"):
-        words = ("--start", "4", "--stop", "20", "--output", f"of_{name}")
-        code, _, errors = command("evaluate", run, "--session", name, *words)
-        assert code == 0, errors
-    assert scores(home / "of_day1.nwb") == scores(home / "of_day1.npz")
+    one, other = (bd.load_run(run).score(home / f"day1.{kind}", 4, 20) for kind in ("nwb", "npz"))
+    assert one.equals(other)
 
 
-@pytest.mark.parametrize(
-    ("words", "line"),
-    [
-        (["data.source=hand_pos"], "data.source: is 'hand_pos', the file has processing/behavior"),
-        (["data.target=position"], "data.target: is position, cursor_vel is a velocity"),
-        (["data.area=S1"], "areas in the file: M1, PMd"),
-    ],
-)
-def test_bad_input_is_one_line(home, words, line):
-    done = train_here(home, *SMALL, "session.path=day1.nwb", *words, "output_dir=bad")
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and line in done.stderr
+def test_a_movement_in_another_unit_is_not_scored(run, home):
+    session = bd.read_session(home / "day1.nwb", source="cursor_vel")
+    unknown = replace(session.series["cursor_vel"], unit="a.u.")
+    other = replace(session, series={"cursor_vel": unknown})
+    loaded = bd.load_run(run)
+    with pytest.raises(BciDecodeError, match=r"day1 has velocity in a.u., the decoder in mm/s; "):
+        loaded.score(other)
+    assert len(loaded.decode(other)) == 399
+
+
+def test_bad_input_is_one_line(home):
+    words = ("session.path=day1.nwb", "data.source=hand_pos", "output_dir=bad")
+    done = train_here(home, *SMALL, *words)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "data.source: is 'hand_pos', the file has processing/behavior" in done.stderr
