@@ -258,19 +258,6 @@ def test_a_session_without_a_known_unit_is_refused(joint, new_day):
         calibrate(joint, other, 25.0)
 
 
-def test_a_session_of_another_unit_is_refused(joint, new_day):
-    other = copy.deepcopy(joint)
-    for one in other.state["sessions"]:
-        one["unit"] = "deg/s"
-    with pytest.raises(BciDecodeError, match="velocity in mm/s, and .* decodes deg/s"):
-        calibrate(other, new_day, 25.0)
-
-
-def test_a_session_in_memory_is_to_be_saved(joint, new_day):
-    with pytest.raises(BciDecodeError, match="is no file; save it"):
-        calibrate(joint, dataclasses.replace(new_day, path=Path("arrays")), 25.0)
-
-
 def test_other_weights_are_refused(joint, new_day):
     with pytest.raises(BciDecodeError, match="weights: is 'core'; choose all or read-in"):
         calibrate(joint, new_day, 25.0, weights="core")

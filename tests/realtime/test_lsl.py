@@ -50,7 +50,7 @@ DECODER = SimpleNamespace(  # what sources and sinks read of a decoder
     target="velocity",
     lag=0.06,
     config=DataConfig(bin_width=BIN),
-    run=SimpleNamespace(folder="outputs/run"),
+    run=SimpleNamespace(source="outputs/run"),
 )
 
 
