@@ -31,7 +31,7 @@ _HOMES = {
     "load_run": "runs.load",
     "load_joint": "runs.load_joint",
     "calibrate": "realtime.recalibration.calibrate",
-    "LoadedRun": "runs.load",
+    "LoadedRun": "runs.loaded_run",
     "JointRun": "runs.load_joint",
     "StreamingDecoder": "realtime.decoder",
     "SpikeBinner": "realtime.stream.binner",
@@ -55,8 +55,9 @@ if TYPE_CHECKING:
     from bci_decode.realtime.recalibration.calibrate import calibrate
     from bci_decode.realtime.stream.binner import SpikeBinner
     from bci_decode.runs.estimator import RNNDecoder, train
-    from bci_decode.runs.load import LoadedRun, load_run
+    from bci_decode.runs.load import load_run
     from bci_decode.runs.load_joint import JointRun, load_joint
+    from bci_decode.runs.loaded_run import LoadedRun
     from bci_decode.training.trainer import Trainer
 
 

@@ -180,7 +180,7 @@ class ScaleConfig(_Keys):
 
 @dataclass
 class WindowConfig(_Keys):
-    """What the decoder sees of the past: see `data.dataset.Window`."""
+    """What the decoder sees of the past: see `data.parts.Window`."""
 
     PREFIX: ClassVar[str] = "data.window."
     kind: str = key(

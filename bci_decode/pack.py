@@ -12,8 +12,8 @@ from bci_decode.errors import BciDecodeError, printable, run_cli
 from bci_decode.options import CommandParser, add_trust, path
 
 if TYPE_CHECKING:
-    from bci_decode.runs.load import LoadedRun
     from bci_decode.runs.load_joint import JointRun
+    from bci_decode.runs.loaded_run import LoadedRun
     from bci_decode.runs.packed import Packed
 
 

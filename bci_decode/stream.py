@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bci_decode.realtime.decoder import StreamingDecoder
     from bci_decode.realtime.stream.loop import LiveSummary
     from bci_decode.realtime.stream.stopping import StopSign
-    from bci_decode.runs.load import LoadedRun
+    from bci_decode.runs.loaded_run import LoadedRun
 
 WARM_UP = 20  # bins; the first ones compile kernels and fill caches
 

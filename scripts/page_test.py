@@ -32,7 +32,8 @@ from bci_decode.realtime.bins import Bin, Decoded
 from bci_decode.realtime.decoder import StreamingDecoder
 from bci_decode.realtime.interfaces.page import PageSink
 from bci_decode.runs.estimator import train
-from bci_decode.runs.load import LoadedRun, load_run
+from bci_decode.runs.load import load_run
+from bci_decode.runs.loaded_run import LoadedRun
 
 LIMIT = 60  # s after which something that does not come is given up
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")

@@ -14,7 +14,8 @@ from recordings import ROOT, recording, write_mat73
 
 from bci_decode.runs.checksums import write_checksums
 from bci_decode.runs.estimator import train
-from bci_decode.runs.load import LoadedRun, load_run
+from bci_decode.runs.load import load_run
+from bci_decode.runs.loaded_run import LoadedRun
 
 BIN = 0.02  # s
 TINY = [f"data.bin_width={BIN}", "data.window.length=8", "data.window.burn_in=2"]

@@ -12,7 +12,8 @@ import bci_decode as bd
 from bci_decode.data.binning import bin_session
 from bci_decode.data.dataset import prepare
 from bci_decode.runs.build import build_decoder, data_config
-from bci_decode.runs.load import LoadedRun, load_run
+from bci_decode.runs.load import load_run
+from bci_decode.runs.loaded_run import LoadedRun
 from bci_decode.training.checkpoint import data_state, save_checkpoint
 from bci_decode.training.closed_form import fit_closed_form
 

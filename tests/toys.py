@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 
 from bci_decode.config import TrainerConfig
-from bci_decode.data.dataset import Dataset, Part, Scaler, Window
+from bci_decode.data.dataset import Dataset
+from bci_decode.data.parts import Part, Scaler, Window
 from bci_decode.layers import (
     HGRN,
     LRU,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from bci_decode.config import DataConfig
 from bci_decode.data.binned_store import StoredSession, stored_session
-from bci_decode.data.dataset import Preparation, Window, preparation
+from bci_decode.data.dataset import Preparation, preparation
+from bci_decode.data.parts import Window
 
 
 @dataclass(frozen=True, eq=False)

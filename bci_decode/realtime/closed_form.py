@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bci_decode.data.dataset import Scaler
+from bci_decode.data.parts import Scaler
 from bci_decode.models.cascade import WienerCascade
 from bci_decode.models.kalman import KalmanFilter
 from bci_decode.models.riccati import gains

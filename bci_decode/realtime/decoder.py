@@ -17,7 +17,8 @@ from bci_decode.config import DataConfig
 from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.checks import check_state, checked_counts
 from bci_decode.realtime.engines import ENGINES
-from bci_decode.runs.load import LoadedRun, load_run
+from bci_decode.runs.load import load_run
+from bci_decode.runs.loaded_run import LoadedRun
 
 WARM_UP = 512  # bins from which a new model starts: its state then is as if it had always run
 FEW = 8  # bins that a swap may decode while `step` waits

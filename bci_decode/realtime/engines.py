@@ -14,7 +14,7 @@ import torch
 from bci_decode.realtime.fast import FastEngine, why_not_fast
 from bci_decode.realtime.graph import StepGraph
 from bci_decode.realtime.onnx.engine import OnnxEngine
-from bci_decode.runs.load import LoadedRun
+from bci_decode.runs.loaded_run import LoadedRun
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bci_decode.data.dataset import Window
+from bci_decode.data.parts import Window
 from bci_decode.evaluation.filters import bessel_sections
 from bci_decode.layers import cpu
 from bci_decode.layers.cpu.stepper import Stepper, WindowStepper, why_not_stepped
@@ -21,7 +21,7 @@ from bci_decode.layers.norms import HistoryNorm
 from bci_decode.layers.recurrent import kernel_form
 from bci_decode.models.decoder import Decoder, TrainedDecoder
 from bci_decode.realtime.graph import check_causal
-from bci_decode.runs.load import LoadedRun
+from bci_decode.runs.loaded_run import LoadedRun
 
 Arrays = dict[str, np.ndarray]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bci_decode.data.dataset import Window
+from bci_decode.data.parts import Window
 from bci_decode.errors import BciDecodeError
 from bci_decode.models.cascade import WienerCascade
 from bci_decode.models.decoder import Decoder, TrainedDecoder, check_window
@@ -30,7 +30,7 @@ from bci_decode.realtime.stages import (
     Unscaling,
     WindowStep,
 )
-from bci_decode.runs.load import LoadedRun
+from bci_decode.runs.loaded_run import LoadedRun
 
 
 class StepGraph(nn.Module):

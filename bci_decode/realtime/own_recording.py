@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bci_decode.files import is_regular, md5_of
-from bci_decode.runs.load import LoadedRun
+from bci_decode.runs.loaded_run import LoadedRun
 
 
 def recorded_path(run: LoadedRun) -> Path | None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bci_decode.data.dataset import Scaler
+from bci_decode.data.parts import Scaler
 from bci_decode.evaluation.filters import bessel_sections
 from bci_decode.models.decoder import Decoder
 

@@ -13,7 +13,8 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
 from bci_decode.config import DataConfig, flatten
-from bci_decode.data.dataset import Dataset, Part, Scaler, Window
+from bci_decode.data.dataset import Dataset
+from bci_decode.data.parts import Part, Scaler, Window
 from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation.decoding import predictor
 from bci_decode.runs.build import build_decoder, instantiate

@@ -14,7 +14,8 @@ from bci_decode.models.decoder import Decoder
 from bci_decode.models.multi_session import MultiSessionDecoder, ReadIn
 from bci_decode.runs.build import build_model
 from bci_decode.runs.folder import SESSIONS
-from bci_decode.runs.load import LoadedRun, run_content, run_of_content
+from bci_decode.runs.load import run_content, run_of_content
+from bci_decode.runs.loaded_run import LoadedRun
 from bci_decode.runs.packed import Packed
 from bci_decode.runs.reading import read_report
 from bci_decode.runs.targets import check_model

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bci_decode.config import TrainerConfig
-from bci_decode.data.dataset import Scaler
+from bci_decode.data.parts import Scaler
 
 
 class Augmentation:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bci_decode.data.dataset import Window
+from bci_decode.data.parts import Window
 from bci_decode.layers.introspection import GATES, check_supported, pre_activations, share_outside
 from bci_decode.layers.weights import SIDES, layer_names
 

@@ -18,7 +18,8 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm
 
 from bci_decode.config import TrainerConfig
-from bci_decode.data.dataset import Dataset, Scaler
+from bci_decode.data.dataset import Dataset
+from bci_decode.data.parts import Scaler
 from bci_decode.data.split import enclosing
 from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation import metrics

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bci_decode.data.dataset import Dataset, Part, Scaler, Window
+from bci_decode.data.dataset import Dataset
+from bci_decode.data.parts import Part, Scaler, Window
 from bci_decode.errors import BciDecodeError
 
 

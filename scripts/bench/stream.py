@@ -33,7 +33,8 @@ from bci_decode.realtime.engines import ENGINES
 from bci_decode.realtime.stream.binner import SpikeBinner
 from bci_decode.realtime.stream.loop import LiveSummary, run_live
 from bci_decode.runs.build import build_model
-from bci_decode.runs.load import LoadedRun, load_run
+from bci_decode.runs.load import load_run
+from bci_decode.runs.loaded_run import LoadedRun
 from bci_decode.training.checkpoint import FORMAT, save_checkpoint
 
 RATE = 20.0  # spikes of a unit per second

@@ -12,7 +12,8 @@ import pytest
 
 from bci_decode.config import DataConfig, ScaleConfig, SplitConfig, WindowConfig
 from bci_decode.data.binning import BinnedSession
-from bci_decode.data.dataset import Scaler, Window, prepare
+from bci_decode.data.dataset import prepare
+from bci_decode.data.parts import Scaler, Window
 from bci_decode.data.split import split_in_time
 from bci_decode.errors import BciDecodeError
 

@@ -13,7 +13,8 @@ from recordings import positions
 from bci_decode.config import DataConfig, ScaleConfig, SplitConfig, WindowConfig
 from bci_decode.data.binning import BinnedSession, bin_session
 from bci_decode.data.counts import trailing_sums
-from bci_decode.data.dataset import Scaler, Window, prepare
+from bci_decode.data.dataset import prepare
+from bci_decode.data.parts import Scaler, Window
 from bci_decode.data.reaches import reach_starts, split_by_reaches
 from bci_decode.data.session import Session
 from bci_decode.errors import BciDecodeError

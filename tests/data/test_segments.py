@@ -14,7 +14,8 @@ from sizes import cases
 
 from bci_decode.config import BRIDGED, DataConfig, WindowConfig
 from bci_decode.data.binning import bin_session
-from bci_decode.data.dataset import Part, Window, prepare
+from bci_decode.data.dataset import prepare
+from bci_decode.data.parts import Part, Window
 from bci_decode.data.segments import inside, left_out, recording_gaps, scored_mask
 from bci_decode.data.session import Session, read_session
 from bci_decode.errors import BciDecodeError

@@ -22,7 +22,7 @@ from bci_decode.realtime.decoder import StreamingDecoder
 from bci_decode.realtime.interfaces.adapter import RunModule
 from bci_decode.realtime.interfaces.ezmsg_unit import DecoderSettings, DecoderUnit, MessageDecoder
 from bci_decode.realtime.interfaces.unit_labels import unit_labels
-from bci_decode.runs.load import LoadedRun
+from bci_decode.runs.loaded_run import LoadedRun
 
 
 @pytest.fixture(scope="module")

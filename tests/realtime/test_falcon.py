@@ -10,7 +10,7 @@ from bci_decode.data.counts import trailing_sums
 from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.decoder import StreamingDecoder
 from bci_decode.realtime.interfaces.falcon import FalconDecoder
-from bci_decode.runs.load import LoadedRun
+from bci_decode.runs.loaded_run import LoadedRun
 
 
 @pytest.fixture(scope="module")

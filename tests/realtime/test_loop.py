@@ -24,7 +24,7 @@ from bci_decode.realtime.stream.loop import run_live
 from bci_decode.realtime.stream.replay import MAX_SPEED, Replay
 from bci_decode.realtime.stream.rows import BLOCK, Rows
 from bci_decode.realtime.stream.stopping import stop_sign
-from bci_decode.runs.load import LoadedRun
+from bci_decode.runs.loaded_run import LoadedRun
 
 
 @pytest.fixture(scope="module")

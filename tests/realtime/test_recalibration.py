@@ -47,7 +47,7 @@ from bci_decode.realtime.recalibration.run import Request, recalibrated_run
 from bci_decode.realtime.recalibration.seconds import first_seconds
 from bci_decode.runs.checksums import write_checksums
 from bci_decode.runs.folder import is_complete
-from bci_decode.runs.load import LoadedRun
+from bci_decode.runs.loaded_run import LoadedRun
 from bci_decode.runs.run import run as run_config
 
 ARRAY = {"seed": 3, "minutes": 1.5, "channels": 32}

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from toys import made_data, made_decoder, made_trainer
 
-from bci_decode.data.dataset import Window
+from bci_decode.data.parts import Window
 from bci_decode.layers import GRU, LayerNormGRU
 from bci_decode.models.decoder import Decoder
 from bci_decode.training import trainer as training

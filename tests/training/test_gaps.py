@@ -9,7 +9,8 @@ import pytest
 import torch
 from toys import made_data, made_decoder, made_trainer
 
-from bci_decode.data.dataset import Dataset, Part, Window
+from bci_decode.data.dataset import Dataset
+from bci_decode.data.parts import Part, Window
 from bci_decode.data.segments import scored_mask
 from bci_decode.evaluation import metrics
 from bci_decode.evaluation.decoding import decode_parts, predictor

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from toys import made_data, made_decoder, made_layer, made_trainer
 
-from bci_decode.data.dataset import Window
+from bci_decode.data.parts import Window
 from bci_decode.errors import BciDecodeError
 from bci_decode.layers import LayerNormGRU
 from bci_decode.layers.introspection import GATES, pre_activations, share_outside

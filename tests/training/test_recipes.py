@@ -16,7 +16,8 @@ from toys import config, made_data, made_decoder, made_trainer
 
 from bci_decode.config import DataConfig, SplitConfig, WindowConfig
 from bci_decode.data.binning import bin_session
-from bci_decode.data.dataset import Part, Scaler, prepare
+from bci_decode.data.dataset import prepare
+from bci_decode.data.parts import Part, Scaler
 from bci_decode.data.session import read_session
 from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation.decoding import decode_parts, predictor

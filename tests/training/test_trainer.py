@@ -13,7 +13,7 @@ import pytest
 import torch
 from toys import made_data, made_decoder, made_holdout, made_trainer
 
-from bci_decode.data.dataset import Window
+from bci_decode.data.parts import Window
 from bci_decode.errors import BciDecodeError
 from bci_decode.evaluation.decoding import decode_parts
 from bci_decode.training.checkpoint import load_checkpoint

@@ -17,7 +17,8 @@ import numpy as np
 from bci_decode.errors import BciDecodeError
 from bci_decode.realtime.decoder import StreamingDecoder
 from bci_decode.realtime.interfaces.count_window import CountWindow
-from bci_decode.runs.load import LoadedRun, load_run
+from bci_decode.runs.load import load_run
+from bci_decode.runs.loaded_run import LoadedRun
 
 
 class FalconDecoder:

@@ -33,7 +33,7 @@ from bci_decode.realtime.interfaces.lsl_clock import AGREE, LATEST, SampleClock
 from bci_decode.realtime.interfaces.lsl_inlet import WAIT, Inlet, described_labels, pylsl
 from bci_decode.realtime.interfaces.unit_labels import unit_labels, units_of
 from bci_decode.realtime.stream.binner import SpikeBinner
-from bci_decode.runs.load import LoadedRun
+from bci_decode.runs.loaded_run import LoadedRun
 
 log = logging.getLogger(__name__)
 

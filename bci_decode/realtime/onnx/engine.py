@@ -20,7 +20,7 @@ from bci_decode.realtime.onnx.decoder import (
 )
 from bci_decode.realtime.onnx.model import onnx_model
 from bci_decode.realtime.onnx.parts import parts
-from bci_decode.runs.load import LoadedRun
+from bci_decode.runs.loaded_run import LoadedRun
 
 
 class OnnxEngine:

@@ -21,7 +21,7 @@ from bci_decode.realtime.graph import StepGraph
 from bci_decode.realtime.onnx.decoder import COUNTS, OnnxDecoder, library, session_of
 from bci_decode.realtime.onnx.model import OPSET, node_count, onnx_model
 from bci_decode.realtime.own_recording import own_recording
-from bci_decode.runs.load import LoadedRun
+from bci_decode.runs.loaded_run import LoadedRun
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from bci_decode.errors import BciDecodeError, one_line
 from bci_decode.realtime.graph import StepGraph
 from bci_decode.realtime.onnx.decoder import COUNTS, FORMAT, NEXT, OUTPUT, library
 from bci_decode.realtime.onnx.exportable import make_exportable
-from bci_decode.runs.load import LoadedRun
+from bci_decode.runs.loaded_run import LoadedRun
 
 OPSETS = range(18, 24)  # what the exporter writes and onnxruntime reads
 OPSET = 20

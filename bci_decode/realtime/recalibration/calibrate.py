@@ -32,8 +32,8 @@ from bci_decode.realtime.recalibration.read_in import same_units
 from bci_decode.realtime.recalibration.run import NewRun, Request, opened
 from bci_decode.realtime.recalibration.seconds import first_seconds
 from bci_decode.runs.build import build_model
-from bci_decode.runs.load import LoadedRun
 from bci_decode.runs.load_joint import JointRun, load_joint
+from bci_decode.runs.loaded_run import LoadedRun
 from bci_decode.training.surroundings import torch_state_kept
 
 # docs/multi_session.md has what chose these

@@ -37,8 +37,9 @@ from bci_decode.realtime.recalibration.days_tables import (
 from bci_decode.realtime.recalibration.fit import recalibrate
 from bci_decode.realtime.recalibration.study import MARGIN, replaced, unit_cells, write_part
 from bci_decode.runs.compose import compose_config
-from bci_decode.runs.load import LoadedRun, load_run
+from bci_decode.runs.load import load_run
 from bci_decode.runs.load_joint import JointRun, load_joint
+from bci_decode.runs.loaded_run import LoadedRun
 from bci_decode.runs.run import run
 from bci_decode.studies.tables import save_table
 from bci_decode.studies.training import quoted

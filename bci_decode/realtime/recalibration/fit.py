@@ -31,7 +31,7 @@ from bci_decode.realtime.recalibration.read_in import Encoding, read_in, same_un
 from bci_decode.realtime.recalibration.read_out import refit_read_out
 from bci_decode.realtime.recalibration.seconds import first_seconds
 from bci_decode.runs.build import build_model
-from bci_decode.runs.load import LoadedRun
+from bci_decode.runs.loaded_run import LoadedRun
 from bci_decode.training.checkpoint import data_state
 from bci_decode.training.history import history_columns, part_columns
 from bci_decode.training.surroundings import torch_state_kept

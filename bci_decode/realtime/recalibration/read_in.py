@@ -22,7 +22,7 @@ from bci_decode.data.session import Session
 from bci_decode.errors import BciDecodeError
 from bci_decode.files import expand_user, is_regular, md5_of
 from bci_decode.realtime.own_recording import own_recording, recorded_path
-from bci_decode.runs.load import LoadedRun
+from bci_decode.runs.loaded_run import LoadedRun
 
 log = logging.getLogger(__name__)
 

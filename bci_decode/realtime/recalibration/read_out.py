@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bci_decode.data.dataset import Dataset, Window
+from bci_decode.data.dataset import Dataset
+from bci_decode.data.parts import Window
 from bci_decode.evaluation.decoding import decode_stream
 from bci_decode.models.decoder import Decoder
 from bci_decode.models.heads import PerAxisHead

@@ -26,7 +26,7 @@ from bci_decode.realtime.recalibration.read_in import parent_recording, same_uni
 from bci_decode.realtime.recalibration.seconds import first_seconds
 from bci_decode.runs.figures import run_title, trajectory_figure
 from bci_decode.runs.folder import check_same_data, file_stat, working_folder
-from bci_decode.runs.load import LoadedRun
+from bci_decode.runs.loaded_run import LoadedRun
 from bci_decode.runs.ownership import claim, finish, locked, start
 from bci_decode.runs.reading import read_predictions, read_report
 from bci_decode.runs.report import recording_kind, write_predictions, write_report

@@ -12,10 +12,11 @@ import numpy as np
 
 from bci_decode.config import DataConfig, SplitConfig
 from bci_decode.data.binning import BinnedSession, bin_session
-from bci_decode.data.dataset import Dataset, Window, check_segments, prepare, still_axes
+from bci_decode.data.dataset import Dataset, check_segments, prepare, still_axes
+from bci_decode.data.parts import Window
 from bci_decode.data.session import Session
 from bci_decode.errors import BciDecodeError
-from bci_decode.runs.load import LoadedRun
+from bci_decode.runs.loaded_run import LoadedRun
 
 
 def first_seconds(

@@ -32,7 +32,8 @@ from bci_decode.realtime.recalibration.study_tables import (
     summary,
 )
 from bci_decode.runs.estimator import train
-from bci_decode.runs.load import LoadedRun, load_run
+from bci_decode.runs.load import load_run
+from bci_decode.runs.loaded_run import LoadedRun
 from bci_decode.studies.tables import save_table
 
 # passes over so few windows, each the best of 16, 32, 64 and 128 on sessions of other seeds

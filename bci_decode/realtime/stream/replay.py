@@ -22,7 +22,7 @@ from bci_decode.data.session import Session, read_session, source_series
 from bci_decode.realtime.bins import Bin
 from bci_decode.realtime.stream.binner import SpikeBinner
 from bci_decode.realtime.stream.settings import check_max_gap, check_speed
-from bci_decode.runs.load import LoadedRun
+from bci_decode.runs.loaded_run import LoadedRun
 from bci_decode.runs.scored_bins import scored_bins
 
 log = logging.getLogger(__name__)
