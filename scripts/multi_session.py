@@ -19,8 +19,8 @@ def main() -> None:
         "--days",
         type=whole(9, 1000),
         nargs="+",
-        default=[9, 12],
-        help="new ones, after the trained days 1 to 8 (default: 9 12)",
+        default=[9, 10, 11, 12],
+        help="new ones, after the trained days 1 to 8 (default: 9 10 11 12)",
     )
     add("--document", type=path, help="update its tables and figure: docs/multi_session.md")
     arguments = parser.parse_args()

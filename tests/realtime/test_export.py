@@ -314,7 +314,7 @@ def test_without_a_recording_counts_are_drawn(made, tmp_path, capsys, monkeypatc
         (("{run}", "/proc/a.onnx"), "/proc"),
         (("{run}", "{tmp}/a.onnx", "--opset", "9"), "--opset: is 9; give 18 to 23"),
         (("{run}", "{tmp}/a.onnx", "--session", "{tmp}/none.mat"), "none.mat"),
-        (("{run}", "{tmp}/a.onnx", "--session", ""), "--session: is empty; name a .mat file"),
+        (("{run}", "{tmp}/a.onnx", "--session", ""), "--session: is empty; name a file"),
         (("{bad}", "{tmp}/a.onnx"), "needs all later bins"),
     ],
 )
