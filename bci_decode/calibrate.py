@@ -45,7 +45,7 @@ def _parse_args() -> argparse.Namespace:
     parser = CommandParser(main.__doc__)
     option = parser.add_argument
     option("run", type=path, metavar="RUN", help="folder of a training with sessions=, or packed")
-    option("file", metavar="FILE|NAME", help="the new session: a file, or a published session")
+    option("file", metavar="FILE|NAME", help="the new session: a file, or a named session")
     option("--seconds", type=seconds, default=60.0, help="s of FILE to learn from (default: 60)")
     option(
         "--steps",

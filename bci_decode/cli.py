@@ -125,7 +125,7 @@ def inspect() -> None:
         usage="%(prog)s FILE|NAME [--data-dir DIR] [--source NAME] [--figure [PATH]] [--json]",
     )
     parser.add_argument(
-        "session", metavar="FILE|NAME", help="a .mat, .nwb or .npz file, or a published session"
+        "session", metavar="FILE|NAME", help="a .mat, .nwb or .npz file, or a named session"
     )
     parser.add_argument(
         "--source", metavar="NAME", help="the movement of an NWB file (default: finger_pos)"
@@ -190,14 +190,27 @@ def convert() -> None:
 
 
 def recording_file(choice: str, data_dir: str) -> Path:
-    """The file behind FILE or NAME; for a published session that is absent, how to fetch it."""
-    from bci_decode.data.catalog import catalog, downloaded_file, similar_names
+    """The file behind FILE or NAME; for a published session that is absent, how to fetch it.
+
+    That of a simulated day is made.
+    """
+    from bci_decode.data.catalog import (
+        SIMULATED_ARRAY,
+        SIMULATED_DAYS,
+        catalog,
+        downloaded_file,
+        similar_names,
+    )
     from bci_decode.files import check_regular, expand_user
 
     path = expand_user(choice)
     check_regular(path)
     if path.exists():
         return path
+    if choice in SIMULATED_DAYS:
+        from bci_decode.data.simulate import simulated_day
+
+        return simulated_day(data_dir, **SIMULATED_ARRAY, day=SIMULATED_DAYS[choice])
     if choice in catalog():
         return downloaded_file(choice, str(expand_user(data_dir)))
     if path.suffix == ".mat":

@@ -41,7 +41,7 @@ def _parse_args() -> argparse.Namespace:
         "run", type=path, metavar="RUN", help="folder of a finished run, or a packed one"
     )
     parser.add_argument(
-        "--session", required=True, metavar="FILE|NAME", help="a recording, or a published session"
+        "--session", required=True, metavar="FILE|NAME", help="a recording, or a named session"
     )
     parser.add_argument("--start", type=clock_time, metavar="S", help="s of the session's clock")
     parser.add_argument("--stop", type=clock_time, metavar="S", help="s of the session's clock")

@@ -54,7 +54,7 @@ def _parse_args() -> argparse.Namespace:
     )
     parser.add_argument("output", metavar="FILE.onnx", help="what is written")
     parser.add_argument(
-        "--session", metavar="FILE|NAME", help="verify over this recording, or published session"
+        "--session", metavar="FILE|NAME", help="verify over this recording, or named session"
     )
     parser.add_argument(
         "--opset",

@@ -42,7 +42,7 @@ def _parse_args() -> argparse.Namespace:
     parser = CommandParser(main.__doc__)
     option = parser.add_argument
     option("run", type=path, metavar="RUN", help="folder of a finished run, or a packed one")
-    option("file", metavar="FILE|NAME", help="recording of the new day, or a published session")
+    option("file", metavar="FILE|NAME", help="recording of the new day, or a named session")
     option("--seconds", type=seconds, default=60.0, help="s of FILE to learn from (default: 60)")
     option(
         "--steps",

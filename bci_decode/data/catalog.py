@@ -1,4 +1,4 @@
-"""The 47 published sessions of O'Doherty, Cardoso, Makin and Sabes 2017 (Zenodo, CC BY 4.0)."""
+"""Sessions with names: the 47 of O'Doherty et al. 2017 (Zenodo, CC BY 4.0), simulated days."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from bci_decode.errors import BciDecodeError
 
@@ -21,6 +22,9 @@ CITATION = (
     "https://doi.org/10.5281/zenodo.583331"
 )
 API_URL = "https://zenodo.org/api/records/3854034/files"
+# sessions that need no download, by the number of their day: see `data.simulate.simulated_day`
+SIMULATED_DAYS = {f"simulated_day{day:02d}": day for day in range(1, 13)}
+SIMULATED_ARRAY: dict[str, Any] = {"seed": 0, "minutes": 7.0, "channels": 96}
 
 
 @dataclass(frozen=True)

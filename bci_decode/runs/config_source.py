@@ -17,10 +17,9 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
 from bci_decode.config import TrainConfig
-from bci_decode.data.catalog import catalog
+from bci_decode.data.catalog import SIMULATED_ARRAY, SIMULATED_DAYS, catalog
 
 SCHEMA, GROUP = "schema", "session"
-SIMULATED_DAYS = {f"simulated_day{day:02d}": day for day in range(1, 13)}
 
 
 def is_session(name: str) -> bool:
@@ -87,6 +86,6 @@ def _session(name: str) -> dict[str, Any]:
     """What `conf/session/NAME.yaml` would hold."""
     node = {"name": name, "folder": "${data_dir}"}
     if name in SIMULATED_DAYS:
-        array = {"seed": 0, "minutes": 7.0, "channels": 96, "day": SIMULATED_DAYS[name]}
+        array = SIMULATED_ARRAY | {"day": SIMULATED_DAYS[name]}
         return {"_target_": "bci_decode.data.simulate.simulated_day"} | node | array
     return {"_target_": "bci_decode.data.catalog.downloaded_file", "session": name} | node

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from recordings import read_mat73
 
+from bci_decode.cli import recording_file
+from bci_decode.data import catalog
 from bci_decode.data.simulate import (
     VERSION,
     simulate_recording,
@@ -459,3 +461,10 @@ def test_day_1_is_the_simulated_session_itself_and_every_day_has_a_file(tmp_path
     assert len(contents) == 4
     with pytest.raises(BciDecodeError, match=r"session\.day.*0.*give a whole number from 1"):
         simulated_day(tmp_path, **settings, day=0)
+
+
+def test_commands_know_a_simulated_day_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.setitem(catalog.SIMULATED_ARRAY, "minutes", 0.1)
+    made = recording_file("simulated_day03", str(tmp_path))
+    assert made == simulated_days(tmp_path, 3, minutes=0.1)[2]
+    assert made.is_file()

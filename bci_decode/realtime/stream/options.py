@@ -40,7 +40,7 @@ def stream_parser(description: str | None) -> argparse.ArgumentParser:
 
 def _add_input(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
-    option("--replay", metavar="FILE|NAME", help="a recording, or a published session")
+    option("--replay", metavar="FILE|NAME", help="a recording, or a named session")
     option("--speed", metavar="1|10|max", help="of --replay: 0.001 to 1000, or max (default: 1)")
     option("--start", type=clock_time, metavar="S", help="of --replay: s of the session's clock")
     option("--stop", type=clock_time, metavar="S", help="of --replay: s of the session's clock")
