@@ -8,8 +8,8 @@ import sys
 from types import ModuleType
 
 from bci_decode.errors import run_cli
-from bci_decode.options import CommandParser, add_trust, path, seconds, seed, whole
-from bci_decode.recalibrate import MOST_STEPS, lines
+from bci_decode.options import whole
+from bci_decode.recalibrate import MOST_STEPS, lines, new_day_parser
 
 DEFAULT_STEPS = 150  # as `realtime.recalibration.calibrate` has them
 
@@ -42,11 +42,8 @@ def main() -> None:
 
 
 def _parse_args() -> argparse.Namespace:
-    parser = CommandParser(main.__doc__)
+    parser = new_day_parser(main.__doc__, "folder of a training with sessions=, or packed")
     option = parser.add_argument
-    option("run", type=path, metavar="RUN", help="folder of a training with sessions=, or packed")
-    option("file", metavar="FILE|NAME", help="the new session: a file, or a named session")
-    option("--seconds", type=seconds, default=60.0, help="s of FILE to learn from (default: 60)")
     option(
         "--steps",
         type=whole(0, MOST_STEPS),
@@ -60,12 +57,6 @@ def _parse_args() -> argparse.Namespace:
         default="all",
         help="that are learned: the read-in's and then all (default), or the read-in's alone",
     )
-    option("--seed", type=seed, default=0, help="of the gradient steps (default: 0)")
-    option("--output", metavar="DIR", help="folder of the new run")
-    option("--overwrite", action="store_true", help="make it again although it is finished")
-    option("--figures", choices=("png", "pdf", "svg"), default="png")
-    option("--data-dir", default="data", metavar="DIR", help="where NAME.mat is")
-    add_trust(parser)
     return parser.parse_args()
 
 

@@ -39,30 +39,37 @@ def main() -> None:
 
 
 def _parse_args() -> argparse.Namespace:
-    parser = CommandParser(main.__doc__)
+    parser = new_day_parser(main.__doc__, "folder of a finished run, or a packed one")
     option = parser.add_argument
-    option("run", type=path, metavar="RUN", help="folder of a finished run, or a packed one")
-    option("file", metavar="FILE|NAME", help="recording of the new day, or a named session")
-    option("--seconds", type=seconds, default=60.0, help="s of FILE to learn from (default: 60)")
     option(
         "--steps",
         type=whole(0, MOST_STEPS),
         default=DEFAULT_STEPS,
         help=f"of the gradient after the ridge regression (default: {DEFAULT_STEPS}; 0: none)",
     )
-    option("--seed", type=seed, default=0, help="of the gradient steps (default: 0)")
     option(
         "--parent-session",
         metavar="FILE",
         help="the session that RUN was trained on; default: the file that it was then, if it is "
         "still there. Without it, new units start without weights",
     )
+    return parser.parse_args()
+
+
+def new_day_parser(doc: str | None, run: str) -> CommandParser:
+    """The options of every command that fits a run to a new day; `run` says what RUN is."""
+    parser = CommandParser(doc)
+    option = parser.add_argument
+    option("run", type=path, metavar="RUN", help=run)
+    option("file", metavar="FILE|NAME", help="recording of the new day, or a named session")
+    option("--seconds", type=seconds, default=60.0, help="s of FILE to learn from (default: 60)")
+    option("--seed", type=seed, default=0, help="of the gradient steps (default: 0)")
     option("--output", metavar="DIR", help="folder of the new run")
     option("--overwrite", action="store_true", help="make it again although it is finished")
     option("--figures", choices=("png", "pdf", "svg"), default="png")
     option("--data-dir", default="data", metavar="DIR", help="where NAME.mat is")
     add_trust(parser)
-    return parser.parse_args()
+    return parser
 
 
 def lines(report: dict[str, Any]) -> list[str]:

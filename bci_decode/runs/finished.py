@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from bci_decode.config import TrainConfig, TrajectoryConfig
 from bci_decode.errors import BciDecodeError
@@ -17,17 +19,31 @@ log = logging.getLogger(__name__)
 
 def report_finished(folder: Path, config: TrainConfig) -> None:
     """Repeat the score of a finished run; draw its figures in a format that is not there yet."""
-    from bci_decode.runs.figures import draw_run, figure_files
     from bci_decode.runs.report import score_line
 
-    verify(folder, *RESULTS)
+    repeat_score(folder, RESULTS, score_line)
+    draw_missing(folder, config)
+
+
+def repeat_score(
+    folder: Path, files: Sequence[str], text: Callable[[dict[str, Any]], str]
+) -> dict[str, Any]:
+    """Log the `text` of a finished run's report, which is returned; `files` are verified."""
+    verify(folder, *files)
     report = read_report(folder)
     try:
-        line = score_line(report)
+        line = text(report)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise damaged(folder / "metrics.json", error) from error
     log.info("%s: finished already; overwrite=true trains again", folder)
     log.info("%s", line)
+    return report
+
+
+def draw_missing(folder: Path, config: TrainConfig) -> None:
+    """Draw the figures of a finished run unless they are there."""
+    from bci_decode.runs.figures import draw_run, figure_files
+
     files = figure_files(folder, config.figures)
     complete = all(path.exists() and path.stat().st_size for path in files)
     if complete and config.trajectory == TrajectoryConfig():

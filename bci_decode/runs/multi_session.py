@@ -20,8 +20,9 @@ from omegaconf import DictConfig
 from bci_decode.config import TrainConfig
 from bci_decode.files import written_whole
 from bci_decode.runs.build import checked_decoder, session_file
-from bci_decode.runs.checksums import SUMS, verify
+from bci_decode.runs.checksums import SUMS
 from bci_decode.runs.compose import plain
+from bci_decode.runs.finished import draw_missing, repeat_score
 from bci_decode.runs.folder import (
     JOINT,
     SESSIONS,
@@ -96,21 +97,11 @@ def run_sessions(
 
 def _report_finished(folder: Path, typed: TrainConfig) -> None:
     """Repeat the table of a finished run; draw figures in a format that is not there yet."""
-    from bci_decode.runs.figures import draw_history, draw_run, figure_files
-    from bci_decode.runs.reading import damaged, read_report
+    from bci_decode.runs.figures import draw_history
 
-    verify(folder, *JOINT)
-    report = read_report(folder)
-    try:
-        text = table_text(report)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise damaged(folder / "metrics.json", error) from error
-    log.info("%s: finished already; overwrite=true trains again", folder)
-    log.info("%s: %s", folder, text)
+    report = repeat_score(folder, JOINT, lambda report: f"{folder}: {table_text(report)}")
     for session in report["sessions"]:
-        one = folder / SESSIONS / session["name"]
-        if not all(path.exists() for path in figure_files(one, typed.figures)):
-            draw_run(one, typed.figures, typed.trajectory)
+        draw_missing(folder / SESSIONS / session["name"], typed)
     if typed.figures != "none" and not (folder / f"loss.{typed.figures}").exists():
         draw_history(folder, typed.figures)
 
