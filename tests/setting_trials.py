@@ -20,8 +20,8 @@ from bci_decode.data.simulate import simulated_session
 from bci_decode.errors import BciDecodeError
 from bci_decode.runs.build import session_file
 from bci_decode.runs.compose import CONF, plain, typed_config
+from bci_decode.runs.job import Job
 from bci_decode.runs.messages import error_line
-from bci_decode.runs.run import Job
 
 SENSELESS = ("-1", "nan", "inf", "1e308", "word", str(10**30))
 VALUES = (*SENSELESS, "0", "0.5", "''", "null", "[1]", "{a: 1}", "true")

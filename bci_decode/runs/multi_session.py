@@ -31,9 +31,9 @@ from bci_decode.runs.folder import (
     file_stat,
     is_bidirectional,
 )
+from bci_decode.runs.job import Job, import_libraries
 from bci_decode.runs.joint_report import joint_report, table_text
 from bci_decode.runs.ownership import claim, locked
-from bci_decode.runs.run import Job, import_libraries
 from bci_decode.runs.session_list import (
     Entry,
     check_once,
