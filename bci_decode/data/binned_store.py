@@ -42,7 +42,7 @@ class StoredSession:
 def stored_session(path: Path, name: str, config: DataConfig, store: Path) -> StoredSession:
     """The bins of the recording at `path`, from the folder `store`, where they are made if need be.
 
-    An entry is of one state of the file (its name, size and time of change) and of the settings
+    An entry is of one state of the file (its path, size and time of change) and of the settings
     that make bins. A damaged entry is made again.
     """
     check_regular(path)
@@ -55,7 +55,7 @@ def stored_session(path: Path, name: str, config: DataConfig, store: Path) -> St
     keys = config.binning_kwargs() | {"grids": config.window.grids}
     identity = {
         "layout": LAYOUT,
-        "file": path.name,
+        "file": str(path.resolve()),
         "bytes": state.st_size,
         "modified_ns": state.st_mtime_ns,
         "bins": keys,
@@ -68,7 +68,7 @@ def stored_session(path: Path, name: str, config: DataConfig, store: Path) -> St
     made_folder(store, remedy="choose another data_dir=")
     with FileLock(store / f".{entry.name}.lock"):  # another process may be at it
         if (found := _read(entry, identity, name, path)) is None:
-            session = read_session(path, name)
+            session = read_session(path, name, config.source)
             about = identity | {"md5": md5_of(path), "seconds": session.duration}
             write_entry(entry, bin_session(session, **keys), about)
             found = _read(entry, identity, name, path)

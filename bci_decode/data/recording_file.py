@@ -50,7 +50,7 @@ def _reader_for(path: Path) -> Callable[[Path, str | None], RawRecording]:
         if any((path / name).is_file() for name in ZARR):
             remedy = "export it as HDF5, with pynwb's NWBHDF5IO"
             raise BciDecodeError("is a folder of Zarr", file=path, remedy=remedy)
-        raise BciDecodeError("is a folder", file=path, remedy="name one .mat file in it")
+        raise BciDecodeError("is a folder", file=path, remedy="name one recording in it")
     try:
         with path.open("rb") as file:
             head = file.read(128)
@@ -70,5 +70,5 @@ def _reader_for(path: Path) -> Callable[[Path, str | None], RawRecording]:
     raise BciDecodeError(
         "is not a MATLAB file of version 7.3 (HDF5) or 5",
         file=path,
-        remedy="save it in MATLAB with '-v7.3'",
+        remedy="save it in MATLAB with '-v7.3', as NWB or as .npz",
     )

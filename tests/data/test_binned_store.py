@@ -8,6 +8,7 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
+from nwb_files import perich
 
 from bci_decode.config import DataConfig, SplitConfig, WindowConfig
 from bci_decode.data.binned_store import stored_session
@@ -100,3 +101,22 @@ def test_mistakes_are_one_line(mat_file, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BciDecodeError, match="data_dir="):
         stored_session(mat_file, "toy", CONFIG, tmp_path / "file")
+
+
+def test_a_file_that_looks_the_same_in_another_folder_is_another_recording(mat_file, tmp_path):
+    first, second = tmp_path / "day1" / "rec.mat", tmp_path / "day2" / "rec.mat"
+    for number, copy in enumerate((first, second)):
+        copy.parent.mkdir()
+        copy.write_bytes(mat_file.read_bytes() + bytes([number]))
+        os.utime(copy, ns=(0, 0))
+    assert first.stat().st_size == second.stat().st_size
+    found = [stored_session(one, "toy", CONFIG, tmp_path / "binned") for one in (first, second)]
+    assert found[0].md5 != found[1].md5
+
+
+def test_the_movement_is_the_one_that_the_settings_name(tmp_path):
+    config = dataclasses.replace(CONFIG, source="cursor_vel")
+    file = perich(tmp_path / "lab.nwb")
+    stored = stored_session(file, "lab", config, tmp_path / "binned")
+    session = read_session(file, "lab", "cursor_vel")
+    same(stored.binned, bin_session(session, **config.binning_kwargs(), grids=3))
