@@ -37,7 +37,7 @@ class KalmanFilter(ClosedForm):
     `spectral_radius_`, below 1, so a stream of any length stays bounded; `fit` refuses a filter
     where it is not. It is often close to 1, as the counts tell little of a position.
 
-    Where the movement is unknown, and after a gap, a running sum begins anew, and no transition
+    Where the movement is unknown, and after a gap, a running sum begins again, and no transition
     leads across.
 
     The filter starts from its prior, mean and covariance of the state in training, never from the

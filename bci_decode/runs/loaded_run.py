@@ -147,7 +147,7 @@ class LoadedRun:
 
         Returns `time` (s, the end of the bin) and a column per axis in the target's unit, mm/s for
         velocity. Every bin is decoded from its own and earlier bins, unless the run is
-        bidirectional. After a gap of the recording decoding starts anew; bins in a gap are NaN.
+        bidirectional. After a gap of the recording decoding starts again; bins in a gap are NaN.
         """
         binned = session if isinstance(session, BinnedSession) else self.bin(session)
         bins = bins_within(binned, start, stop)

@@ -160,7 +160,7 @@ class Group:
                 dist.broadcast(values, 0)
 
     def seed(self, seed: int, epoch: int) -> None:
-        """Let the others draw other random numbers than the first one, which goes on as it is."""
+        """Let the others draw other random numbers than the first one, which keeps its own."""
         if self.rank:
             import torch
 

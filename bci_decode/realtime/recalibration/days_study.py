@@ -75,7 +75,7 @@ def simulated_arrays(folder: Path, seeds: int, days: Sequence[int]) -> Iterator[
 
 
 def excerpt_arrays(file: Path, folder: Path, seeds: int) -> Iterator[Array]:
-    """A recording in four pieces, each with two thirds of its units, drawn anew for each piece.
+    """A recording in four pieces, each with two thirds of its units, drawn again for each piece.
 
     The last piece is the new day. Its units keep their labels; in "excerpt, relabeled" a third of
     them are `replaced`.
