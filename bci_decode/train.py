@@ -151,8 +151,11 @@ def main() -> None:
         if SweepReport.sweep is None:
             raise
         # a launcher's: a process of it was killed, say; the table says what became of all runs
-        line = f"the launcher stopped: {type(fault).__name__}: {one_line(fault)}"
-        _exit(line, code=1)
+        line = f"the launcher stopped: {type(fault).__name__}: {one_line(fault)[:300]}"
+        if not SweepReport.sweep.slurm:
+            _exit(line, code=1)
+        # it takes a job for lost that SLURM requeued, and whose run may finish all the same
+        print(f"warning: {line}", file=sys.stderr)
     finally:
         _report_sweep(sys.exc_info()[1])
 

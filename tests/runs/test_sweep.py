@@ -308,6 +308,22 @@ def test_a_launcher_that_stops_is_a_failure_although_all_runs_are_done(tmp_path,
     assert "error: the launcher stopped: RuntimeError: lost a worker" in done.stderr
 
 
+class StoppingSlurmLauncher(StoppingLauncher):
+    """One that takes a run for lost that SLURM finishes."""
+
+    __module__ = "hydra_plugins.stopping"
+
+
+def test_a_launcher_of_slurm_may_stop_if_all_runs_are_done(tmp_path, monkeypatch):
+    plugins = sys.modules["hydra_plugins"]
+    monkeypatch.setattr(plugins, "stopping", sys.modules[__name__], raising=False)
+    Plugins.instance().register(StoppingSlurmLauncher)
+    own = "hydra.launcher._target_=hydra_plugins.stopping.StoppingSlurmLauncher"
+    done = sweep(tmp_path, own, "model=wiener", "seed=0", "session.minutes=1", "figures=none")
+    assert done.returncode == 0 and "sweep: 1 done, 0 skipped, 0 failed" in done.stdout
+    assert "warning: the launcher stopped: RuntimeError: lost a worker" in done.stderr
+
+
 def test_a_launcher_that_is_not_installed_says_where_more_are(tmp_path):
     done = sweep(tmp_path, "hydra/launcher=moon", "model=gru")
     assert (
