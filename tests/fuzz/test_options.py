@@ -167,7 +167,7 @@ def test_every_path_that_leads_nowhere_is_one_line_or_does_no_harm(places, tried
         if option != "--figures"
         for value in impossible(places, option in RECORDINGS)
     ]
-    for command, option, value in random.Random(1).sample(possible, cases(6, len(possible))):
+    for command, option, value in random.Random(4).sample(possible, cases(6, len(possible))):
         line = refusal(command, given(command, places, option, value))
         short = line is None or ("\n" not in line and len(line) < 1200 + len(value))
         assert short, (command, option, value, line)
