@@ -298,30 +298,26 @@ class StoppingLauncher(BasicLauncher):
         raise RuntimeError("lost a worker")
 
 
-def test_a_launcher_that_stops_is_a_failure_although_all_runs_are_done(tmp_path, monkeypatch):
-    plugins = sys.modules["hydra_plugins"]
-    monkeypatch.setattr(plugins, "stopping", sys.modules[__name__], raising=False)
-    Plugins.instance().register(StoppingLauncher)
-    own = "hydra.launcher._target_=hydra_plugins.stopping.StoppingLauncher"
-    done = sweep(tmp_path, own, "model=wiener", "seed=0", "session.minutes=1", "figures=none")
-    assert done.returncode == 1 and "sweep: 1 done, 0 skipped, 0 failed" in done.stdout
-    assert "error: the launcher stopped: RuntimeError: lost a worker" in done.stderr
-
-
 class StoppingSlurmLauncher(StoppingLauncher):
     """One that takes a run for lost that SLURM finishes."""
 
     __module__ = "hydra_plugins.stopping"
 
 
-def test_a_launcher_of_slurm_may_stop_if_all_runs_are_done(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("launcher", "code", "word"),
+    [(StoppingLauncher, 1, "error"), (StoppingSlurmLauncher, 0, "warning")],
+)
+def test_a_launcher_that_stops_is_a_failure_except_on_slurm(
+    tmp_path, monkeypatch, launcher, code, word
+):
     plugins = sys.modules["hydra_plugins"]
     monkeypatch.setattr(plugins, "stopping", sys.modules[__name__], raising=False)
-    Plugins.instance().register(StoppingSlurmLauncher)
-    own = "hydra.launcher._target_=hydra_plugins.stopping.StoppingSlurmLauncher"
+    Plugins.instance().register(launcher)
+    own = f"hydra.launcher._target_=hydra_plugins.stopping.{launcher.__name__}"
     done = sweep(tmp_path, own, "model=wiener", "seed=0", "session.minutes=1", "figures=none")
-    assert done.returncode == 0 and "sweep: 1 done, 0 skipped, 0 failed" in done.stdout
-    assert "warning: the launcher stopped: RuntimeError: lost a worker" in done.stderr
+    assert done.returncode == code and "sweep: 1 done, 0 skipped, 0 failed" in done.stdout
+    assert f"{word}: the launcher stopped: RuntimeError: lost a worker" in done.stderr
 
 
 def test_a_launcher_that_is_not_installed_says_where_more_are(tmp_path):
